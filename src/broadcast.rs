@@ -1,0 +1,1 @@
+//! One writer, many readers, lapping ring of fixed-size packets.

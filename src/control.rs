@@ -1,0 +1,1 @@
+//! Typed commands to the pump.

@@ -1,0 +1,29 @@
+//! longwave: a daemon that never stops playing.
+//!
+//! A sparse transformer draws raw audio one code after another, in real time, and a lock-free
+//! ring carries the sound to a sound card and to listeners on the network. The modules stand
+//! below in the order of the layers: each may name only those that `tests/layering.rs` allows.
+
+pub mod mulaw;
+pub mod telemetry;
+
+pub mod broadcast;
+pub mod control;
+pub mod protocol;
+pub mod resample;
+pub mod wav;
+
+pub mod compute;
+pub mod model;
+
+pub mod engine;
+pub mod train;
+
+#[cfg(feature = "playback")]
+pub mod card;
+pub mod listen;
+pub mod net;
+pub mod pump;
+
+pub mod config;
+pub mod daemon;
