@@ -1,0 +1,139 @@
+//! `model.safetensors`: every tensor named, shaped and finite, or the file is refused.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::safetensors::Load;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use sha2::{Digest, Sha256};
+
+use super::{ModelConfig, ModelError, V};
+
+/// All tensors of a model in f32, row-major, matrices as [out, in].
+#[derive(Debug)]
+pub struct Weights {
+    /// [V, D]
+    pub embed: Vec<f32>,
+    /// `L` of them.
+    pub layers: Vec<LayerWeights>,
+    /// [D]
+    pub norm: Vec<f32>,
+    /// [V, D]
+    pub head: Vec<f32>,
+    /// [V]
+    pub head_bias: Vec<f32>,
+}
+
+/// The tensors of one layer.
+#[derive(Debug)]
+pub struct LayerWeights {
+    /// [D]
+    pub attn_norm: Vec<f32>,
+    /// [D, W], the tap of the present position last.
+    pub conv: Vec<f32>,
+    /// [H·K, D]
+    pub q: Vec<f32>,
+    /// [G·K, D]
+    pub k: Vec<f32>,
+    /// [G·K, D]
+    pub v: Vec<f32>,
+    /// [D, H·K]
+    pub o: Vec<f32>,
+    /// [D]
+    pub mlp_norm: Vec<f32>,
+    /// [F, D]
+    pub up: Vec<f32>,
+    /// [F]
+    pub up_bias: Vec<f32>,
+    /// [D, F]
+    pub down: Vec<f32>,
+    /// [D]
+    pub down_bias: Vec<f32>,
+}
+
+/// No model of this kind is larger; a file that claims to be is not read into memory.
+const MAX_BYTES: u64 = 4 << 30;
+
+/// Reads the weights and the SHA-256 of their file.
+pub(super) fn load(path: &Path, config: &ModelConfig) -> Result<(Weights, String), ModelError> {
+    let read = |source| ModelError::Read { path: path.into(), source };
+    let refuse = |reason| ModelError::Weights { path: path.into(), reason };
+    let size = std::fs::metadata(path).map_err(read)?.len();
+    if size > MAX_BYTES {
+        return Err(refuse(format!("{size} bytes are more than any model of this kind has")));
+    }
+    let bytes = std::fs::read(path).map_err(read)?;
+    let weights = parse(&bytes, config).map_err(refuse)?;
+    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((weights, sha256))
+}
+
+/// Reads the bytes of a safetensors file; the error says what is wrong with them.
+fn parse(bytes: &[u8], config: &ModelConfig) -> Result<Weights, String> {
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|error| format!("not a whole safetensors file ({error})"))?;
+    let mut tensors = Tensors(file.tensors().into_iter().collect());
+    let (d, f, w) = (config.d_model, config.mlp_width(), config.conv_width);
+    let (q, kv) = (config.n_heads * config.head_size(), config.kv_width());
+    let layers = (0..config.n_layers())
+        .map(|i| {
+            let mut take = |name: &str, shape: &[usize]| {
+                tensors.take(&format!("layers.{i}.{name}"), shape)
+            };
+            Ok(LayerWeights {
+                attn_norm: take("attn_norm.weight", &[d])?,
+                conv: take("conv.weight", &[d, w])?,
+                q: take("q.weight", &[q, d])?,
+                k: take("k.weight", &[kv, d])?,
+                v: take("v.weight", &[kv, d])?,
+                o: take("o.weight", &[d, q])?,
+                mlp_norm: take("mlp_norm.weight", &[d])?,
+                up: take("up.weight", &[f, d])?,
+                up_bias: take("up.bias", &[f])?,
+                down: take("down.weight", &[d, f])?,
+                down_bias: take("down.bias", &[d])?,
+            })
+        })
+        .collect::<Result<_, String>>()?;
+    let weights = Weights {
+        embed: tensors.take("embed.weight", &[V, d])?,
+        layers,
+        norm: tensors.take("norm.weight", &[d])?,
+        head: tensors.take("head.weight", &[V, d])?,
+        head_bias: tensors.take("head.bias", &[V])?,
+    };
+    match tensors.0.keys().next() {
+        Some(name) => Err(format!("tensor \"{name}\" belongs to no model this version knows")),
+        None => Ok(weights),
+    }
+}
+
+/// The tensors of a file that have not been taken yet.
+struct Tensors<'a>(BTreeMap<String, TensorView<'a>>);
+
+impl Tensors<'_> {
+    /// Takes one tensor out as f32, refusing a wrong shape, type or value.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+        let tensor = self.0.remove(name).ok_or_else(|| format!("tensor \"{name}\" is missing"))?;
+        if tensor.shape() != shape {
+            let got = tensor.shape();
+            return Err(format!("tensor \"{name}\" is {got:?}, config.json asks for {shape:?}"));
+        }
+        let values = match tensor.dtype() {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => as_f32(&tensor).map_err(|e| e.to_string())?,
+            other => return Err(format!("tensor \"{name}\" is {other:?}, not F32, F16 or BF16")),
+        };
+        match values.iter().find(|value| !value.is_finite()) {
+            Some(value) => Err(format!("tensor \"{name}\" holds {value}")),
+            None => Ok(values),
+        }
+    }
+}
+
+fn as_f32(tensor: &TensorView<'_>) -> candle_core::Result<Vec<f32>> {
+    tensor
+        .load(&candle_core::Device::Cpu)?
+        .to_dtype(candle_core::DType::F32)?
+        .flatten_all()?
+        .to_vec1()
+}

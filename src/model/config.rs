@@ -1,0 +1,250 @@
+//! `config.json`: every size of a model, checked against every other.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::ModelError;
+use super::pattern::{self, Pattern};
+
+/// The sizes and the pattern of a model. Made only by [`ModelConfig::parse`], so all hold together.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// `D`, the width of the residual stream.
+    pub d_model: usize,
+    /// `H`, query heads.
+    pub n_heads: usize,
+    /// `G`, key and value heads; divides `H`.
+    pub n_kv_heads: usize,
+    /// `F` over `D`.
+    pub mlp_ratio: usize,
+    /// `W`, taps of the causal convolution, the present one included.
+    pub conv_width: usize,
+    /// Positions the model is said to span: that of the file, or of a layer that reaches farther.
+    pub context: u64,
+    /// Who sees whom, one per layer.
+    pub layers: Vec<Arc<dyn Pattern>>,
+    /// Rotary angles are whole multiples of a turn divided by this.
+    pub rope_period: usize,
+    /// One per pair of a head's dimensions.
+    pub rope_harmonics: Vec<u32>,
+    /// Codes per second.
+    pub sample_rate_hz: u32,
+    /// What a code stands for.
+    pub codec: Codec,
+    /// Added to the mean square in every norm.
+    pub norm_eps: f32,
+}
+
+/// How sound becomes codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// [`crate::mulaw`].
+    Mulaw8,
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    d_model: usize,
+    n_layers: usize,
+    n_heads: usize,
+    n_kv_heads: usize,
+    mlp_ratio: usize,
+    conv_width: usize,
+    stride: usize,
+    context: usize,
+    pattern: Vec<Value>,
+    rope_period: usize,
+    rope_harmonics: Vec<u32>,
+    sample_rate: u32,
+    codec: String,
+    norm_eps: f32,
+}
+
+impl ModelConfig {
+    pub(super) fn load(path: &Path) -> Result<Self, ModelError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ModelError::Read { path: path.into(), source })?;
+        Self::parse(&text).map_err(|reason| ModelError::Config { path: path.into(), reason })
+    }
+
+    /// Reads the text of a `config.json`; the error is a sentence that names what is wrong.
+    pub fn parse(json: &str) -> Result<Self, String> {
+        let file: ConfigFile = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        file.check_sizes()?;
+        let codec = match file.codec.as_str() {
+            "mulaw8" => Codec::Mulaw8,
+            other => return Err(format!("codec \"{other}\" is unknown; this version knows mulaw8")),
+        };
+        let reach = pattern::Defaults { stride: file.stride, context: file.context };
+        let layers = file
+            .pattern
+            .iter()
+            .enumerate()
+            .map(|(i, entry)| {
+                let layer = pattern::parse(entry, &reach).map_err(|e| format!("pattern[{i}]: {e}"))?;
+                if layer.n_angles() > file.rope_period {
+                    return Err(format!(
+                        "pattern[{i}]: {} reaches over {} rotations, rope_period is only {}",
+                        layer.kind(),
+                        layer.n_angles(),
+                        file.rope_period
+                    ));
+                }
+                Ok(layer)
+            })
+            .collect::<Result<Vec<_>, String>>()?;
+        let farthest = layers.iter().map(|layer| layer.reach()).max().unwrap_or(1);
+        Ok(Self {
+            context: farthest.max(file.context as u64),
+            d_model: file.d_model,
+            n_heads: file.n_heads,
+            n_kv_heads: file.n_kv_heads,
+            mlp_ratio: file.mlp_ratio,
+            conv_width: file.conv_width,
+            layers,
+            rope_period: file.rope_period,
+            rope_harmonics: file.rope_harmonics,
+            sample_rate_hz: file.sample_rate,
+            codec,
+            norm_eps: file.norm_eps,
+        })
+    }
+
+    /// `L`.
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// `K`, the size of a head.
+    pub fn head_size(&self) -> usize {
+        self.d_model / self.n_heads
+    }
+
+    /// `G·K`, the width of the keys, and of the values, of one position.
+    pub fn kv_width(&self) -> usize {
+        self.n_kv_heads * self.head_size()
+    }
+
+    /// `F`.
+    pub fn mlp_width(&self) -> usize {
+        self.mlp_ratio * self.d_model
+    }
+
+    /// How many positions the output depends on, layers and convolutions stacked.
+    pub fn receptive_field(&self) -> u64 {
+        let taps = self.conv_width as u64 - 1;
+        1 + self.layers.iter().map(|layer| layer.reach() - 1 + taps).sum::<u64>()
+    }
+
+    /// After how many positions all slots and rotations are where they were, if that fits a u64.
+    pub fn cycle(&self) -> Option<u64> {
+        let period = self.rope_period as u64;
+        self.layers.iter().try_fold(1, |all, layer| lcm(all, layer.cycle(period)?))
+    }
+}
+
+impl ConfigFile {
+    /// Refuses sizes that do not fit together, or that no model of this kind could have.
+    fn check_sizes(&self) -> Result<(), String> {
+        let within = |name: &str, value: usize, most: usize| match value {
+            0 => Err(format!("{name} is 0")),
+            v if v > most => Err(format!("{name} is {v}, more than the {most} this version takes")),
+            _ => Ok(()),
+        };
+        within("d_model", self.d_model, 8192)?;
+        within("n_layers", self.n_layers, 256)?;
+        within("n_heads", self.n_heads, 256)?;
+        within("n_kv_heads", self.n_kv_heads, 256)?;
+        within("mlp_ratio", self.mlp_ratio, 16)?;
+        within("conv_width", self.conv_width, 64)?;
+        within("stride", self.stride, 1 << 20)?;
+        within("context", self.context, 1 << 26)?;
+        within("rope_period", self.rope_period, 1 << 24)?;
+        within("sample_rate", self.sample_rate as usize, 192_000)?;
+        let divides = |small: (&str, usize), large: (&str, usize)| {
+            if large.1.is_multiple_of(small.1) {
+                Ok(())
+            } else {
+                Err(format!("{} ({}) does not divide {} ({})", small.0, small.1, large.0, large.1))
+            }
+        };
+        divides(("n_heads", self.n_heads), ("d_model", self.d_model))?;
+        divides(("n_kv_heads", self.n_kv_heads), ("n_heads", self.n_heads))?;
+        divides(("stride", self.stride), ("context", self.context))?;
+        let head_size = self.d_model / self.n_heads;
+        if !head_size.is_multiple_of(2) {
+            return Err(format!("d_model / n_heads is {head_size}; it must be even to be rotated"));
+        }
+        let same = |what: &str, got: usize, expected: usize| {
+            if got == expected { Ok(()) } else { Err(format!("{what}: {got} given, {expected} needed")) }
+        };
+        same("entries of pattern", self.pattern.len(), self.n_layers)?;
+        same("entries of rope_harmonics", self.rope_harmonics.len(), head_size / 2)?;
+        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
+            return Err(format!("norm_eps is {}; it must be a positive number", self.norm_eps));
+        }
+        Ok(())
+    }
+}
+
+/// Least common multiple, if it fits.
+pub(crate) fn lcm(a: u64, b: u64) -> Option<u64> {
+    let gcd = |mut a: u64, mut b: u64| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    (a / gcd(a, b)).checked_mul(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn reference() -> Value {
+        serde_json::from_str(include_str!("../../models/piano-16k/config.json")).unwrap()
+    }
+
+    fn refusal(change: impl FnOnce(&mut Value)) -> String {
+        let mut config = reference();
+        change(&mut config);
+        ModelConfig::parse(&config.to_string()).unwrap_err()
+    }
+
+    #[test]
+    fn the_reference_reads_and_its_derived_sizes_are_those_of_the_contract() {
+        let config = ModelConfig::parse(&reference().to_string()).unwrap();
+        assert_eq!((config.n_layers(), config.head_size(), config.mlp_width()), (8, 32, 512));
+        assert_eq!(config.context, 65_536);
+        assert_eq!(config.receptive_field(), 132_115);
+        assert_eq!(config.cycle(), Some(1_048_576));
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused_by_name() {
+        assert!(refusal(|c| c["codec"] = json!("opus")).contains("opus"));
+        assert!(refusal(|c| c["pattern"][2] = json!("hashed")).contains("hashed"));
+        assert!(refusal(|c| c["flavour"] = json!(1)).contains("flavour"));
+        assert!(refusal(|c| c["pattern"][0] = json!({"kind": "local", "window": 9, "x": 1})).contains("`x`"));
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        assert!(refusal(|c| c["n_heads"] = json!(5)).contains("n_heads (5)"));
+        assert!(refusal(|c| c["n_kv_heads"] = json!(3)).contains("n_kv_heads (3)"));
+        assert!(refusal(|c| c["n_layers"] = json!(9)).contains("entries of pattern"));
+        assert!(refusal(|c| c["rope_harmonics"] = json!([1])).contains("rope_harmonics"));
+        assert!(refusal(|c| c["stride"] = json!(255)).contains("stride (255)"));
+        assert!(refusal(|c| c["conv_width"] = json!(0)).contains("conv_width is 0"));
+        assert!(refusal(|c| c["rope_period"] = json!(128)).contains("pattern[0]"));
+        assert!(refusal(|c| c["d_model"] = json!(1u64 << 40)).contains("d_model"));
+        assert!(refusal(|c| c["norm_eps"] = json!(0.0)).contains("norm_eps"));
+    }
+}

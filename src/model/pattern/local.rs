@@ -1,0 +1,74 @@
+//! `local`: t sees the last `window` positions, itself included, kept in a ring.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Defaults, Kind, Pattern, checked, fields};
+
+pub(super) const KIND: Kind = Kind { name: "local", parse };
+
+#[derive(Debug)]
+struct Local {
+    window: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(rename = "kind")]
+    _kind: String,
+    window: usize,
+}
+
+fn parse(entry: &Value, defaults: &Defaults) -> Result<Arc<dyn Pattern>, String> {
+    let window = match entry {
+        Value::String(_) => defaults.stride,
+        object => fields::<Fields>(object)?.window,
+    };
+    Ok(Arc::new(Local { window: checked("window", window)? }))
+}
+
+impl Pattern for Local {
+    fn kind(&self) -> &'static str {
+        KIND.name
+    }
+
+    fn sees(&self, query: u64, key: u64) -> bool {
+        key <= query && query - key < self.window as u64
+    }
+
+    fn reach(&self) -> u64 {
+        self.window as u64
+    }
+
+    fn n_slots(&self) -> usize {
+        self.window
+    }
+
+    fn slot(&self, position: u64) -> usize {
+        (position % self.window as u64) as usize
+    }
+
+    fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>)) {
+        run(0..(position + 1).min(self.window as u64) as usize);
+    }
+
+    fn max_visible(&self) -> usize {
+        self.window
+    }
+
+    fn rotation(&self, position: u64) -> u64 {
+        position
+    }
+
+    fn n_angles(&self) -> usize {
+        self.window
+    }
+
+    fn cycle(&self, rope_period: u64) -> Option<u64> {
+        crate::model::lcm(self.window as u64, rope_period)
+    }
+}

@@ -1,0 +1,98 @@
+//! `strided`: t sees t, t − stride, t − 2·stride, …: the last `rows` positions of its own phase.
+//!
+//! Kept phase-major: the rows of one phase (position mod stride) lie side by side, so a step reads
+//! one contiguous piece, and which one is known a whole stride ahead.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Defaults, Kind, Pattern, checked, fields};
+
+pub(super) const KIND: Kind = Kind { name: "strided", parse };
+
+#[derive(Debug)]
+struct Strided {
+    stride: usize,
+    rows: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(rename = "kind")]
+    _kind: String,
+    stride: usize,
+    rows: usize,
+}
+
+fn parse(entry: &Value, defaults: &Defaults) -> Result<Arc<dyn Pattern>, String> {
+    let (stride, rows) = match entry {
+        Value::String(_) => (defaults.stride, defaults.context / defaults.stride),
+        object => {
+            let own: Fields = fields(object)?;
+            (own.stride, own.rows)
+        }
+    };
+    let (stride, rows) = (checked("stride", stride)?, checked("rows", rows)?);
+    checked("stride times rows", stride.saturating_mul(rows))?;
+    Ok(Arc::new(Strided { stride, rows }))
+}
+
+impl Strided {
+    /// (phase, how many positions of that phase came before this one).
+    fn phase_and_count(&self, position: u64) -> (usize, u64) {
+        let stride = self.stride as u64;
+        ((position % stride) as usize, position / stride)
+    }
+}
+
+impl Pattern for Strided {
+    fn kind(&self) -> &'static str {
+        KIND.name
+    }
+
+    fn sees(&self, query: u64, key: u64) -> bool {
+        let stride = self.stride as u64;
+        key <= query
+            && (query - key).is_multiple_of(stride)
+            && (query - key) / stride < self.rows as u64
+    }
+
+    fn reach(&self) -> u64 {
+        (self.stride * (self.rows - 1) + 1) as u64
+    }
+
+    fn n_slots(&self) -> usize {
+        self.stride * self.rows
+    }
+
+    fn slot(&self, position: u64) -> usize {
+        let (phase, count) = self.phase_and_count(position);
+        phase * self.rows + (count % self.rows as u64) as usize
+    }
+
+    fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>)) {
+        let (phase, count) = self.phase_and_count(position);
+        let start = phase * self.rows;
+        run(start..start + (count + 1).min(self.rows as u64) as usize);
+    }
+
+    fn max_visible(&self) -> usize {
+        self.rows
+    }
+
+    fn rotation(&self, position: u64) -> u64 {
+        self.phase_and_count(position).1
+    }
+
+    fn n_angles(&self) -> usize {
+        self.rows
+    }
+
+    fn cycle(&self, rope_period: u64) -> Option<u64> {
+        crate::model::lcm(self.rows as u64, rope_period)?.checked_mul(self.stride as u64)
+    }
+}

@@ -1,0 +1,132 @@
+//! The whole model over a whole excerpt at once, naively, in f32: the oracle.
+//!
+//! It shares with the engines only the weights, the mask (`Pattern::sees`) and the rotary table;
+//! nothing is cached, nothing rolls. Attention is dense with the mask applied in blocks of
+//! queries, so memory grows with block · T and time with T².
+
+use candle_core::{D, Device, Result, Tensor};
+
+use crate::model::{LayerWeights, Model, ModelConfig, Pattern, Rotary};
+use crate::mulaw;
+
+/// Queries that are masked and multiplied at once.
+const QUERY_BLOCK: usize = 256;
+
+/// The logits [T, V] for every place of `codes` [T], teacher-forced from a cold start.
+pub fn logits(model: &Model, codes: &[u8]) -> Result<Tensor> {
+    let (config, weights) = (&model.config, &model.weights);
+    let rotary = Rotary::new(config.rope_period, &config.rope_harmonics);
+    let inputs: Vec<u32> = std::iter::once(mulaw::SILENCE)
+        .chain(codes.iter().copied())
+        .take(codes.len())
+        .map(u32::from)
+        .collect();
+    let inputs = Tensor::new(inputs, &Device::Cpu)?;
+    let d = config.d_model;
+    let mut x = tensor(&weights.embed, &[crate::model::V, d])?.index_select(&inputs, 0)?;
+    for (layer, pattern) in weights.layers.iter().zip(&config.layers) {
+        let attended = attention(config, layer, pattern.as_ref(), &rotary, &x)?;
+        x = (x + attended)?;
+        x = (&x + mlp(config, layer, &x)?)?;
+    }
+    let x = rms_norm(&x, &weights.norm, config.norm_eps)?;
+    linear(&x, &weights.head, crate::model::V)?.broadcast_add(&vector(&weights.head_bias)?)
+}
+
+fn attention(
+    config: &ModelConfig,
+    layer: &LayerWeights,
+    pattern: &dyn Pattern,
+    rotary: &Rotary,
+    x: &Tensor,
+) -> Result<Tensor> {
+    let (n_heads, n_kv_heads) = (config.n_heads, config.n_kv_heads);
+    let c = convolution(&rms_norm(x, &layer.attn_norm, config.norm_eps)?, layer, config)?;
+    let (cos, sin) = angles(pattern, rotary, config.head_size() / 2, x.dim(0)?)?;
+    let q = rotate(&heads(&linear(&c, &layer.q, config.d_model)?, n_heads)?, &cos, &sin)?;
+    let k = rotate(&heads(&linear(&c, &layer.k, config.kv_width())?, n_kv_heads)?, &cos, &sin)?;
+    let v = heads(&linear(&c, &layer.v, config.kv_width())?, n_kv_heads)?;
+    let mut all = Vec::with_capacity(n_heads);
+    for head in 0..n_heads {
+        let group = head / (n_heads / n_kv_heads);
+        all.push(attend(pattern, &q.get(head)?, &k.get(group)?, &v.get(group)?)?);
+    }
+    linear(&Tensor::cat(&all, 1)?.contiguous()?, &layer.o, config.d_model)
+}
+
+/// One head [T, K], dense, the mask asked of the pattern for each pair.
+fn attend(pattern: &dyn Pattern, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (n, head_size) = q.dims2()?;
+    let mut blocks = Vec::new();
+    for first in (0..n).step_by(QUERY_BLOCK) {
+        let len = QUERY_BLOCK.min(n - first);
+        let scores = (q.narrow(0, first, len)?.matmul(&k.t()?)? / (head_size as f64).sqrt())?;
+        let mask: Vec<f32> = (first..first + len)
+            .flat_map(|query| (0..n).map(move |key| (query as u64, key as u64)))
+            .map(|(query, key)| if pattern.sees(query, key) { 0.0 } else { f32::NEG_INFINITY })
+            .collect();
+        let scores = (scores + tensor(&mask, &[len, n])?)?;
+        let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+        blocks.push(weights.matmul(v)?);
+    }
+    Tensor::cat(&blocks, 0)
+}
+
+fn mlp(config: &ModelConfig, layer: &LayerWeights, x: &Tensor) -> Result<Tensor> {
+    let m = rms_norm(x, &layer.mlp_norm, config.norm_eps)?;
+    let up = linear(&m, &layer.up, config.mlp_width())?.broadcast_add(&vector(&layer.up_bias)?)?;
+    linear(&up.gelu()?, &layer.down, config.d_model)?.broadcast_add(&vector(&layer.down_bias)?)
+}
+
+/// Causal and depthwise: tap `W − 1 − j` weighs the position `j` before the present one.
+fn convolution(h: &Tensor, layer: &LayerWeights, config: &ModelConfig) -> Result<Tensor> {
+    let (n, taps) = (h.dim(0)?, config.conv_width);
+    let weight = tensor(&layer.conv, &[config.d_model, taps])?;
+    let padded = h.pad_with_zeros(0, taps - 1, 0)?;
+    let mut c = h.zeros_like()?;
+    for tap in 0..taps {
+        c = (c + padded.narrow(0, tap, n)?.broadcast_mul(&weight.narrow(1, tap, 1)?.t()?)?)?;
+    }
+    Ok(c)
+}
+
+fn rms_norm(x: &Tensor, gain: &[f32], eps: f32) -> Result<Tensor> {
+    let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?;
+    x.broadcast_div(&scale)?.broadcast_mul(&vector(gain)?)
+}
+
+fn linear(x: &Tensor, weight: &[f32], n_out: usize) -> Result<Tensor> {
+    x.matmul(&tensor(weight, &[n_out, weight.len() / n_out])?.t()?)
+}
+
+/// [T, n·K] to [n, T, K].
+fn heads(x: &Tensor, n: usize) -> Result<Tensor> {
+    let (t, width) = x.dims2()?;
+    x.reshape((t, n, width / n))?.transpose(0, 1)?.contiguous()
+}
+
+/// cos and sin [T, K/2] of every position's rotation.
+fn angles(pattern: &dyn Pattern, rotary: &Rotary, half: usize, n: usize) -> Result<(Tensor, Tensor)> {
+    let (mut cos, mut sin) = (vec![0.0; n * half], vec![0.0; n * half]);
+    for (t, (cos, sin)) in cos.chunks_mut(half).zip(sin.chunks_mut(half)).enumerate() {
+        rotary.angles(pattern.rotation(t as u64), cos, sin);
+    }
+    Ok((tensor(&cos, &[n, half])?, tensor(&sin, &[n, half])?))
+}
+
+fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let half = x.dim(2)? / 2;
+    let (low, high) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+    let turned_low = (low.broadcast_mul(cos)? - high.broadcast_mul(sin)?)?;
+    let turned_high = (low.broadcast_mul(sin)? + high.broadcast_mul(cos)?)?;
+    Tensor::cat(&[turned_low, turned_high], 2)?.contiguous()
+}
+
+fn tensor(values: &[f32], shape: &[usize]) -> Result<Tensor> {
+    Tensor::from_slice(values, shape, &Device::Cpu)
+}
+
+fn vector(values: &[f32]) -> Result<Tensor> {
+    tensor(values, &[values.len()])
+}
