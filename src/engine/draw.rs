@@ -1,6 +1,9 @@
 //! Choosing a code from logits. The order of operations is `docs/model.md`, "Drawing": another
 //! device that follows it draws the same codes.
 
+use crate::compute::lanewise;
+use crate::model::V;
+
 /// How a stream chooses its codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DrawParams {
@@ -22,8 +25,211 @@ impl Default for DrawParams {
     }
 }
 
-/// The number in [0, 1) for the code at `position` of the stream seeded with `seed`.
+/// Draws a code. `logits` [V] are finite, `uniform` lies in [0, 1).
+pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
+    if params.temperature == 0.0 {
+        return likeliest(logits);
+    }
+    let mut shares = [0.0; V];
+    for (share, logit) in shares.iter_mut().zip(logits) {
+        *share = logit / params.temperature;
+    }
+    let top = shares.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for share in &mut shares {
+        // The likeliest becomes 1, so `min_p` compares directly.
+        *share = lanewise::exp(*share - top);
+    }
+    keep_min_p(&mut shares, params.min_p);
+    keep_top_p(&mut shares, params.top_p);
+    let target = uniform * shares.iter().sum::<f32>();
+    let mut sum = 0.0;
+    let mut last_kept = 0;
+    for (code, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
+        sum += share;
+        last_kept = code;
+        if sum > target {
+            break;
+        }
+    }
+    last_kept as u8
+}
+
+/// The first of the likeliest codes.
+fn likeliest(logits: &[f32]) -> u8 {
+    let mut best = 0;
+    for (code, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = code;
+        }
+    }
+    best as u8
+}
+
+fn keep_min_p(shares: &mut [f32; V], min_p: f32) {
+    for share in shares {
+        if *share < min_p {
+            *share = 0.0;
+        }
+    }
+}
+
+/// Keeps the likeliest codes, the lower code first among equals, until they reach the sum.
+fn keep_top_p(shares: &mut [f32; V], top_p: f32) {
+    if top_p >= 1.0 {
+        return;
+    }
+    // The bits of positive floats order as the floats do; one integer sorts share and code.
+    let mut order = [0u64; V];
+    let mut n_kept = 0;
+    for (code, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
+        order[n_kept] = u64::from(share.to_bits()) << 8 | (V - 1 - code) as u64;
+        n_kept += 1;
+    }
+    let order = &mut order[..n_kept];
+    order.sort_unstable_by(|a, b| b.cmp(a));
+    let enough = top_p * shares.iter().sum::<f32>();
+    let mut sum = 0.0;
+    for key in order {
+        let code = V - 1 - (*key & 0xff) as usize;
+        if sum >= enough {
+            shares[code] = 0.0;
+        } else {
+            sum += shares[code];
+        }
+    }
+}
+
+/// The number in [0, 1) for the code at `position` of the stream seeded with `seed`: 24 bits of
+/// Philox4x32-10 (Salmon et al. 2011), position as counter, seed as key. A function of its
+/// arguments alone, so neither lanes, chunks nor threads change what a seed plays.
 pub fn uniform(seed: u64, position: u64) -> f32 {
-    let _ = (seed, position);
-    0.0
+    let counter = [position as u32, (position >> 32) as u32, 0, 0];
+    let [word, ..] = philox(counter, [seed as u32, (seed >> 32) as u32]);
+    (word >> 8) as f32 / (1 << 24) as f32
+}
+
+fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    let multiply = |a: u32, b: u32| {
+        let product = u64::from(a) * u64::from(b);
+        ((product >> 32) as u32, product as u32)
+    };
+    for _ in 0..10 {
+        let (high0, low0) = multiply(0xD251_1F53, counter[0]);
+        let (high1, low1) = multiply(0xCD9E_8D57, counter[2]);
+        counter = [
+            high1 ^ counter[1] ^ key[0],
+            low1,
+            high0 ^ counter[3] ^ key[1],
+            low0,
+        ];
+        key = [
+            key[0].wrapping_add(0x9E37_79B9),
+            key[1].wrapping_add(0xBB67_AE85),
+        ];
+    }
+    counter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logits_of(probs: &[(usize, f32)]) -> [f32; V] {
+        let mut logits = [-60.0; V];
+        for (code, p) in probs {
+            logits[*code] = p.ln();
+        }
+        logits
+    }
+
+    const ALL: DrawParams = DrawParams {
+        temperature: 1.0,
+        top_p: 1.0,
+        min_p: 0.0,
+    };
+
+    #[test]
+    fn philox_gives_the_known_answers_of_its_authors() {
+        assert_eq!(
+            philox([0; 4], [0; 2]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
+        assert_eq!(
+            philox([u32::MAX; 4], [u32::MAX; 2]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
+        assert_eq!(
+            philox(
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0]
+            ),
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
+        );
+    }
+
+    #[test]
+    fn uniforms_lie_in_the_unit_interval_and_are_spread() {
+        let mean = (0..10_000)
+            .map(|t| uniform(7, t))
+            .inspect(|u| assert!((0.0..1.0).contains(u)));
+        assert!((mean.sum::<f32>() / 10_000.0 - 0.5).abs() < 0.01);
+    }
+
+    #[test]
+    fn the_uniform_walks_the_codes_in_order() {
+        let logits = logits_of(&[(10, 0.5), (20, 0.25), (30, 0.25)]);
+        let at = |u| draw(&logits, &ALL, u);
+        assert_eq!(
+            [at(0.0), at(0.49), at(0.51), at(0.74), at(0.76)],
+            [10, 10, 20, 20, 30]
+        );
+        assert_eq!(at(1.0 - f32::EPSILON / 2.0), 30);
+    }
+
+    #[test]
+    fn min_p_and_top_p_keep_what_they_say() {
+        let logits = logits_of(&[(1, 0.5), (2, 0.3), (3, 0.15), (4, 0.05)]);
+        let drawn = |params: &DrawParams| -> Vec<u8> {
+            let mut codes: Vec<u8> = (0..1000)
+                .map(|i| draw(&logits, params, i as f32 / 1000.0))
+                .collect();
+            codes.dedup();
+            codes
+        };
+        assert_eq!(drawn(&ALL), [1, 2, 3, 4]);
+        assert_eq!(drawn(&DrawParams { min_p: 0.25, ..ALL }), [1, 2, 3]);
+        assert_eq!(drawn(&DrawParams { top_p: 0.6, ..ALL }), [1, 2]);
+        assert_eq!(drawn(&DrawParams { top_p: 0.01, ..ALL }), [1]);
+        assert_eq!(
+            drawn(&DrawParams {
+                temperature: 0.0,
+                ..ALL
+            }),
+            [1]
+        );
+        assert_eq!(
+            drawn(&DrawParams {
+                temperature: 1e-3,
+                ..ALL
+            }),
+            [1]
+        );
+    }
+
+    #[test]
+    fn among_equals_the_lower_code_is_kept() {
+        let flat = [0.0; V];
+        assert_eq!(draw(&flat, &DrawParams { top_p: 1e-6, ..ALL }, 0.999), 0);
+        assert_eq!(
+            draw(
+                &flat,
+                &DrawParams {
+                    temperature: 0.0,
+                    ..ALL
+                },
+                0.5
+            ),
+            0
+        );
+    }
 }

@@ -5,9 +5,36 @@
 //! step; a lane's arithmetic never depends on its neighbours, so the same seed gives the same
 //! codes alone or in a full batch.
 
-pub mod draw;
+mod cpu;
+mod draw;
+mod naive;
 
-pub use draw::{DrawParams, uniform};
+pub use cpu::{CpuDecoder, footprint};
+pub use draw::{DrawParams, draw, uniform};
+pub use naive::NaiveDecoder;
+
+use std::sync::Arc;
+
+pub use crate::compute::Isa;
+use crate::compute::Portable;
+#[cfg(target_arch = "x86_64")]
+use crate::compute::{Avx2, Avx512Vnni};
+use crate::model::Model;
+
+/// The CPU engine for `isa`, or for the best instruction set of this CPU; `None` if the CPU lacks
+/// the one asked for.
+pub fn open(model: &Arc<Model>, isa: Option<Isa>, n_lanes: usize) -> Option<Box<dyn Decoder>> {
+    let model = model.clone();
+    Some(match isa.unwrap_or_else(Isa::best) {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => Box::new(CpuDecoder::new(Avx512Vnni::detect()?, model, n_lanes)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Box::new(CpuDecoder::new(Avx2::detect()?, model, n_lanes)),
+        Isa::Portable => Box::new(CpuDecoder::new(Portable, model, n_lanes)),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => return None,
+    })
+}
 
 /// One lane's part in a call of [`Decoder::generate`].
 #[derive(Debug)]
@@ -48,4 +75,22 @@ pub trait Decoder: Send {
 
     /// What computes, in words for a log or a bench record: `avx512-vnni`, `naive`, ...
     fn isa(&self) -> &'static str;
+}
+
+/// The common length of all turns; each must bring as many uniforms as it wants codes, and no lane
+/// may take two turns at once.
+fn check_turns(turns: &[Turn<'_>]) -> usize {
+    let n = turns.first().map_or(0, |turn| turn.codes.len());
+    for (i, turn) in turns.iter().enumerate() {
+        assert_eq!(
+            (turn.codes.len(), turn.uniforms.len()),
+            (n, n),
+            "turns of different lengths"
+        );
+        assert!(
+            turns[..i].iter().all(|other| other.lane != turn.lane),
+            "a lane named twice"
+        );
+    }
+    n
 }

@@ -56,15 +56,26 @@ const MAX_BYTES: u64 = 4 << 30;
 
 /// Reads the weights and the SHA-256 of their file.
 pub(super) fn load(path: &Path, config: &ModelConfig) -> Result<(Weights, String), ModelError> {
-    let read = |source| ModelError::Read { path: path.into(), source };
-    let refuse = |reason| ModelError::Weights { path: path.into(), reason };
+    let read = |source| ModelError::Read {
+        path: path.into(),
+        source,
+    };
+    let refuse = |reason| ModelError::Weights {
+        path: path.into(),
+        reason,
+    };
     let size = std::fs::metadata(path).map_err(read)?.len();
     if size > MAX_BYTES {
-        return Err(refuse(format!("{size} bytes are more than any model of this kind has")));
+        return Err(refuse(format!(
+            "{size} bytes are more than any model of this kind has"
+        )));
     }
     let bytes = std::fs::read(path).map_err(read)?;
     let weights = parse(&bytes, config).map_err(refuse)?;
-    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Ok((weights, sha256))
 }
 
@@ -77,9 +88,8 @@ fn parse(bytes: &[u8], config: &ModelConfig) -> Result<Weights, String> {
     let (q, kv) = (config.n_heads * config.head_size(), config.kv_width());
     let layers = (0..config.n_layers())
         .map(|i| {
-            let mut take = |name: &str, shape: &[usize]| {
-                tensors.take(&format!("layers.{i}.{name}"), shape)
-            };
+            let mut take =
+                |name: &str, shape: &[usize]| tensors.take(&format!("layers.{i}.{name}"), shape);
             Ok(LayerWeights {
                 attn_norm: take("attn_norm.weight", &[d])?,
                 conv: take("conv.weight", &[d, w])?,
@@ -103,7 +113,9 @@ fn parse(bytes: &[u8], config: &ModelConfig) -> Result<Weights, String> {
         head_bias: tensors.take("head.bias", &[V])?,
     };
     match tensors.0.keys().next() {
-        Some(name) => Err(format!("tensor \"{name}\" belongs to no model this version knows")),
+        Some(name) => Err(format!(
+            "tensor \"{name}\" belongs to no model this version knows"
+        )),
         None => Ok(weights),
     }
 }
@@ -114,14 +126,23 @@ struct Tensors<'a>(BTreeMap<String, TensorView<'a>>);
 impl Tensors<'_> {
     /// Takes one tensor out as f32, refusing a wrong shape, type or value.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
-        let tensor = self.0.remove(name).ok_or_else(|| format!("tensor \"{name}\" is missing"))?;
+        let tensor = self
+            .0
+            .remove(name)
+            .ok_or_else(|| format!("tensor \"{name}\" is missing"))?;
         if tensor.shape() != shape {
             let got = tensor.shape();
-            return Err(format!("tensor \"{name}\" is {got:?}, config.json asks for {shape:?}"));
+            return Err(format!(
+                "tensor \"{name}\" is {got:?}, config.json asks for {shape:?}"
+            ));
         }
         let values = match tensor.dtype() {
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => as_f32(&tensor).map_err(|e| e.to_string())?,
-            other => return Err(format!("tensor \"{name}\" is {other:?}, not F32, F16 or BF16")),
+            other => {
+                return Err(format!(
+                    "tensor \"{name}\" is {other:?}, not F32, F16 or BF16"
+                ));
+            }
         };
         match values.iter().find(|value| !value.is_finite()) {
             Some(value) => Err(format!("tensor \"{name}\" holds {value}")),

@@ -67,9 +67,14 @@ struct ConfigFile {
 
 impl ModelConfig {
     pub(super) fn load(path: &Path) -> Result<Self, ModelError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ModelError::Read { path: path.into(), source })?;
-        Self::parse(&text).map_err(|reason| ModelError::Config { path: path.into(), reason })
+        let text = std::fs::read_to_string(path).map_err(|source| ModelError::Read {
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|reason| ModelError::Config {
+            path: path.into(),
+            reason,
+        })
     }
 
     /// Reads the text of a `config.json`; the error is a sentence that names what is wrong.
@@ -78,15 +83,23 @@ impl ModelConfig {
         file.check_sizes()?;
         let codec = match file.codec.as_str() {
             "mulaw8" => Codec::Mulaw8,
-            other => return Err(format!("codec \"{other}\" is unknown; this version knows mulaw8")),
+            other => {
+                return Err(format!(
+                    "codec \"{other}\" is unknown; this version knows mulaw8"
+                ));
+            }
         };
-        let reach = pattern::Defaults { stride: file.stride, context: file.context };
+        let reach = pattern::Defaults {
+            stride: file.stride,
+            context: file.context,
+        };
         let layers = file
             .pattern
             .iter()
             .enumerate()
             .map(|(i, entry)| {
-                let layer = pattern::parse(entry, &reach).map_err(|e| format!("pattern[{i}]: {e}"))?;
+                let layer =
+                    pattern::parse(entry, &reach).map_err(|e| format!("pattern[{i}]: {e}"))?;
                 if layer.n_angles() > file.rope_period {
                     return Err(format!(
                         "pattern[{i}]: {} reaches over {} rotations, rope_period is only {}",
@@ -138,13 +151,19 @@ impl ModelConfig {
     /// How many positions the output depends on, layers and convolutions stacked.
     pub fn receptive_field(&self) -> u64 {
         let taps = self.conv_width as u64 - 1;
-        1 + self.layers.iter().map(|layer| layer.reach() - 1 + taps).sum::<u64>()
+        1 + self
+            .layers
+            .iter()
+            .map(|layer| layer.reach() - 1 + taps)
+            .sum::<u64>()
     }
 
     /// After how many positions all slots and rotations are where they were, if that fits a u64.
     pub fn cycle(&self) -> Option<u64> {
         let period = self.rope_period as u64;
-        self.layers.iter().try_fold(1, |all, layer| lcm(all, layer.cycle(period)?))
+        self.layers
+            .iter()
+            .try_fold(1, |all, layer| lcm(all, layer.cycle(period)?))
     }
 }
 
@@ -153,10 +172,12 @@ impl ConfigFile {
     fn check_sizes(&self) -> Result<(), String> {
         let within = |name: &str, value: usize, most: usize| match value {
             0 => Err(format!("{name} is 0")),
-            v if v > most => Err(format!("{name} is {v}, more than the {most} this version takes")),
+            v if v > most => Err(format!(
+                "{name} is {v}, more than the {most} this version takes"
+            )),
             _ => Ok(()),
         };
-        within("d_model", self.d_model, 8192)?;
+        within("d_model", self.d_model, 4096)?;
         within("n_layers", self.n_layers, 256)?;
         within("n_heads", self.n_heads, 256)?;
         within("n_kv_heads", self.n_kv_heads, 256)?;
@@ -170,7 +191,10 @@ impl ConfigFile {
             if large.1.is_multiple_of(small.1) {
                 Ok(())
             } else {
-                Err(format!("{} ({}) does not divide {} ({})", small.0, small.1, large.0, large.1))
+                Err(format!(
+                    "{} ({}) does not divide {} ({})",
+                    small.0, small.1, large.0, large.1
+                ))
             }
         };
         divides(("n_heads", self.n_heads), ("d_model", self.d_model))?;
@@ -178,15 +202,28 @@ impl ConfigFile {
         divides(("stride", self.stride), ("context", self.context))?;
         let head_size = self.d_model / self.n_heads;
         if !head_size.is_multiple_of(2) {
-            return Err(format!("d_model / n_heads is {head_size}; it must be even to be rotated"));
+            return Err(format!(
+                "d_model / n_heads is {head_size}; it must be even to be rotated"
+            ));
         }
         let same = |what: &str, got: usize, expected: usize| {
-            if got == expected { Ok(()) } else { Err(format!("{what}: {got} given, {expected} needed")) }
+            if got == expected {
+                Ok(())
+            } else {
+                Err(format!("{what}: {got} given, {expected} needed"))
+            }
         };
         same("entries of pattern", self.pattern.len(), self.n_layers)?;
-        same("entries of rope_harmonics", self.rope_harmonics.len(), head_size / 2)?;
+        same(
+            "entries of rope_harmonics",
+            self.rope_harmonics.len(),
+            head_size / 2,
+        )?;
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
-            return Err(format!("norm_eps is {}; it must be a positive number", self.norm_eps));
+            return Err(format!(
+                "norm_eps is {}; it must be a positive number",
+                self.norm_eps
+            ));
         }
         Ok(())
     }
@@ -221,7 +258,10 @@ mod tests {
     #[test]
     fn the_reference_reads_and_its_derived_sizes_are_those_of_the_contract() {
         let config = ModelConfig::parse(&reference().to_string()).unwrap();
-        assert_eq!((config.n_layers(), config.head_size(), config.mlp_width()), (8, 32, 512));
+        assert_eq!(
+            (config.n_layers(), config.head_size(), config.mlp_width()),
+            (8, 32, 512)
+        );
         assert_eq!(config.context, 65_536);
         assert_eq!(config.receptive_field(), 132_115);
         assert_eq!(config.cycle(), Some(1_048_576));
@@ -232,7 +272,10 @@ mod tests {
         assert!(refusal(|c| c["codec"] = json!("opus")).contains("opus"));
         assert!(refusal(|c| c["pattern"][2] = json!("hashed")).contains("hashed"));
         assert!(refusal(|c| c["flavour"] = json!(1)).contains("flavour"));
-        assert!(refusal(|c| c["pattern"][0] = json!({"kind": "local", "window": 9, "x": 1})).contains("`x`"));
+        assert!(
+            refusal(|c| c["pattern"][0] = json!({"kind": "local", "window": 9, "x": 1}))
+                .contains("`x`")
+        );
     }
 
     #[test]

@@ -44,9 +44,17 @@ impl Model {
         let name = dir
             .canonicalize()
             .ok()
-            .and_then(|dir| dir.file_name().map(|name| name.to_string_lossy().into_owned()))
+            .and_then(|dir| {
+                dir.file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+            })
             .unwrap_or_else(|| dir.display().to_string());
-        Ok(Self { name, config, weights, sha256 })
+        Ok(Self {
+            name,
+            config,
+            weights,
+            sha256,
+        })
     }
 }
 

@@ -21,7 +21,10 @@ impl Rotary {
                 (angle.cos() as f32, angle.sin() as f32)
             })
             .collect();
-        Self { harmonics: harmonics.to_vec(), turn }
+        Self {
+            harmonics: harmonics.to_vec(),
+            turn,
+        }
     }
 
     /// Writes cos [K/2] and sin [K/2] for rotation `p`.
@@ -74,7 +77,11 @@ mod tests {
         };
         let (q, k) = ([0.3, -1.2, 0.7, 0.1], [1.0, 0.4, -0.2, 0.9]);
         let score = |tq: u64, tk: u64| -> f32 {
-            turned(q, tq).iter().zip(turned(k, tk)).map(|(a, b)| a * b).sum()
+            turned(q, tq)
+                .iter()
+                .zip(turned(k, tk))
+                .map(|(a, b)| a * b)
+                .sum()
         };
         assert!((score(9, 4) - score(1_000_009, 1_000_004)).abs() < 1e-5);
     }

@@ -41,17 +41,38 @@ fn attention(
     x: &Tensor,
 ) -> Result<Tensor> {
     let (n_heads, n_kv_heads) = (config.n_heads, config.n_kv_heads);
-    let c = convolution(&rms_norm(x, &layer.attn_norm, config.norm_eps)?, layer, config)?;
+    let c = convolution(
+        &rms_norm(x, &layer.attn_norm, config.norm_eps)?,
+        layer,
+        config,
+    )?;
     let (cos, sin) = angles(pattern, rotary, config.head_size() / 2, x.dim(0)?)?;
-    let q = rotate(&heads(&linear(&c, &layer.q, config.d_model)?, n_heads)?, &cos, &sin)?;
-    let k = rotate(&heads(&linear(&c, &layer.k, config.kv_width())?, n_kv_heads)?, &cos, &sin)?;
+    let q = rotate(
+        &heads(&linear(&c, &layer.q, config.d_model)?, n_heads)?,
+        &cos,
+        &sin,
+    )?;
+    let k = rotate(
+        &heads(&linear(&c, &layer.k, config.kv_width())?, n_kv_heads)?,
+        &cos,
+        &sin,
+    )?;
     let v = heads(&linear(&c, &layer.v, config.kv_width())?, n_kv_heads)?;
     let mut all = Vec::with_capacity(n_heads);
     for head in 0..n_heads {
         let group = head / (n_heads / n_kv_heads);
-        all.push(attend(pattern, &q.get(head)?, &k.get(group)?, &v.get(group)?)?);
+        all.push(attend(
+            pattern,
+            &q.get(head)?,
+            &k.get(group)?,
+            &v.get(group)?,
+        )?);
     }
-    linear(&Tensor::cat(&all, 1)?.contiguous()?, &layer.o, config.d_model)
+    linear(
+        &Tensor::cat(&all, 1)?.contiguous()?,
+        &layer.o,
+        config.d_model,
+    )
 }
 
 /// One head [T, K], dense, the mask asked of the pattern for each pair.
@@ -63,10 +84,18 @@ fn attend(pattern: &dyn Pattern, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<T
         let scores = (q.narrow(0, first, len)?.matmul(&k.t()?)? / (head_size as f64).sqrt())?;
         let mask: Vec<f32> = (first..first + len)
             .flat_map(|query| (0..n).map(move |key| (query as u64, key as u64)))
-            .map(|(query, key)| if pattern.sees(query, key) { 0.0 } else { f32::NEG_INFINITY })
+            .map(|(query, key)| {
+                if pattern.sees(query, key) {
+                    0.0
+                } else {
+                    f32::NEG_INFINITY
+                }
+            })
             .collect();
         let scores = (scores + tensor(&mask, &[len, n])?)?;
-        let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+        let weights = scores
+            .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
+            .exp()?;
         let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
         blocks.push(weights.matmul(v)?);
     }
@@ -86,7 +115,9 @@ fn convolution(h: &Tensor, layer: &LayerWeights, config: &ModelConfig) -> Result
     let padded = h.pad_with_zeros(0, taps - 1, 0)?;
     let mut c = h.zeros_like()?;
     for tap in 0..taps {
-        c = (c + padded.narrow(0, tap, n)?.broadcast_mul(&weight.narrow(1, tap, 1)?.t()?)?)?;
+        c = (c + padded
+            .narrow(0, tap, n)?
+            .broadcast_mul(&weight.narrow(1, tap, 1)?.t()?)?)?;
     }
     Ok(c)
 }
@@ -107,7 +138,12 @@ fn heads(x: &Tensor, n: usize) -> Result<Tensor> {
 }
 
 /// cos and sin [T, K/2] of every position's rotation.
-fn angles(pattern: &dyn Pattern, rotary: &Rotary, half: usize, n: usize) -> Result<(Tensor, Tensor)> {
+fn angles(
+    pattern: &dyn Pattern,
+    rotary: &Rotary,
+    half: usize,
+    n: usize,
+) -> Result<(Tensor, Tensor)> {
     let (mut cos, mut sin) = (vec![0.0; n * half], vec![0.0; n * half]);
     for (t, (cos, sin)) in cos.chunks_mut(half).zip(sin.chunks_mut(half)).enumerate() {
         rotary.angles(pattern.rotation(t as u64), cos, sin);

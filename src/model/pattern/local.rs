@@ -8,7 +8,10 @@ use serde_json::Value;
 
 use super::{Defaults, Kind, Pattern, checked, fields};
 
-pub(super) const KIND: Kind = Kind { name: "local", parse };
+pub(super) const KIND: Kind = Kind {
+    name: "local",
+    parse,
+};
 
 #[derive(Debug)]
 struct Local {
@@ -28,7 +31,9 @@ fn parse(entry: &Value, defaults: &Defaults) -> Result<Arc<dyn Pattern>, String>
         Value::String(_) => defaults.stride,
         object => fields::<Fields>(object)?.window,
     };
-    Ok(Arc::new(Local { window: checked("window", window)? }))
+    Ok(Arc::new(Local {
+        window: checked("window", window)?,
+    }))
 }
 
 impl Pattern for Local {

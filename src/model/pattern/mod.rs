@@ -37,6 +37,11 @@ pub trait Pattern: fmt::Debug + Send + Sync {
     /// The most slots ever visible at once.
     fn max_visible(&self) -> usize;
 
+    /// The most runs they come in.
+    fn max_runs(&self) -> usize {
+        1
+    }
+
     /// Which rotation the query and the key of `position` get.
     fn rotation(&self, position: u64) -> u64;
 
@@ -75,7 +80,10 @@ pub fn parse(entry: &Value, defaults: &Defaults) -> Result<Arc<dyn Pattern>, Str
         .ok_or_else(|| format!("{entry} is neither a word nor an object with a \"kind\""))?;
     let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
         let known: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
-        return Err(format!("kind \"{name}\" is unknown; this version knows {}", known.join(", ")));
+        return Err(format!(
+            "kind \"{name}\" is unknown; this version knows {}",
+            known.join(", ")
+        ));
     };
     (kind.parse)(entry, defaults)
 }
@@ -101,7 +109,10 @@ mod tests {
 
     /// One small layer of every kind, several where a kind has cases.
     fn samples() -> Vec<Arc<dyn Pattern>> {
-        let defaults = Defaults { stride: 4, context: 32 };
+        let defaults = Defaults {
+            stride: 4,
+            context: 32,
+        };
         let mut all: Vec<_> = [
             json!("local"),
             json!("strided"),
@@ -114,7 +125,11 @@ mod tests {
         .map(|entry| parse(entry, &defaults).unwrap())
         .collect();
         // A kind that someone adds is tested by its plain word without a line here.
-        all.extend(KINDS.iter().map(|kind| parse(&json!(kind.name), &defaults).unwrap()));
+        all.extend(
+            KINDS
+                .iter()
+                .map(|kind| parse(&json!(kind.name), &defaults).unwrap()),
+        );
         all
     }
 
@@ -125,8 +140,12 @@ mod tests {
             let mut held = vec![None; pattern.n_slots()];
             for t in 0..3 * cycle + 5 {
                 held[pattern.slot(t)] = Some(t);
-                let mut by_slots = Vec::new();
-                pattern.visible(t, &mut |run| by_slots.extend(held[run].iter().map(|k| k.unwrap())));
+                let (mut by_slots, mut n_runs) = (Vec::new(), 0);
+                pattern.visible(t, &mut |run| {
+                    by_slots.extend(held[run].iter().map(|k| k.unwrap()));
+                    n_runs += 1;
+                });
+                assert!(n_runs <= pattern.max_runs(), "{pattern:?} at {t}");
                 by_slots.sort_unstable();
                 let by_mask: Vec<u64> = (0..=t).filter(|&k| pattern.sees(t, k)).collect();
                 assert_eq!(by_slots, by_mask, "{pattern:?} at {t}");
@@ -140,11 +159,16 @@ mod tests {
     fn the_visible_rotations_are_distinct_and_no_more_than_promised() {
         for pattern in samples() {
             for t in 0..2 * pattern.cycle(1).unwrap() {
-                let mut seen: Vec<u64> =
-                    (0..=t).filter(|&k| pattern.sees(t, k)).map(|k| pattern.rotation(k)).collect();
+                let mut seen: Vec<u64> = (0..=t)
+                    .filter(|&k| pattern.sees(t, k))
+                    .map(|k| pattern.rotation(k))
+                    .collect();
                 let n = seen.len();
                 seen.dedup();
-                assert!(seen.len() == n && n <= pattern.n_angles(), "{pattern:?} at {t}");
+                assert!(
+                    seen.len() == n && n <= pattern.n_angles(),
+                    "{pattern:?} at {t}"
+                );
             }
         }
     }
@@ -152,13 +176,19 @@ mod tests {
     #[test]
     fn nothing_sees_the_future() {
         for pattern in samples() {
-            assert!((0..40).all(|t| (t + 1..60).all(|k| !pattern.sees(t, k))), "{pattern:?}");
+            assert!(
+                (0..40).all(|t| (t + 1..60).all(|k| !pattern.sees(t, k))),
+                "{pattern:?}"
+            );
         }
     }
 
     #[test]
     fn zero_and_absurd_sizes_are_refused() {
-        let defaults = Defaults { stride: 4, context: 32 };
+        let defaults = Defaults {
+            stride: 4,
+            context: 32,
+        };
         for entry in [
             json!({"kind": "local", "window": 0}),
             json!({"kind": "local", "window": 1u64 << 40}),

@@ -11,7 +11,10 @@ use serde_json::Value;
 
 use super::{Defaults, Kind, Pattern, checked, fields};
 
-pub(super) const KIND: Kind = Kind { name: "strided", parse };
+pub(super) const KIND: Kind = Kind {
+    name: "strided",
+    parse,
+};
 
 #[derive(Debug)]
 struct Strided {

@@ -1,0 +1,130 @@
+//! int8 matrices, packed so that one broadcast of four activations feeds sixteen rows.
+
+use super::{Line, lanewise};
+
+/// Rows that are computed together: four lines of sixteen.
+pub(super) const PANEL: usize = 64;
+/// Lines that hold the same four columns of a panel.
+pub(super) const LINES_PER_QUAD: usize = PANEL / 16;
+
+/// An int8 matrix [out, in] with a scale per row, and a bias.
+///
+/// Packed as `[out / 64][in / 4][4 lines][16 rows][4 columns]`: a product reads it front to back.
+/// Rows are filled up to whole panels and columns to whole fours with zeros.
+#[derive(Debug)]
+pub struct Matrix {
+    n_out: usize,
+    n_quads: usize,
+    lines: Vec<Line>,
+    /// Per row, filled up: what one step of its bytes is worth.
+    pub(super) scales: Vec<f32>,
+    /// Per row, filled up: 128 · the sum of its bytes, what the offset of the activations adds.
+    pub(super) offsets: Vec<i32>,
+    /// Per row, filled up.
+    pub(super) bias: Vec<f32>,
+}
+
+impl Matrix {
+    /// Quantises `weights` [n_out, n_in], each row by its own largest value. `bias` may be empty.
+    pub fn pack(weights: &[f32], n_in: usize, bias: &[f32]) -> Self {
+        let n_out = weights.len() / n_in;
+        let n_rows = n_out.next_multiple_of(PANEL);
+        let n_quads = n_in.div_ceil(4);
+        let mut packed = Self {
+            n_out,
+            n_quads,
+            lines: vec![Line([0; 64]); n_rows / 16 * n_quads],
+            scales: vec![0.0; n_rows],
+            offsets: vec![0; n_rows],
+            bias: vec![0.0; n_rows],
+        };
+        packed.bias[..bias.len()].copy_from_slice(bias);
+        let mut bytes = vec![0; n_in];
+        for (row, weights) in weights.chunks_exact(n_in).enumerate() {
+            packed.scales[row] = lanewise::quantize(weights, &mut bytes);
+            for (column, byte) in bytes.iter().enumerate() {
+                let weight = i32::from(*byte) - 128;
+                packed.offsets[row] += 128 * weight;
+                let (line, at) = packed.place(row, column);
+                packed.lines[line].0[at] = weight as i8 as u8;
+            }
+        }
+        packed
+    }
+
+    /// Rows without the filling.
+    pub fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    /// Bytes that one product reads.
+    pub fn n_bytes(&self) -> usize {
+        self.lines.len() * 64 + self.scales.len() * 12
+    }
+
+    /// The weight of a row and a column, as stored.
+    pub(super) fn at(&self, row: usize, column: usize) -> i8 {
+        let (line, at) = self.place(row, column);
+        self.lines[line].0[at] as i8
+    }
+
+    /// Columns, the filling included.
+    pub(super) fn n_columns(&self) -> usize {
+        4 * self.n_quads
+    }
+
+    /// The lines of one panel of 64 rows, [in / 4][4].
+    pub(super) fn panels(&self) -> impl Iterator<Item = &[[Line; LINES_PER_QUAD]]> {
+        self.lines.as_chunks().0.chunks_exact(self.n_quads)
+    }
+
+    fn place(&self, row: usize, column: usize) -> (usize, usize) {
+        let quad = row / PANEL * self.n_quads + column / 4;
+        (
+            quad * LINES_PER_QUAD + row % PANEL / 16,
+            row % 16 * 4 + column % 4,
+        )
+    }
+}
+
+/// Quantised vectors of a batch, each with its scale: what the integer products take in.
+#[derive(Debug)]
+pub struct Activations {
+    n_columns: usize,
+    len: usize,
+    bytes: Vec<u8>,
+    scales: Vec<f32>,
+}
+
+impl Activations {
+    /// Room for `n_rows` vectors of `len`. No vector is held until it is written.
+    pub fn new(n_rows: usize, len: usize) -> Self {
+        let n_columns = len.next_multiple_of(4);
+        // 128 stands for zero, so the filling adds nothing to a product.
+        Self {
+            n_columns,
+            len,
+            bytes: vec![128; n_rows * n_columns],
+            scales: vec![0.0; n_rows],
+        }
+    }
+
+    /// Where to write vector `row`, and its scale.
+    pub fn row_mut(&mut self, row: usize) -> (&mut [u8], &mut f32) {
+        let start = row * self.n_columns;
+        (
+            &mut self.bytes[start..start + self.len],
+            &mut self.scales[row],
+        )
+    }
+
+    /// The bytes of vector `row`, filled up to whole fours, each 128 more than its value.
+    pub(super) fn bytes(&self, row: usize) -> &[u8] {
+        &self.bytes[row * self.n_columns..(row + 1) * self.n_columns]
+    }
+
+    /// What one step of vector `row`'s bytes is worth.
+    pub(super) fn scale(&self, row: usize) -> f32 {
+        self.scales[row]
+    }
+}

@@ -1,0 +1,487 @@
+//! The CPU engine: int8 weights shared by all lanes, int8 caches per lane, one step of a batch of
+//! lanes at a time, generic over the instruction set.
+//!
+//! After construction nothing allocates. A step costs the same at hour 100 as at second 5: every
+//! layer reads a bounded run of slots and overwrites one.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Decoder, Turn, check_turns, draw};
+use crate::compute::{Activations, LayerCache, Matrix, Ops, SLOTS_PER_BLOCK, blocks_of};
+use crate::model::{Model, ModelConfig, Pattern, Rotary, V, rotate};
+use crate::mulaw;
+
+/// The engine for instruction set `O`.
+#[derive(Debug)]
+pub struct CpuDecoder<O> {
+    ops: O,
+    weights: PackedWeights,
+    lanes: Vec<Lane>,
+    scratch: Scratch,
+}
+
+/// A model packed for [`Ops`]; immutable.
+#[derive(Debug)]
+struct PackedWeights {
+    model: Arc<Model>,
+    rotary: Rotary,
+    layers: Vec<PackedLayer>,
+    head: Matrix,
+}
+
+#[derive(Debug)]
+struct PackedLayer {
+    /// [(H + 2G)·K, D]: queries, keys, values.
+    qkv: Matrix,
+    o: Matrix,
+    up: Matrix,
+    down: Matrix,
+    /// [W, D], the present tap first.
+    taps: Vec<f32>,
+}
+
+/// One stream's state.
+#[derive(Debug)]
+struct Lane {
+    position: u64,
+    /// The code drawn last: the next input.
+    last: u8,
+    caches: Vec<LayerCache>,
+    /// [L][W, D]: the normed inputs of the last `W` positions, position mod `W`.
+    taps: Vec<Vec<f32>>,
+}
+
+/// What a step computes on its way, for every lane of the batch in turn.
+#[derive(Debug)]
+struct Scratch {
+    /// [B, D]: the residual stream.
+    x: Vec<f32>,
+    /// [B, (H + 2G)·K]
+    qkv: Vec<f32>,
+    /// [B, H·K]
+    attended: Vec<f32>,
+    /// [B, F]
+    hidden: Vec<f32>,
+    /// [B, D]: what a matrix gives back to the residual stream.
+    delta: Vec<f32>,
+    /// [B, V]
+    logits: Vec<f32>,
+    /// Quantised inputs of the matrices, D or H·K wide.
+    narrow: Activations,
+    /// Quantised inputs of `down`, F wide.
+    wide: Activations,
+    /// [D], one lane's at a time.
+    normed: Vec<f32>,
+    convolved: Vec<f32>,
+    attention: AttentionScratch,
+    /// The lanes of the batch.
+    active: Vec<usize>,
+}
+
+/// What attention of one lane computes on its way.
+#[derive(Debug)]
+struct AttentionScratch {
+    /// [K/2]
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    /// The queries of one group.
+    q: Activations,
+    /// [K]: a key and a value in int8.
+    key: Vec<u8>,
+    value: Vec<u8>,
+    /// The slots seen, as runs.
+    runs: Vec<Range<usize>>,
+    /// [H/G, slots], the slots filled up to whole blocks of every run.
+    scores: Vec<f32>,
+    value_scales: Vec<f32>,
+    weights: Vec<i16>,
+    /// [H/G]
+    units: Vec<f32>,
+}
+
+impl<O: Ops> CpuDecoder<O> {
+    /// An engine with `n_lanes` lanes at the start of their streams.
+    pub fn new(ops: O, model: Arc<Model>, n_lanes: usize) -> Self {
+        let lanes = (0..n_lanes).map(|_| Lane::new(&model.config)).collect();
+        let scratch = Scratch::new(&model.config, n_lanes);
+        Self {
+            ops,
+            weights: PackedWeights::new(model),
+            lanes,
+            scratch,
+        }
+    }
+}
+
+/// Bytes of packed weights that one step reads, and bytes of state of one lane.
+pub fn footprint(model: &Arc<Model>) -> (usize, usize) {
+    let weights = PackedWeights::new(model.clone());
+    let of_layer = |layer: &PackedLayer| {
+        [&layer.qkv, &layer.o, &layer.up, &layer.down]
+            .map(Matrix::n_bytes)
+            .iter()
+            .sum::<usize>()
+            + layer.taps.len() * 4
+    };
+    let lane = Lane::new(&model.config);
+    (
+        weights.layers.iter().map(of_layer).sum::<usize>() + weights.head.n_bytes(),
+        lane.caches.iter().map(LayerCache::n_bytes).sum::<usize>()
+            + lane.taps.iter().map(|taps| taps.len() * 4).sum::<usize>(),
+    )
+}
+
+impl<O: Ops> CpuDecoder<O> {
+    /// Takes in the last code of every lane in `active`, each at its own position. With `heads`,
+    /// leaves the logits over the next code in the scratch, in the order of `active`.
+    fn step(&mut self, active: &[usize], heads: bool) {
+        let Self {
+            ops,
+            weights,
+            lanes,
+            scratch,
+        } = self;
+        let (model, d) = (&weights.model, weights.model.config.d_model);
+        for (b, lane) in active.iter().enumerate() {
+            let code = usize::from(lanes[*lane].last);
+            let embedding = &model.weights.embed[code * d..(code + 1) * d];
+            scratch.x[b * d..(b + 1) * d].copy_from_slice(embedding);
+        }
+        for layer in 0..weights.layers.len() {
+            attend(*ops, weights, layer, active, lanes, scratch);
+            mlp(*ops, weights, layer, active.len(), scratch);
+        }
+        if heads {
+            unembed(*ops, weights, active.len(), scratch);
+        }
+        for lane in active {
+            lanes[*lane].position += 1;
+        }
+    }
+}
+
+/// `x += o · attention(norm(x))` for every lane.
+fn attend<O: Ops>(
+    ops: O,
+    weights: &PackedWeights,
+    layer: usize,
+    active: &[usize],
+    lanes: &mut [Lane],
+    scratch: &mut Scratch,
+) {
+    let (config, packed) = (&weights.model.config, &weights.layers[layer]);
+    let (d, n) = (config.d_model, active.len());
+    let gain = &weights.model.weights.layers[layer].attn_norm;
+    for (b, lane) in active.iter().enumerate() {
+        let x = &scratch.x[b * d..(b + 1) * d];
+        ops.rms_norm(x, gain, config.norm_eps, &mut scratch.normed);
+        lanes[*lane].convolve(
+            ops,
+            layer,
+            &packed.taps,
+            &scratch.normed,
+            &mut scratch.convolved,
+        );
+        let (bytes, scale) = scratch.narrow.row_mut(b);
+        *scale = ops.quantize(&scratch.convolved, bytes);
+    }
+    let qkv = &mut scratch.qkv[..n * packed.qkv.n_out()];
+    ops.matmul(&packed.qkv, &scratch.narrow, qkv);
+    let rows = qkv
+        .chunks_exact_mut(packed.qkv.n_out())
+        .zip(scratch.attended.chunks_exact_mut(d));
+    for (b, (qkv, attended)) in rows.enumerate() {
+        let lane = &mut lanes[active[b]];
+        scratch
+            .attention
+            .lane(ops, weights, layer, lane, (qkv, attended));
+        let (bytes, scale) = scratch.narrow.row_mut(b);
+        *scale = ops.quantize(attended, bytes);
+    }
+    ops.matmul(&packed.o, &scratch.narrow, &mut scratch.delta[..n * d]);
+    ops.add(&scratch.delta[..n * d], &mut scratch.x[..n * d]);
+}
+
+/// `x += down · gelu(up · norm(x))` for every lane.
+fn mlp<O: Ops>(ops: O, weights: &PackedWeights, layer: usize, n: usize, scratch: &mut Scratch) {
+    let (config, packed) = (&weights.model.config, &weights.layers[layer]);
+    let (d, f) = (config.d_model, config.mlp_width());
+    scratch.norm(
+        ops,
+        &weights.model.weights.layers[layer].mlp_norm,
+        config,
+        n,
+    );
+    ops.matmul(&packed.up, &scratch.narrow, &mut scratch.hidden[..n * f]);
+    for (b, hidden) in scratch.hidden[..n * f].chunks_exact_mut(f).enumerate() {
+        ops.gelu(hidden);
+        let (bytes, scale) = scratch.wide.row_mut(b);
+        *scale = ops.quantize(hidden, bytes);
+    }
+    ops.matmul(&packed.down, &scratch.wide, &mut scratch.delta[..n * d]);
+    ops.add(&scratch.delta[..n * d], &mut scratch.x[..n * d]);
+}
+
+/// The logits of every lane.
+fn unembed<O: Ops>(ops: O, weights: &PackedWeights, n: usize, scratch: &mut Scratch) {
+    scratch.norm(ops, &weights.model.weights.norm, &weights.model.config, n);
+    ops.matmul(&weights.head, &scratch.narrow, &mut scratch.logits[..n * V]);
+}
+
+impl Scratch {
+    fn new(config: &ModelConfig, n_lanes: usize) -> Self {
+        let d = config.d_model;
+        let qkv_width = d + 2 * config.kv_width();
+        Self {
+            x: vec![0.0; n_lanes * d],
+            qkv: vec![0.0; n_lanes * qkv_width],
+            attended: vec![0.0; n_lanes * d],
+            hidden: vec![0.0; n_lanes * config.mlp_width()],
+            delta: vec![0.0; n_lanes * d],
+            logits: vec![0.0; n_lanes * V],
+            narrow: Activations::new(n_lanes, d),
+            wide: Activations::new(n_lanes, config.mlp_width()),
+            normed: vec![0.0; d],
+            convolved: vec![0.0; d],
+            attention: AttentionScratch::new(config),
+            active: Vec::with_capacity(n_lanes),
+        }
+    }
+
+    /// `narrow = quantised(norm(x))` for the first `n` lanes of the batch.
+    fn norm<O: Ops>(&mut self, ops: O, gain: &[f32], config: &ModelConfig, n: usize) {
+        for (b, x) in self.x.chunks_exact(config.d_model).take(n).enumerate() {
+            ops.rms_norm(x, gain, config.norm_eps, &mut self.normed);
+            let (bytes, scale) = self.narrow.row_mut(b);
+            *scale = ops.quantize(&self.normed, bytes);
+        }
+    }
+}
+
+impl AttentionScratch {
+    fn new(config: &ModelConfig) -> Self {
+        let heads_per_group = config.n_heads / config.n_kv_heads;
+        let (head_size, blocks) = (config.head_size(), max_blocks(config));
+        let n_slots = blocks * SLOTS_PER_BLOCK;
+        Self {
+            cos: vec![0.0; head_size / 2],
+            sin: vec![0.0; head_size / 2],
+            q: Activations::new(heads_per_group, head_size),
+            key: vec![0; head_size],
+            value: vec![0; head_size],
+            runs: Vec::with_capacity(blocks),
+            scores: vec![0.0; heads_per_group * n_slots],
+            value_scales: vec![0.0; n_slots],
+            weights: vec![0; heads_per_group * n_slots],
+            units: vec![0.0; heads_per_group],
+        }
+    }
+
+    /// One lane's attention in one layer: stores its key and value, then reads what it sees.
+    /// `qkv` [(H + 2G)·K] is turned in place; the heads' outputs go to `attended` [H·K].
+    fn lane<O: Ops>(
+        &mut self,
+        ops: O,
+        weights: &PackedWeights,
+        layer: usize,
+        lane: &mut Lane,
+        (qkv, attended): (&mut [f32], &mut [f32]),
+    ) {
+        let config = &weights.model.config;
+        let (pattern, k) = (&config.layers[layer], config.head_size());
+        let (position, cache) = (lane.position, &mut lane.caches[layer]);
+        let (q, kv) = qkv.split_at_mut(config.d_model);
+        let (keys, values) = kv.split_at_mut(config.kv_width());
+        weights
+            .rotary
+            .angles(pattern.rotation(position), &mut self.cos, &mut self.sin);
+        for head in q.chunks_exact_mut(k).chain(keys.chunks_exact_mut(k)) {
+            rotate(head, &self.cos, &self.sin);
+        }
+        let slot = pattern.slot(position);
+        let pairs = keys.chunks_exact(k).zip(values.chunks_exact(k));
+        for (group, (key, value)) in pairs.enumerate() {
+            let key_scale = ops.quantize(key, &mut self.key);
+            let value_scale = ops.quantize(value, &mut self.value);
+            cache.write(
+                slot,
+                group,
+                (&self.key, key_scale),
+                (&self.value, value_scale),
+            );
+        }
+        self.runs.clear();
+        pattern.visible(position, &mut |run| self.runs.push(run));
+        let group_width = q.len() / config.n_kv_heads;
+        let groups = q
+            .chunks_exact(group_width)
+            .zip(attended.chunks_exact_mut(group_width));
+        for (group, (q, attended)) in groups.enumerate() {
+            self.group(ops, cache, group, q, attended);
+        }
+        pattern.visible(position + 1, &mut |run| ops.prefetch(cache.lines(&run)));
+    }
+
+    /// The heads that share one KV head: `attended = softmax(q · keys / sqrt(K)) · values`.
+    fn group<O: Ops>(
+        &mut self,
+        ops: O,
+        cache: &LayerCache,
+        group: usize,
+        q: &[f32],
+        attended: &mut [f32],
+    ) {
+        let k = self.key.len();
+        let head_group = cache.head_group(group, &self.runs);
+        for (head, q) in q.chunks_exact(k).enumerate() {
+            let (bytes, scale) = self.q.row_mut(head);
+            *scale = ops.quantize(q, bytes) / (k as f32).sqrt();
+        }
+        let n_slots = head_group.n_blocks() * SLOTS_PER_BLOCK;
+        let n_scores = self.units.len() * n_slots;
+        let scores = &mut self.scores[..n_scores];
+        ops.scores(&head_group, &self.q, scores);
+        head_group.copy_value_scales(&mut self.value_scales[..n_slots]);
+        let heads = scores
+            .chunks_exact_mut(n_slots)
+            .zip(self.weights.chunks_exact_mut(n_slots));
+        for ((scores, weights), unit) in heads.zip(&mut self.units) {
+            hide_filling(&self.runs, scores);
+            *unit = ops.softmax(scores, &self.value_scales[..n_slots], weights);
+        }
+        ops.mix(
+            &head_group,
+            &self.weights[..n_scores],
+            &self.units,
+            attended,
+        );
+    }
+}
+
+/// Runs are read in whole blocks: gives the slots before and after each run no weight.
+fn hide_filling(runs: &[Range<usize>], mut scores: &mut [f32]) {
+    for run in runs {
+        let first = run.start % SLOTS_PER_BLOCK;
+        let (own, rest) = scores.split_at_mut(blocks_of(run).len() * SLOTS_PER_BLOCK);
+        own[..first].fill(f32::NEG_INFINITY);
+        own[first + run.len()..].fill(f32::NEG_INFINITY);
+        scores = rest;
+    }
+}
+
+/// The most blocks that any layer reads at once: a run may begin and end inside a block.
+fn max_blocks(config: &ModelConfig) -> usize {
+    let of_layer = |p: &Arc<dyn Pattern>| p.max_visible().div_ceil(SLOTS_PER_BLOCK) + p.max_runs();
+    config.layers.iter().map(of_layer).max().unwrap_or(0)
+}
+
+impl PackedWeights {
+    fn new(model: Arc<Model>) -> Self {
+        let (config, weights) = (&model.config, &model.weights);
+        let (d, f, w) = (config.d_model, config.mlp_width(), config.conv_width);
+        let layers = weights.layers.iter().map(|layer| PackedLayer {
+            qkv: Matrix::pack(&[&layer.q[..], &layer.k, &layer.v].concat(), d, &[]),
+            o: Matrix::pack(&layer.o, d, &[]),
+            up: Matrix::pack(&layer.up, d, &layer.up_bias),
+            down: Matrix::pack(&layer.down, f, &layer.down_bias),
+            taps: (0..w * d)
+                .map(|i| layer.conv[i % d * w + (w - 1 - i / d)])
+                .collect(),
+        });
+        let rotary = Rotary::new(config.rope_period, &config.rope_harmonics);
+        let head = Matrix::pack(&weights.head, d, &weights.head_bias);
+        Self {
+            layers: layers.collect(),
+            rotary,
+            head,
+            model,
+        }
+    }
+}
+
+impl Lane {
+    fn new(config: &ModelConfig) -> Self {
+        let cache = |pattern: &Arc<dyn Pattern>| {
+            LayerCache::new(pattern.n_slots(), config.n_kv_heads, config.head_size())
+        };
+        Self {
+            position: 0,
+            last: mulaw::SILENCE,
+            caches: config.layers.iter().map(cache).collect(),
+            taps: vec![vec![0.0; config.conv_width * config.d_model]; config.n_layers()],
+        }
+    }
+
+    /// Keeps `normed` [D] and writes the causal depthwise convolution ending there.
+    fn convolve<O: Ops>(
+        &mut self,
+        ops: O,
+        layer: usize,
+        taps: &[f32],
+        normed: &[f32],
+        out: &mut [f32],
+    ) {
+        let d = normed.len();
+        let (kept, w) = (&mut self.taps[layer], taps.len() / d);
+        let now = (self.position % w as u64) as usize;
+        kept[now * d..(now + 1) * d].copy_from_slice(normed);
+        out.fill(0.0);
+        for (j, tap) in taps.chunks_exact(d).enumerate() {
+            let then = (now + w - j) % w;
+            ops.multiply_add(tap, &kept[then * d..(then + 1) * d], out);
+        }
+    }
+}
+
+impl<O: Ops> Decoder for CpuDecoder<O> {
+    fn n_lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    fn open(&mut self, lane: usize) {
+        let lane = &mut self.lanes[lane];
+        (lane.position, lane.last) = (0, mulaw::SILENCE);
+        // Old keys and values stay: no run shows a slot before it is written again.
+        lane.taps.iter_mut().for_each(|taps| taps.fill(0.0));
+    }
+
+    fn position(&self, lane: usize) -> u64 {
+        self.lanes[lane].position
+    }
+
+    fn prime(&mut self, lane: usize, codes: &[u8]) {
+        for code in codes {
+            self.step(&[lane], false);
+            self.lanes[lane].last = *code;
+        }
+    }
+
+    fn score(&mut self, lane: usize, codes: &[u8], see: &mut dyn FnMut(usize, &[f32])) {
+        for (i, code) in codes.iter().enumerate() {
+            self.step(&[lane], true);
+            see(i, &self.scratch.logits[..V]);
+            self.lanes[lane].last = *code;
+        }
+    }
+
+    fn generate(&mut self, turns: &mut [Turn<'_>]) {
+        let n = check_turns(turns);
+        let mut active = std::mem::take(&mut self.scratch.active);
+        active.clear();
+        active.extend(turns.iter().map(|turn| turn.lane));
+        for at in 0..n {
+            self.step(&active, true);
+            for (turn, logits) in turns.iter_mut().zip(self.scratch.logits.chunks_exact(V)) {
+                let code = draw::draw(logits, &turn.draw, turn.uniforms[at]);
+                turn.codes[at] = code;
+                self.lanes[turn.lane].last = code;
+            }
+        }
+        self.scratch.active = active;
+    }
+
+    fn isa(&self) -> &'static str {
+        O::NAME
+    }
+}

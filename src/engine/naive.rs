@@ -1,0 +1,242 @@
+//! The naive incremental engine: plain f32 loops over rolling KV caches, one lane after another.
+//!
+//! It follows `docs/model.md` line by line and shares no arithmetic with the fast engines: they
+//! are right when they agree with it, and it is right because it agrees with the candle oracle and
+//! with golden outputs of an independent implementation.
+
+use std::sync::Arc;
+
+use super::{Decoder, Turn, check_turns, draw};
+use crate::model::{LayerWeights, Model, Rotary, V, rotate};
+use crate::mulaw;
+
+/// Weights and the state of every lane.
+#[derive(Debug)]
+pub struct NaiveDecoder {
+    model: Arc<Model>,
+    rotary: Rotary,
+    lanes: Vec<Lane>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    position: u64,
+    /// The code drawn last: the next input.
+    last: u8,
+    layers: Vec<LayerState>,
+    logits: Vec<f32>,
+}
+
+#[derive(Debug)]
+struct LayerState {
+    /// [slots, G·K]
+    keys: Vec<f32>,
+    /// [slots, G·K]
+    values: Vec<f32>,
+    /// The normed inputs of the last `W` positions, newest last.
+    taps: Vec<Vec<f32>>,
+}
+
+impl NaiveDecoder {
+    /// An engine with `n_lanes` lanes at the start of their streams.
+    pub fn new(model: Arc<Model>, n_lanes: usize) -> Self {
+        let rotary = Rotary::new(model.config.rope_period, &model.config.rope_harmonics);
+        let lanes = (0..n_lanes).map(|_| Lane::new(&model)).collect();
+        Self {
+            model,
+            rotary,
+            lanes,
+        }
+    }
+
+    /// Takes in the lane's last code and leaves the logits over the next.
+    fn step(&mut self, lane: usize) {
+        let (config, weights) = (&self.model.config, &self.model.weights);
+        let lane = &mut self.lanes[lane];
+        let mut x = row(&weights.embed, usize::from(lane.last), config.d_model).to_vec();
+        for (i, layer) in weights.layers.iter().enumerate() {
+            let h = rms_norm(&x, &layer.attn_norm, config.norm_eps);
+            let c = lane.layers[i].convolve(h, &layer.conv);
+            let a = attend(
+                &self.model,
+                &self.rotary,
+                i,
+                &mut lane.layers[i],
+                lane.position,
+                &c,
+            );
+            add(&mut x, &linear(&layer.o, &a));
+            let m = rms_norm(&x, &layer.mlp_norm, config.norm_eps);
+            add(&mut x, &mlp(layer, &m));
+        }
+        let m = rms_norm(&x, &weights.norm, config.norm_eps);
+        lane.logits = linear(&weights.head, &m);
+        add(&mut lane.logits, &weights.head_bias);
+        lane.position += 1;
+    }
+}
+
+impl Decoder for NaiveDecoder {
+    fn n_lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    fn open(&mut self, lane: usize) {
+        self.lanes[lane] = Lane::new(&self.model);
+    }
+
+    fn position(&self, lane: usize) -> u64 {
+        self.lanes[lane].position
+    }
+
+    fn prime(&mut self, lane: usize, codes: &[u8]) {
+        self.score(lane, codes, &mut |_, _| ());
+    }
+
+    fn score(&mut self, lane: usize, codes: &[u8], see: &mut dyn FnMut(usize, &[f32])) {
+        for (i, code) in codes.iter().enumerate() {
+            self.step(lane);
+            see(i, &self.lanes[lane].logits);
+            self.lanes[lane].last = *code;
+        }
+    }
+
+    fn generate(&mut self, turns: &mut [Turn<'_>]) {
+        check_turns(turns);
+        for turn in turns {
+            for (code, uniform) in turn.codes.iter_mut().zip(turn.uniforms) {
+                self.step(turn.lane);
+                let lane = &mut self.lanes[turn.lane];
+                *code = draw::draw(&lane.logits, &turn.draw, *uniform);
+                lane.last = *code;
+            }
+        }
+    }
+
+    fn isa(&self) -> &'static str {
+        "naive"
+    }
+}
+
+impl Lane {
+    fn new(model: &Model) -> Self {
+        let config = &model.config;
+        let layers = config.layers.iter().map(|pattern| LayerState {
+            keys: vec![0.0; pattern.n_slots() * config.kv_width()],
+            values: vec![0.0; pattern.n_slots() * config.kv_width()],
+            taps: vec![vec![0.0; config.d_model]; config.conv_width],
+        });
+        Self {
+            position: 0,
+            last: mulaw::SILENCE,
+            layers: layers.collect(),
+            logits: vec![0.0; V],
+        }
+    }
+}
+
+impl LayerState {
+    /// The causal depthwise convolution; `weight` is [D, W], the present tap last.
+    fn convolve(&mut self, h: Vec<f32>, weight: &[f32]) -> Vec<f32> {
+        self.taps.remove(0);
+        self.taps.push(h);
+        let n_taps = self.taps.len();
+        let channel = |d: usize| -> f32 {
+            self.taps
+                .iter()
+                .enumerate()
+                .map(|(j, tap)| weight[d * n_taps + j] * tap[d])
+                .sum()
+        };
+        (0..self.taps[0].len()).map(channel).collect()
+    }
+}
+
+/// Attention of all heads [H·K] at one position, whose key and value are stored first.
+fn attend(
+    model: &Model,
+    rotary: &Rotary,
+    i: usize,
+    state: &mut LayerState,
+    position: u64,
+    c: &[f32],
+) -> Vec<f32> {
+    let (config, layer) = (&model.config, &model.weights.layers[i]);
+    let pattern = &config.layers[i];
+    let (head_size, kv_width) = (config.head_size(), config.kv_width());
+    let (mut cos, mut sin) = (vec![0.0; head_size / 2], vec![0.0; head_size / 2]);
+    rotary.angles(pattern.rotation(position), &mut cos, &mut sin);
+    let (mut q, mut k) = (linear(&layer.q, c), linear(&layer.k, c));
+    for head in q.chunks_mut(head_size).chain(k.chunks_mut(head_size)) {
+        rotate(head, &cos, &sin);
+    }
+    let at = pattern.slot(position) * kv_width;
+    state.keys[at..at + kv_width].copy_from_slice(&k);
+    state.values[at..at + kv_width].copy_from_slice(&linear(&layer.v, c));
+
+    let mut slots = Vec::new();
+    pattern.visible(position, &mut |run| slots.extend(run));
+    let heads_per_group = config.n_heads / config.n_kv_heads;
+    let mut out = Vec::new();
+    for (head, q) in q.chunks(head_size).enumerate() {
+        let start = head / heads_per_group * head_size;
+        let of_slot = |slot: usize| slot * kv_width + start..slot * kv_width + start + head_size;
+        let scores = slots
+            .iter()
+            .map(|slot| dot(q, &state.keys[of_slot(*slot)]) / (head_size as f32).sqrt());
+        let weights = softmax(scores.collect());
+        let mut mixed = vec![0.0; head_size];
+        for (slot, weight) in slots.iter().zip(weights) {
+            for (mixed, value) in mixed.iter_mut().zip(&state.values[of_slot(*slot)]) {
+                *mixed += weight * value;
+            }
+        }
+        out.extend(mixed);
+    }
+    out
+}
+
+fn mlp(layer: &LayerWeights, m: &[f32]) -> Vec<f32> {
+    let mut up = linear(&layer.up, m);
+    add(&mut up, &layer.up_bias);
+    for z in &mut up {
+        *z = 0.5 * *z * (1.0 + (0.797_884_56 * (*z + 0.044_715 * *z * *z * *z)).tanh());
+    }
+    let mut down = linear(&layer.down, &up);
+    add(&mut down, &layer.down_bias);
+    down
+}
+
+fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
+    let mean = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
+    x.iter()
+        .zip(gain)
+        .map(|(x, gain)| gain * x / (mean + eps).sqrt())
+        .collect()
+}
+
+fn linear(weight: &[f32], x: &[f32]) -> Vec<f32> {
+    weight.chunks(x.len()).map(|row| dot(row, x)).collect()
+}
+
+fn softmax(mut scores: Vec<f32>) -> Vec<f32> {
+    let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores
+        .iter_mut()
+        .for_each(|score| *score = (*score - top).exp());
+    let sum: f32 = scores.iter().sum();
+    scores.iter_mut().for_each(|score| *score /= sum);
+    scores
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+fn row(matrix: &[f32], row: usize, width: usize) -> &[f32] {
+    &matrix[row * width..(row + 1) * width]
+}
