@@ -7,6 +7,9 @@
 
 use super::LANES;
 
+/// Values that are all smaller are quantised to zero: their inverse would overflow.
+const TINY: f32 = 1e-30;
+
 /// `out = gain · x / sqrt(mean(x²) + eps)`, all of one length.
 #[inline(always)]
 pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
@@ -53,14 +56,33 @@ pub fn gelu(x: &mut [f32]) {
 #[inline(always)]
 pub fn quantize(x: &[f32], out: &mut [u8]) -> f32 {
     let largest = largest(x, f32::abs);
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let inverse = if largest > TINY { 127.0 / largest } else { 0.0 };
     for (out, x) in out.iter_mut().zip(x) {
         *out = (round(x * inverse) + 128) as u8;
     }
     largest / 127.0
 }
 
-/// Turns scores into integer weights for the values: `softmax(scores)[i] · value_scales[i] ≈
+/// Eight bits per value over the range that `x` and 0 span: `x ≈ scale · (out − zero)`. Returns
+/// the scale and the zero. One-sided values, as after GELU, lose no half of the steps.
+#[inline(always)]
+pub fn quantize_range(x: &[f32], out: &mut [u8]) -> (f32, i32) {
+    let high = largest(x, |x| if x > 0.0 { x } else { 0.0 });
+    let low = -largest(x, |x| if x < 0.0 { -x } else { 0.0 });
+    let range = high - low;
+    let inverse = if range > TINY { 255.0 / range } else { 0.0 };
+    let zero = round(-low * inverse);
+    // One rounding for both: |x − scale · (out − zero)| may be a whole step at the ends, where
+    // the sum would leave the byte by rounding alone.
+    for (out, x) in out.iter_mut().zip(x) {
+        let step = round(x * inverse) + zero;
+        let step = if step > 255 { 255 } else { step };
+        *out = if step < 0 { 0 } else { step as u8 };
+    }
+    (range / 255.0, zero)
+}
+
+/// Turns scores into integer weights for the values, whose scales are not negative: `softmax(scores)[i] · value_scales[i] ≈
 /// unit · weights[i]`, and returns `unit`. `scores` is overwritten; −∞ gets weight 0.
 #[inline(always)]
 pub fn softmax(scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> f32 {
@@ -94,7 +116,7 @@ pub fn exp_of_difference(x: &mut [f32], from: f32) {
 }
 
 /// e^x to 2 units in the last place over ±87, held at the ends beyond (Cody-Waite reduction to
-/// ±ln 2 / 2, a polynomial of degree 6, the power of two written into the exponent).
+/// ±ln 2 / 2, the minimax polynomial of Cephes, the power of two written into the exponent).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -104,11 +126,17 @@ pub fn exp(x: f32) -> f32 {
     let n = round(x * std::f32::consts::LOG2_E);
     let nf = n as f32;
     let r = (x - nf * LN2_HIGH) - nf * LN2_LOW;
-    let mut p = 1.0 / 720.0;
-    for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    let mut p = 1.987_569_1e-4;
+    for c in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ] {
         p = p * r + c;
     }
-    p * f32::from_bits(((n + 127) << 23) as u32)
+    (p * (r * r) + r + 1.0) * f32::from_bits(((n + 127) << 23) as u32)
 }
 
 /// The nearest whole number of a value within ±2²², ties to even. Adding 1.5 · 2²³ leaves it in
@@ -186,6 +214,21 @@ mod tests {
         assert!(bytes.iter().any(|&b| b == 1 || b == 255));
         assert_eq!(quantize(&[0.0; 5], &mut bytes[..5]), 0.0);
         assert_eq!(bytes[..5], [128; 5]);
+    }
+
+    #[test]
+    fn quantize_range_errs_by_a_step_at_most_and_keeps_zero_exact() {
+        let x: Vec<f32> = (0..129)
+            .map(|i| (i as f32 * 0.7).sin() * 3.0 + 2.8)
+            .collect();
+        let mut bytes = vec![0; x.len()];
+        let (scale, zero) = quantize_range(&x, &mut bytes);
+        for (x, byte) in x.iter().zip(&bytes) {
+            assert!((x - scale * (i32::from(*byte) - zero) as f32).abs() <= scale * 1.0001);
+        }
+        assert!((0..=255).contains(&zero) && scale < 6.1 / 255.0);
+        assert_eq!(quantize_range(&[0.0; 3], &mut bytes[..3]), (0.0, 0));
+        assert_eq!(bytes[..3], [0; 3]);
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub struct Matrix {
     lines: Vec<Line>,
     /// Per row, filled up: what one step of its bytes is worth.
     pub(super) scales: Vec<f32>,
-    /// Per row, filled up: 128 · the sum of its bytes, what the offset of the activations adds.
-    pub(super) offsets: Vec<i32>,
+    /// Per row, filled up: the sum of its bytes, what the zero of the activations counts.
+    pub(super) sums: Vec<i32>,
     /// Per row, filled up.
     pub(super) bias: Vec<f32>,
 }
@@ -35,7 +35,7 @@ impl Matrix {
             n_quads,
             lines: vec![Line([0; 64]); n_rows / 16 * n_quads],
             scales: vec![0.0; n_rows],
-            offsets: vec![0; n_rows],
+            sums: vec![0; n_rows],
             bias: vec![0.0; n_rows],
         };
         packed.bias[..bias.len()].copy_from_slice(bias);
@@ -44,7 +44,7 @@ impl Matrix {
             packed.scales[row] = lanewise::quantize(weights, &mut bytes);
             for (column, byte) in bytes.iter().enumerate() {
                 let weight = i32::from(*byte) - 128;
-                packed.offsets[row] += 128 * weight;
+                packed.sums[row] += weight;
                 let (line, at) = packed.place(row, column);
                 packed.lines[line].0[at] = weight as i8 as u8;
             }
@@ -87,30 +87,31 @@ impl Matrix {
     }
 }
 
-/// Quantised vectors of a batch, each with its scale: what the integer products take in.
+/// Quantised vectors, each with its scale and zero: what the integer products take in.
 #[derive(Debug)]
 pub struct Activations {
     n_columns: usize,
     len: usize,
     bytes: Vec<u8>,
-    scales: Vec<f32>,
+    scales: Vec<(f32, i32)>,
 }
 
 impl Activations {
     /// Room for `n_rows` vectors of `len`. No vector is held until it is written.
     pub fn new(n_rows: usize, len: usize) -> Self {
         let n_columns = len.next_multiple_of(4);
-        // 128 stands for zero, so the filling adds nothing to a product.
+        // Whole fours are read; the weights that the filling meets are zero.
         Self {
             n_columns,
             len,
-            bytes: vec![128; n_rows * n_columns],
-            scales: vec![0.0; n_rows],
+            bytes: vec![0; n_rows * n_columns],
+            scales: vec![(0.0, 0); n_rows],
         }
     }
 
-    /// Where to write vector `row`, and its scale.
-    pub fn row_mut(&mut self, row: usize) -> (&mut [u8], &mut f32) {
+    /// Where to write vector `row`, and its scale and zero: a byte stands for
+    /// `scale · (byte − zero)`.
+    pub fn row_mut(&mut self, row: usize) -> (&mut [u8], &mut (f32, i32)) {
         let start = row * self.n_columns;
         (
             &mut self.bytes[start..start + self.len],
@@ -118,13 +119,13 @@ impl Activations {
         )
     }
 
-    /// The bytes of vector `row`, filled up to whole fours, each 128 more than its value.
+    /// The bytes of vector `row`, filled up to whole fours.
     pub(super) fn bytes(&self, row: usize) -> &[u8] {
         &self.bytes[row * self.n_columns..(row + 1) * self.n_columns]
     }
 
-    /// What one step of vector `row`'s bytes is worth.
-    pub(super) fn scale(&self, row: usize) -> f32 {
+    /// What one step of vector `row`'s bytes is worth, and the byte of 0.0.
+    pub(super) fn scale(&self, row: usize) -> (f32, i32) {
         self.scales[row]
     }
 }

@@ -14,6 +14,8 @@ mod cache;
 pub mod lanewise;
 mod matrix;
 mod portable;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -73,6 +75,11 @@ pub trait Ops: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// [`lanewise::quantize`]
     fn quantize(self, x: &[f32], out: &mut [u8]) -> f32 {
         lanewise::quantize(x, out)
+    }
+
+    /// [`lanewise::quantize_range`]
+    fn quantize_range(self, x: &[f32], out: &mut [u8]) -> (f32, i32) {
+        lanewise::quantize_range(x, out)
     }
 
     /// [`lanewise::softmax`]

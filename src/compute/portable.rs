@@ -18,11 +18,11 @@ impl Ops for Portable {
     fn matmul(self, matrix: &Matrix, x: &Activations, y: &mut [f32]) {
         let n_out = matrix.n_out();
         for (b, y) in y.chunks_exact_mut(n_out).enumerate() {
-            let (bytes, scale) = (x.bytes(b), x.scale(b));
+            let (bytes, (scale, zero)) = (x.bytes(b), x.scale(b));
             for (row, y) in y.iter_mut().enumerate() {
                 let mut sum = 0;
                 for column in 0..matrix.n_columns() {
-                    let x = i32::from(bytes[column]) - 128;
+                    let x = i32::from(bytes[column]) - zero;
                     sum += x * i32::from(matrix.at(row, column));
                 }
                 *y = sum as f32 * (matrix.scales[row] * scale) + matrix.bias[row];
@@ -33,13 +33,13 @@ impl Ops for Portable {
     fn scores(self, keys: &HeadGroup<'_>, q: &Activations, scores: &mut [f32]) {
         let n_slots = keys.n_blocks() * SLOTS_PER_BLOCK;
         for (head, scores) in scores.chunks_exact_mut(n_slots).enumerate() {
-            let (bytes, scale) = (q.bytes(head), q.scale(head));
+            let (bytes, (scale, zero)) = (q.bytes(head), q.scale(head));
             for (block, scores) in keys.blocks().zip(scores.chunks_exact_mut(SLOTS_PER_BLOCK)) {
                 for (slot, score) in scores.iter_mut().enumerate() {
                     let mut sum = 0;
                     for (dim, q) in bytes.iter().enumerate() {
                         let k = block.keys[dim / 4].0[4 * slot + dim % 4];
-                        sum += (i32::from(*q) - 128) * (i32::from(k) - 128);
+                        sum += (i32::from(*q) - zero) * (i32::from(k) - 128);
                     }
                     *score = sum as f32 * (block.key_scales[slot] * scale);
                 }

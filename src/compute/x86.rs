@@ -79,6 +79,7 @@ macro_rules! all_ops {
             add = lanewise::add, (x: &[f32], out: &mut [f32]);
             gelu = lanewise::gelu, (x: &mut [f32]);
             quantize = lanewise::quantize, (x: &[f32], out: &mut [u8]) -> f32;
+            quantize_range = lanewise::quantize_range, (x: &[f32], out: &mut [u8]) -> (f32, i32);
             softmax = lanewise::softmax,
                 (scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> f32;
             exp_of_difference = lanewise::exp_of_difference, (x: &mut [f32], from: f32);

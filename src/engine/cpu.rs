@@ -184,7 +184,7 @@ fn attend<O: Ops>(
             &mut scratch.convolved,
         );
         let (bytes, scale) = scratch.narrow.row_mut(b);
-        *scale = ops.quantize(&scratch.convolved, bytes);
+        *scale = ops.quantize_range(&scratch.convolved, bytes);
     }
     let qkv = &mut scratch.qkv[..n * packed.qkv.n_out()];
     ops.matmul(&packed.qkv, &scratch.narrow, qkv);
@@ -197,7 +197,7 @@ fn attend<O: Ops>(
             .attention
             .lane(ops, weights, layer, lane, (qkv, attended));
         let (bytes, scale) = scratch.narrow.row_mut(b);
-        *scale = ops.quantize(attended, bytes);
+        *scale = ops.quantize_range(attended, bytes);
     }
     ops.matmul(&packed.o, &scratch.narrow, &mut scratch.delta[..n * d]);
     ops.add(&scratch.delta[..n * d], &mut scratch.x[..n * d]);
@@ -217,7 +217,7 @@ fn mlp<O: Ops>(ops: O, weights: &PackedWeights, layer: usize, n: usize, scratch:
     for (b, hidden) in scratch.hidden[..n * f].chunks_exact_mut(f).enumerate() {
         ops.gelu(hidden);
         let (bytes, scale) = scratch.wide.row_mut(b);
-        *scale = ops.quantize(hidden, bytes);
+        *scale = ops.quantize_range(hidden, bytes);
     }
     ops.matmul(&packed.down, &scratch.wide, &mut scratch.delta[..n * d]);
     ops.add(&scratch.delta[..n * d], &mut scratch.x[..n * d]);
@@ -254,7 +254,7 @@ impl Scratch {
         for (b, x) in self.x.chunks_exact(config.d_model).take(n).enumerate() {
             ops.rms_norm(x, gain, config.norm_eps, &mut self.normed);
             let (bytes, scale) = self.narrow.row_mut(b);
-            *scale = ops.quantize(&self.normed, bytes);
+            *scale = ops.quantize_range(&self.normed, bytes);
         }
     }
 }
@@ -336,7 +336,7 @@ impl AttentionScratch {
         let head_group = cache.head_group(group, &self.runs);
         for (head, q) in q.chunks_exact(k).enumerate() {
             let (bytes, scale) = self.q.row_mut(head);
-            *scale = ops.quantize(q, bytes) / (k as f32).sqrt();
+            *scale = (ops.quantize(q, bytes) / (k as f32).sqrt(), 128);
         }
         let n_slots = head_group.n_blocks() * SLOTS_PER_BLOCK;
         let n_scores = self.units.len() * n_slots;

@@ -25,6 +25,11 @@ impl Default for DrawParams {
     }
 }
 
+/// The distance of two uniforms. A code less likely than this share of the likeliest is never
+/// drawn: the first code in order would be drawn whenever the uniform is 0, once in 17 minutes at
+/// 16 kHz, and the first code is a click at full scale.
+const RESOLUTION: f32 = 1.0 / (1 << 24) as f32;
+
 /// Draws a code. `logits` [V] are finite, `uniform` lies in [0, 1).
 pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
     if params.temperature == 0.0 {
@@ -39,7 +44,7 @@ pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
         // The likeliest becomes 1, so `min_p` compares directly.
         *share = lanewise::exp(*share - top);
     }
-    keep_min_p(&mut shares, params.min_p);
+    keep_min_p(&mut shares, params.min_p.max(RESOLUTION));
     keep_top_p(&mut shares, params.top_p);
     let target = uniform * shares.iter().sum::<f32>();
     let mut sum = 0.0;
@@ -105,7 +110,7 @@ fn keep_top_p(shares: &mut [f32; V], top_p: f32) {
 pub fn uniform(seed: u64, position: u64) -> f32 {
     let counter = [position as u32, (position >> 32) as u32, 0, 0];
     let [word, ..] = philox(counter, [seed as u32, (seed >> 32) as u32]);
-    (word >> 8) as f32 / (1 << 24) as f32
+    (word >> 8) as f32 * RESOLUTION
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
@@ -169,10 +174,13 @@ mod tests {
 
     #[test]
     fn uniforms_lie_in_the_unit_interval_and_are_spread() {
-        let mean = (0..10_000)
-            .map(|t| uniform(7, t))
-            .inspect(|u| assert!((0.0..1.0).contains(u)));
-        assert!((mean.sum::<f32>() / 10_000.0 - 0.5).abs() < 0.01);
+        let all: Vec<f32> = (0..10_000).map(|t| uniform(7, t)).collect();
+        assert!(all.iter().all(|u| (0.0..1.0).contains(u)));
+        for tenth in 0..10 {
+            let low = tenth as f32 / 10.0;
+            let n = all.iter().filter(|u| (low..low + 0.1).contains(*u)).count();
+            assert!((850..1150).contains(&n), "{n} of 10000 in a tenth");
+        }
     }
 
     #[test]

@@ -17,12 +17,14 @@ pub(super) fn matmul(matrix: &Matrix, x: &Activations, y: &mut [f32]) {
     let n_out = matrix.n_out();
     for (i, panel) in matrix.panels().enumerate() {
         for (b, y) in y.chunks_exact_mut(n_out).enumerate() {
+            let (scale, zero) = x.scale(b);
             for r in 0..LINES_PER_QUAD {
                 let first = i * PANEL + 16 * r;
                 let sums = sixteen_rows(panel, r, x.bytes(b));
                 let rows = n_out.min(first)..n_out.min(first + 16);
                 for ((row, y), sum) in rows.clone().zip(&mut y[rows]).zip(sums) {
-                    *y = sum as f32 * (matrix.scales[row] * x.scale(b)) + matrix.bias[row];
+                    let sum = sum - zero * matrix.sums[row];
+                    *y = sum as f32 * (matrix.scales[row] * scale) + matrix.bias[row];
                 }
             }
         }
@@ -34,7 +36,7 @@ pub(super) fn matmul(matrix: &Matrix, x: &Activations, y: &mut [f32]) {
 fn sixteen_rows(panel: &[[Line; LINES_PER_QUAD]], r: usize, x: &[u8]) -> [i32; 16] {
     let mut sums = [_mm256_setzero_si256(); 4];
     for (lines, quad) in panel.iter().zip(x.as_chunks::<4>().0) {
-        let x = widen(quad);
+        let x = widen(quad, 0);
         let [low, high] = load_256(&lines[r]);
         for (sum, bytes) in sums.iter_mut().zip(quarters(low, high)) {
             let products = _mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), x);
@@ -56,11 +58,11 @@ fn quarters(low: __m256i, high: __m256i) -> [__m128i; 4] {
     ]
 }
 
-/// Four activations, 128 taken off, as 16-bit numbers, repeated.
+/// Four bytes, their zero taken off, as 16-bit numbers, repeated.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn widen(quad: &[u8; 4]) -> __m256i {
-    let [a, b, c, d] = quad.map(|byte| u64::from((i16::from(byte) - 128) as u16));
+fn widen(quad: &[u8; 4], zero: i32) -> __m256i {
+    let [a, b, c, d] = quad.map(|byte| u64::from((i16::from(byte) - zero as i16) as u16));
     _mm256_set1_epi64x((a | b << 16 | c << 32 | d << 48) as i64)
 }
 
@@ -88,11 +90,11 @@ fn store(vector: __m256i, out: &mut [i32; 8]) {
 pub(super) fn scores(keys: &HeadGroup<'_>, q: &Activations, scores: &mut [f32]) {
     let n_slots = keys.n_blocks() * SLOTS_PER_BLOCK;
     for (head, scores) in scores.chunks_exact_mut(n_slots).enumerate() {
-        let (bytes, scale) = (q.bytes(head), q.scale(head));
+        let (bytes, (scale, zero)) = (q.bytes(head), q.scale(head));
         for (block, scores) in keys.blocks().zip(scores.as_chunks_mut::<16>().0) {
             let mut sums = [_mm256_setzero_si256(); 4];
             for (line, quad) in block.keys.iter().zip(bytes.as_chunks::<4>().0) {
-                let q = widen(quad);
+                let q = widen(quad, zero);
                 let [low, high] = load_256(line);
                 for (sum, bytes) in sums.iter_mut().zip(quarters(low, high)) {
                     let key = _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(128));

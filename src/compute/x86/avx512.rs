@@ -85,15 +85,21 @@ fn accumulate<const B: usize>(
     }
 }
 
-/// Sixteen sums from row `row` on, as f32: offset taken off, scaled, biased.
+/// Sixteen sums from row `row` on, as f32: the zero taken off, scaled, biased.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn finish(matrix: &Matrix, row: usize, sum: __m512i, scale: f32, out: &mut [f32; 16]) {
+fn finish(
+    matrix: &Matrix,
+    row: usize,
+    sum: __m512i,
+    (scale, zero): (f32, i32),
+    out: &mut [f32; 16],
+) {
     let mut whole = [0; 16];
     // SAFETY: `whole` is 64 writable bytes; storeu needs no alignment.
     unsafe { _mm512_storeu_si512(whole.as_mut_ptr().cast(), sum) };
     for (i, out) in out.iter_mut().enumerate() {
-        let sum = whole[i] - matrix.offsets[row + i];
+        let sum = whole[i] - zero * matrix.sums[row + i];
         *out = sum as f32 * (matrix.scales[row + i] * scale) + matrix.bias[row + i];
     }
 }
@@ -104,7 +110,7 @@ fn finish(matrix: &Matrix, row: usize, sum: __m512i, scale: f32, out: &mut [f32;
 pub(super) fn scores(keys: &HeadGroup<'_>, q: &Activations, scores: &mut [f32]) {
     let n_slots = keys.n_blocks() * SLOTS_PER_BLOCK;
     for (head, scores) in scores.chunks_exact_mut(n_slots).enumerate() {
-        let (bytes, scale) = (q.bytes(head), q.scale(head));
+        let (bytes, (scale, _)) = (q.bytes(head), q.scale(head));
         let quads: &[[u8; 4]] = bytes.as_chunks().0;
         let sign = _mm512_set1_epi8(i8::MIN);
         let offset = _mm512_set1_epi32(-key_offset(bytes));

@@ -1,0 +1,181 @@
+//! Every backend against the portable twin, on random inputs of every awkward size: equal, to the
+//! last bit.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Runs a check on every backend of this CPU.
+macro_rules! on_every_isa {
+    ($ops:ident => $check:expr) => {
+        #[cfg(target_arch = "x86_64")]
+        if let Some($ops) = Avx2::detect() {
+            $check;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some($ops) = Avx512Vnni::detect() {
+            $check;
+        }
+    };
+}
+
+/// Numbers in (-1, 1), now and then 0, tiny or large: what breaks a kernel.
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..n)
+        .map(|_| {
+            let x = (next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+            match next() % 32 {
+                0 => 0.0,
+                1 => -0.0,
+                2 => x * 1e-40,
+                3 => x * 1e4,
+                _ => x,
+            }
+        })
+        .collect()
+}
+
+fn activations(n_rows: usize, len: usize, seed: u64, signed: bool) -> Activations {
+    let mut all = Activations::new(n_rows, len);
+    for (row, x) in numbers(n_rows * len, seed).chunks(len).enumerate() {
+        let (bytes, scale) = all.row_mut(row);
+        *scale = if signed {
+            (lanewise::quantize(x, bytes), 128)
+        } else {
+            lanewise::quantize_range(x, bytes)
+        };
+    }
+    all
+}
+
+fn cache(n_slots: usize, n_groups: usize, head_size: usize, seed: u64) -> LayerCache {
+    let mut cache = LayerCache::new(n_slots, n_groups, head_size);
+    let (mut key, mut value) = (vec![0; head_size], vec![0; head_size]);
+    for slot in 0..n_slots {
+        for group in 0..n_groups {
+            let x = numbers(2 * head_size, seed + (slot * n_groups + group) as u64);
+            let key_scale = lanewise::quantize(&x[..head_size], &mut key);
+            let value_scale = lanewise::quantize(&x[head_size..], &mut value);
+            cache.write(slot, group, (&key, key_scale), (&value, value_scale));
+        }
+    }
+    cache
+}
+
+fn product(ops: impl Ops, matrix: &Matrix, x: &Activations, n: usize) -> Vec<u32> {
+    let mut y = vec![0.0; n * matrix.n_out()];
+    ops.matmul(matrix, x, &mut y);
+    y.iter().map(|y| y.to_bits()).collect()
+}
+
+/// The bits of the scores and of the mixed values of one group.
+fn attended(
+    ops: impl Ops,
+    group: &HeadGroup<'_>,
+    q: &Activations,
+    n_heads: usize,
+) -> [Vec<u32>; 2] {
+    let n_slots = group.n_blocks() * SLOTS_PER_BLOCK;
+    let mut scores = vec![0.0; n_heads * n_slots];
+    ops.scores(group, q, &mut scores);
+    let bits = scores.iter().map(|score| score.to_bits()).collect();
+    let (mut scales, mut weights) = (vec![0.0; n_slots], vec![0; n_heads * n_slots]);
+    group.copy_value_scales(&mut scales);
+    let units: Vec<f32> = scores
+        .chunks_mut(n_slots)
+        .zip(weights.chunks_mut(n_slots))
+        .map(|(scores, weights)| ops.softmax(scores, &scales, weights))
+        .collect();
+    let mut out = vec![0.0; n_heads * q.bytes(0).len()];
+    ops.mix(group, &weights, &units, &mut out);
+    [bits, out.iter().map(|out| out.to_bits()).collect()]
+}
+
+/// All float stages, one after another, as bits.
+fn float_stages(ops: impl Ops, x: &[f32], y: &[f32]) -> Vec<u32> {
+    let n = x.len();
+    let mut out = vec![0.0; 6 * n];
+    let parts: Vec<&mut [f32]> = out.chunks_mut(n).collect();
+    let [norm, product, sum, gelu, exp, scores] = parts.try_into().unwrap();
+    ops.rms_norm(x, y, 1e-5, norm);
+    ops.multiply_add(x, y, product);
+    sum.copy_from_slice(y);
+    ops.add(x, sum);
+    gelu.copy_from_slice(x);
+    ops.gelu(gelu);
+    exp.copy_from_slice(x);
+    ops.exp_of_difference(exp, 0.5);
+    scores.copy_from_slice(x);
+    let mut weights = vec![0; n];
+    let scales: Vec<f32> = y.iter().map(|y| y.abs()).collect();
+    let unit = ops.softmax(scores, &scales, &mut weights);
+    let (mut signed, mut ranged) = (vec![0; n], vec![0; n]);
+    let scale = ops.quantize(x, &mut signed);
+    let (step, zero) = ops.quantize_range(y, &mut ranged);
+    let mut bits: Vec<u32> = out.iter().map(|out| out.to_bits()).collect();
+    bits.extend([unit.to_bits(), scale.to_bits(), step.to_bits(), zero as u32]);
+    bits.extend(weights.iter().map(|weight| *weight as u32));
+    bits.extend(signed.iter().chain(&ranged).map(|byte| u32::from(*byte)));
+    bits
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn matmul_matches_portable_at_all_sizes(
+        n_out in 1usize..200, n_in in 1usize..150, n_lanes in 1usize..10, seed: u64,
+    ) {
+        let bias = numbers(n_out, seed ^ 1);
+        let matrix = Matrix::pack(&numbers(n_out * n_in, seed), n_in, &bias);
+        let x = activations(n_lanes, n_in, seed ^ 2, false);
+        let expected = product(Portable, &matrix, &x, n_lanes);
+        on_every_isa!(ops => prop_assert_eq!(&product(ops, &matrix, &x, n_lanes), &expected));
+    }
+
+    #[test]
+    fn attention_matches_portable_at_all_sizes(
+        n_slots in 1usize..1200, quads in 1usize..20, n_heads in 1usize..5, seed: u64,
+    ) {
+        let head_size = 4 * quads;
+        let cache = cache(n_slots, 2, head_size, seed >> 1);
+        let q = activations(n_heads, head_size, seed ^ 3, true);
+        let cut = (seed as usize) % n_slots;
+        let runs = [0..cut, cut..n_slots];
+        let group = cache.head_group(1, &runs);
+        let expected = attended(Portable, &group, &q, n_heads);
+        on_every_isa!(ops => prop_assert_eq!(&attended(ops, &group, &q, n_heads), &expected));
+    }
+
+    #[test]
+    fn float_stages_match_portable_at_all_sizes(n in 1usize..300, seed: u64) {
+        let (x, y) = (numbers(n, seed), numbers(n, seed ^ 4));
+        let expected = float_stages(Portable, &x, &y);
+        on_every_isa!(ops => prop_assert_eq!(&float_stages(ops, &x, &y), &expected));
+    }
+
+    #[test]
+    fn a_product_is_that_of_its_quantised_numbers(n_in in 1usize..100, seed: u64) {
+        let weights: Vec<f32> = numbers(3 * n_in, seed).iter().map(|x| x.clamp(-1.0, 1.0)).collect();
+        let x: Vec<f32> = numbers(n_in, seed ^ 5).iter().map(|x| x.clamp(-1.0, 1.0)).collect();
+        let matrix = Matrix::pack(&weights, n_in, &[]);
+        let mut quantised = Activations::new(1, n_in);
+        let (bytes, scale) = quantised.row_mut(0);
+        *scale = lanewise::quantize_range(&x, bytes);
+        let mut y = [0.0; 3];
+        Portable.matmul(&matrix, &quantised, &mut y);
+        for (y, row) in y.iter().zip(weights.chunks(n_in)) {
+            let exact: f32 = row.iter().zip(&x).map(|(w, x)| w * x).sum();
+            // Each factor errs by at most a step: 1/127 of a weight, 2/255 of an activation.
+            let bound = n_in as f32 * (0.5 / 127.0 + 1.0 * 2.0 / 255.0) + 1e-3;
+            prop_assert!((y - exact).abs() <= bound, "{} for {}", y, exact);
+        }
+    }
+}
