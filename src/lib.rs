@@ -19,6 +19,9 @@ pub mod model;
 pub mod engine;
 pub mod train;
 
+pub mod bench;
+pub mod inspect;
+
 #[cfg(feature = "playback")]
 pub mod card;
 pub mod listen;

@@ -2,7 +2,8 @@
 //!
 //! Slots come in blocks of sixteen. A block holds, for each KV head in turn, the keys as
 //! `[K / 4][16 slots][4 dims]`, so that one broadcast of four query dims meets sixteen keys, and
-//! the values as `[8 pairs][K][2 slots]`, so that one broadcast of two weights meets sixteen dims.
+//! the values as `[K / 16][8 pairs][16 dims][2 slots]`, so that one broadcast of two weights meets
+//! sixteen dims.
 //! Keys are kept 128 above their value (the unsigned side of the CPU's dot products), values as
 //! they are.
 //! A run of slots is one contiguous piece of memory.
@@ -54,7 +55,7 @@ impl LayerCache {
     }
 
     /// Writes one key and one value, quantised as by `lanewise::quantize`, with their scales.
-    pub fn write(&mut self, slot: usize, group: usize, key: (&[u8], f32), value: (&[u8], f32)) {
+    pub fn write(&mut self, slot: usize, group: usize, key: (&[i8], f32), value: (&[i8], f32)) {
         let (block, at) = (slot / SLOTS_PER_BLOCK, slot % SLOTS_PER_BLOCK);
         let piece = block * self.n_groups + group;
         self.scales[piece][0][at] = key.1;
@@ -63,12 +64,13 @@ impl LayerCache {
         let (keys, values) =
             self.lines[piece * 2 * n_lines..(piece + 1) * 2 * n_lines].split_at_mut(n_lines);
         for (line, quad) in keys.iter_mut().zip(key.0.chunks(4)) {
-            line.0[4 * at..4 * at + quad.len()].copy_from_slice(quad);
+            for (byte, key) in line.0[4 * at..].iter_mut().zip(quad) {
+                *byte = (*key as u8).wrapping_add(128);
+            }
         }
-        let pair = at / 2 * self.head_width;
-        for (dim, byte) in value.0.iter().enumerate() {
-            let byte_at = 2 * (pair + dim) + at % 2;
-            values[byte_at / 64].0[byte_at % 64] = byte.wrapping_sub(128);
+        for (dim, value) in value.0.iter().enumerate() {
+            let (line, byte) = value_place(dim, at);
+            values[line].0[byte] = *value as u8;
         }
     }
 
@@ -89,6 +91,14 @@ impl LayerCache {
     }
 }
 
+/// The line and the byte in it of a block's values that hold `dim` of the slot at `at`.
+pub(super) fn value_place(dim: usize, at: usize) -> (usize, usize) {
+    (
+        dim / 16 * 4 + at / 4,
+        at / 2 % 2 * 32 + dim % 16 * 2 + at % 2,
+    )
+}
+
 /// The blocks that hold the slots of `run`.
 pub fn blocks_of(run: &Range<usize>) -> Range<usize> {
     run.start / SLOTS_PER_BLOCK..run.end.div_ceil(SLOTS_PER_BLOCK)
@@ -107,11 +117,6 @@ impl<'a> HeadGroup<'a> {
         }
     }
 
-    /// `K`, filled up to whole sixteens.
-    pub(super) fn head_width(&self) -> usize {
-        self.cache.head_width
-    }
-
     /// Block after block, run after run.
     #[inline(always)]
     pub(super) fn blocks(&self) -> impl Iterator<Item = Block<'a>> + use<'a> {
@@ -124,11 +129,56 @@ impl<'a> HeadGroup<'a> {
             let [key_scales, value_scales] = &cache.scales[piece];
             Block {
                 keys,
-                values,
+                values: values.as_chunks().0,
                 key_scales,
                 value_scales,
             }
         })
+    }
+}
+
+/// The queries of the heads that share one KV head, quantised as by `lanewise::quantize`.
+#[derive(Debug)]
+pub struct Queries {
+    /// `K`, filled up to whole fours with zeros.
+    width: usize,
+    head_size: usize,
+    bytes: Vec<i8>,
+    scales: Vec<f32>,
+}
+
+impl Queries {
+    /// Room for `n_heads` queries of `head_size`.
+    pub fn new(n_heads: usize, head_size: usize) -> Self {
+        let width = head_size.next_multiple_of(4);
+        Self {
+            width,
+            head_size,
+            bytes: vec![0; n_heads * width],
+            scales: vec![0.0; n_heads],
+        }
+    }
+
+    /// Where to write the query of `head`, and what one step of it is worth.
+    pub fn head_mut(&mut self, head: usize) -> (&mut [i8], &mut f32) {
+        let start = head * self.width;
+        (
+            &mut self.bytes[start..start + self.head_size],
+            &mut self.scales[head],
+        )
+    }
+
+    /// How many heads.
+    pub fn n_heads(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// The query of `head`, filled up to whole fours.
+    pub(super) fn head(&self, head: usize) -> (&[i8], f32) {
+        (
+            &self.bytes[head * self.width..(head + 1) * self.width],
+            self.scales[head],
+        )
     }
 }
 
@@ -137,8 +187,8 @@ impl<'a> HeadGroup<'a> {
 pub(super) struct Block<'a> {
     /// [K / 4][16 slots][4 dims]
     pub keys: &'a [Line],
-    /// [8 pairs][K][2 slots]
-    pub values: &'a [Line],
+    /// [K / 16][8 pairs][16 dims][2 slots], four lines for each sixteen dims
+    pub values: &'a [[Line; 4]],
     pub key_scales: &'a [f32; SLOTS_PER_BLOCK],
     value_scales: &'a [f32; SLOTS_PER_BLOCK],
 }

@@ -13,13 +13,8 @@ const TINY: f32 = 1e-30;
 /// `out = gain · x / sqrt(mean(x²) + eps)`, all of one length.
 #[inline(always)]
 pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
-    let mut sums = [0.0; LANES];
-    for chunk in x.chunks(LANES) {
-        for (sum, x) in sums.iter_mut().zip(chunk) {
-            *sum += x * x;
-        }
-    }
-    let scale = 1.0 / (fold(sums, |a, b| a + b) / x.len() as f32 + eps).sqrt();
+    let squares = reduce(x, 0.0, |x| x * x, |a, b| a + b);
+    let scale = 1.0 / (squares / x.len() as f32 + eps).sqrt();
     for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
         *out = gain * (x * scale);
     }
@@ -50,15 +45,13 @@ pub fn gelu(x: &mut [f32]) {
     }
 }
 
-/// Eight bits per value, symmetric: `x ≈ scale · (out − 128)`, out in 1..=255. Returns the scale.
-///
-/// The offset of 128 makes the bytes unsigned, as the dot products of the CPU want one side.
+/// Eight bits per value, symmetric: `x ≈ scale · out`, out in −127..=127. Returns the scale.
 #[inline(always)]
-pub fn quantize(x: &[f32], out: &mut [u8]) -> f32 {
-    let largest = largest(x, f32::abs);
+pub fn quantize(x: &[f32], out: &mut [i8]) -> f32 {
+    let largest = reduce(x, 0.0, f32::abs, larger);
     let inverse = if largest > TINY { 127.0 / largest } else { 0.0 };
     for (out, x) in out.iter_mut().zip(x) {
-        *out = (round(x * inverse) + 128) as u8;
+        *out = round(x * inverse) as i8;
     }
     largest / 127.0
 }
@@ -67,41 +60,43 @@ pub fn quantize(x: &[f32], out: &mut [u8]) -> f32 {
 /// the scale and the zero. One-sided values, as after GELU, lose no half of the steps.
 #[inline(always)]
 pub fn quantize_range(x: &[f32], out: &mut [u8]) -> (f32, i32) {
-    let high = largest(x, |x| if x > 0.0 { x } else { 0.0 });
-    let low = -largest(x, |x| if x < 0.0 { -x } else { 0.0 });
+    let high = reduce(x, 0.0, |x| x, larger);
+    let low = reduce(x, 0.0, |x| x, smaller);
     let range = high - low;
     let inverse = if range > TINY { 255.0 / range } else { 0.0 };
     let zero = round(-low * inverse);
-    // One rounding for both: |x − scale · (out − zero)| may be a whole step at the ends, where
-    // the sum would leave the byte by rounding alone.
     for (out, x) in out.iter_mut().zip(x) {
+        // Both ends round: their sum may leave the byte by one.
         let step = round(x * inverse) + zero;
-        let step = if step > 255 { 255 } else { step };
-        *out = if step < 0 { 0 } else { step as u8 };
+        *out = step.clamp(0, 255) as u8;
     }
     (range / 255.0, zero)
 }
 
-/// Turns scores into integer weights for the values, whose scales are not negative: `softmax(scores)[i] · value_scales[i] ≈
-/// unit · weights[i]`, and returns `unit`. `scores` is overwritten; −∞ gets weight 0.
+/// Turns scores into integer weights for the values, whose scales are not negative:
+/// `softmax(scores)[i] · value_scales[i] ≈ unit · weights[i]`, and returns `unit`. `scores` is
+/// overwritten; −∞ gets weight 0. All lengths are one multiple of sixteen.
 #[inline(always)]
 pub fn softmax(scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> f32 {
-    let top = largest(scores, |score| score);
+    let top = reduce(scores, f32::NEG_INFINITY, |score| score, larger);
     let mut sums = [0.0; LANES];
-    for (scores, scales) in scores.chunks_mut(LANES).zip(value_scales.chunks(LANES)) {
-        for ((score, scale), sum) in scores.iter_mut().zip(scales).zip(&mut sums) {
-            let share = exp(*score - top);
-            *sum += share;
-            *score = share * scale;
+    let mut heaviest = [0.0; LANES];
+    let scores = scores.as_chunks_mut::<LANES>().0;
+    for (scores, scales) in scores.iter_mut().zip(value_scales.as_chunks::<LANES>().0) {
+        for i in 0..LANES {
+            let share = exp(scores[i] - top);
+            sums[i] += share;
+            scores[i] = share * scales[i];
+            heaviest[i] = larger(heaviest[i], scores[i]);
         }
     }
-    let heaviest = largest(scores, |weight| weight);
-    let inverse = if heaviest > 0.0 {
+    let heaviest = fold(heaviest, larger);
+    let inverse = if heaviest > TINY {
         f32::from(i16::MAX) / heaviest
     } else {
         0.0
     };
-    for (weight, share) in weights.iter_mut().zip(&*scores) {
+    for (weight, share) in weights.iter_mut().zip(scores.as_flattened()) {
         *weight = round(share * inverse) as i16;
     }
     heaviest / f32::from(i16::MAX) / fold(sums, |a, b| a + b)
@@ -147,17 +142,36 @@ fn round(x: f32) -> i32 {
     (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
 }
 
-/// The largest `key(x)`, or −∞ of nothing.
+/// Combines `key(x)` of all, sixteen lanes at a time.
 #[inline(always)]
-fn largest(x: &[f32], key: impl Fn(f32) -> f32) -> f32 {
-    let larger = |a: f32, b: f32| if a > b { a } else { b };
-    let mut tops = [f32::NEG_INFINITY; LANES];
-    for chunk in x.chunks(LANES) {
-        for (top, x) in tops.iter_mut().zip(chunk) {
-            *top = larger(key(*x), *top);
+fn reduce(
+    x: &[f32],
+    start: f32,
+    key: impl Fn(f32) -> f32,
+    combine: impl Fn(f32, f32) -> f32,
+) -> f32 {
+    let mut lanes = [start; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = combine(*lane, key(*x));
         }
     }
-    fold(tops, larger)
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = combine(*lane, key(*x));
+    }
+    fold(lanes, combine)
+}
+
+/// Unlike `f32::max`, one instruction: NaN does not occur.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+#[inline(always)]
+fn smaller(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
 }
 
 /// Combines sixteen lanes in a fixed tree.
@@ -209,11 +223,11 @@ mod tests {
         let mut bytes = vec![0; x.len()];
         let scale = quantize(&x, &mut bytes);
         for (x, byte) in x.iter().zip(&bytes) {
-            assert!((x - scale * (f32::from(*byte) - 128.0)).abs() <= scale * 0.5001);
+            assert!((x - scale * f32::from(*byte)).abs() <= scale * 0.5001);
         }
-        assert!(bytes.iter().any(|&b| b == 1 || b == 255));
+        assert!(bytes.iter().any(|&b| b == -127 || b == 127));
         assert_eq!(quantize(&[0.0; 5], &mut bytes[..5]), 0.0);
-        assert_eq!(bytes[..5], [128; 5]);
+        assert_eq!(bytes[..5], [0; 5]);
     }
 
     #[test]
@@ -233,16 +247,16 @@ mod tests {
 
     #[test]
     fn softmax_weights_are_the_scaled_probabilities() {
-        let mut scores: Vec<f32> = (0..100).map(|i| (i as f32 * 1.3).sin() * 6.0).collect();
+        let mut scores: Vec<f32> = (0..96).map(|i| (i as f32 * 1.3).sin() * 6.0).collect();
         scores[17] = f32::NEG_INFINITY;
-        let scales: Vec<f32> = (0..100).map(|i| 0.5 + (i % 7) as f32).collect();
+        let scales: Vec<f32> = (0..96).map(|i| 0.5 + (i % 7) as f32).collect();
         let sum: f64 = scores.iter().map(|s| f64::from(*s).exp()).sum();
         let exact: Vec<f64> = scores
             .iter()
             .zip(&scales)
             .map(|(s, scale)| f64::from(*s).exp() / sum * f64::from(*scale))
             .collect();
-        let mut weights = vec![0; 100];
+        let mut weights = vec![0; 96];
         let unit = softmax(&mut scores, &scales, &mut weights);
         for (weight, exact) in weights.iter().zip(&exact) {
             assert!((f64::from(*weight) * f64::from(unit) - exact).abs() < f64::from(unit) * 0.51);

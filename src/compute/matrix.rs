@@ -43,10 +43,9 @@ impl Matrix {
         for (row, weights) in weights.chunks_exact(n_in).enumerate() {
             packed.scales[row] = lanewise::quantize(weights, &mut bytes);
             for (column, byte) in bytes.iter().enumerate() {
-                let weight = i32::from(*byte) - 128;
-                packed.sums[row] += weight;
+                packed.sums[row] += i32::from(*byte);
                 let (line, at) = packed.place(row, column);
-                packed.lines[line].0[at] = weight as i8 as u8;
+                packed.lines[line].0[at] = *byte as u8;
             }
         }
         packed
@@ -87,7 +86,7 @@ impl Matrix {
     }
 }
 
-/// Quantised vectors, each with its scale and zero: what the integer products take in.
+/// Quantised vectors of a batch, each with its scale and zero: what a matrix product takes in.
 #[derive(Debug)]
 pub struct Activations {
     n_columns: usize,
@@ -99,8 +98,8 @@ pub struct Activations {
 impl Activations {
     /// Room for `n_rows` vectors of `len`. No vector is held until it is written.
     pub fn new(n_rows: usize, len: usize) -> Self {
-        let n_columns = len.next_multiple_of(4);
         // Whole fours are read; the weights that the filling meets are zero.
+        let n_columns = len.next_multiple_of(4);
         Self {
             n_columns,
             len,

@@ -19,7 +19,7 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use cache::{HeadGroup, LayerCache, SLOTS_PER_BLOCK, blocks_of};
+pub use cache::{HeadGroup, LayerCache, Queries, SLOTS_PER_BLOCK, blocks_of};
 pub use matrix::{Activations, Matrix};
 pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
@@ -43,7 +43,7 @@ pub trait Ops: Copy + std::fmt::Debug + Send + Sync + 'static {
 
     /// `scores[h][slot] = (q[h] · key[slot]) · q_scale[h] · key_scale[slot]` for every slot of
     /// the group's blocks, `scores` being [heads, 16 · blocks].
-    fn scores(self, keys: &HeadGroup<'_>, q: &Activations, scores: &mut [f32]);
+    fn scores(self, keys: &HeadGroup<'_>, q: &Queries, scores: &mut [f32]);
 
     /// `out[h] = unit[h] · sum over slots of weight[h][slot] · value[slot]`, `weights` shaped as
     /// in [`scores`](Self::scores), `out` as [heads, K].
@@ -73,7 +73,7 @@ pub trait Ops: Copy + std::fmt::Debug + Send + Sync + 'static {
     }
 
     /// [`lanewise::quantize`]
-    fn quantize(self, x: &[f32], out: &mut [u8]) -> f32 {
+    fn quantize(self, x: &[f32], out: &mut [i8]) -> f32 {
         lanewise::quantize(x, out)
     }
 

@@ -1,7 +1,7 @@
 //! Plain loops, in order, no `unsafe`: the twin that every other backend must equal, and the way
 //! on a CPU without any of them.
 
-use super::cache::HeadGroup;
+use super::cache::{HeadGroup, Queries, value_place};
 use super::matrix::{Activations, Matrix};
 use super::{Ops, SLOTS_PER_BLOCK};
 
@@ -30,16 +30,16 @@ impl Ops for Portable {
         }
     }
 
-    fn scores(self, keys: &HeadGroup<'_>, q: &Activations, scores: &mut [f32]) {
+    fn scores(self, keys: &HeadGroup<'_>, q: &Queries, scores: &mut [f32]) {
         let n_slots = keys.n_blocks() * SLOTS_PER_BLOCK;
         for (head, scores) in scores.chunks_exact_mut(n_slots).enumerate() {
-            let (bytes, (scale, zero)) = (q.bytes(head), q.scale(head));
+            let (bytes, scale) = q.head(head);
             for (block, scores) in keys.blocks().zip(scores.chunks_exact_mut(SLOTS_PER_BLOCK)) {
                 for (slot, score) in scores.iter_mut().enumerate() {
                     let mut sum = 0;
                     for (dim, q) in bytes.iter().enumerate() {
                         let k = block.keys[dim / 4].0[4 * slot + dim % 4];
-                        sum += (i32::from(*q) - zero) * (i32::from(k) - 128);
+                        sum += i32::from(*q) * (i32::from(k) - 128);
                     }
                     *score = sum as f32 * (block.key_scales[slot] * scale);
                 }
@@ -49,7 +49,6 @@ impl Ops for Portable {
 
     fn mix(self, values: &HeadGroup<'_>, weights: &[i16], unit: &[f32], out: &mut [f32]) {
         let n_slots = values.n_blocks() * SLOTS_PER_BLOCK;
-        let head_width = values.head_width();
         let head_size = out.len() / unit.len();
         for (head, out) in out.chunks_exact_mut(head_size).enumerate() {
             let weights = &weights[head * n_slots..(head + 1) * n_slots];
@@ -58,8 +57,8 @@ impl Ops for Portable {
                 let mut sum = 0i32;
                 for (i, block) in values.blocks().enumerate() {
                     for at in 0..SLOTS_PER_BLOCK {
-                        let byte = 2 * (at / 2 * head_width + dim) + at % 2;
-                        let value = i32::from(block.values[byte / 64].0[byte % 64] as i8);
+                        let (line, byte) = value_place(dim, at);
+                        let value = i32::from(block.values.as_flattened()[line].0[byte] as i8);
                         sum += value * i32::from(weights[i * SLOTS_PER_BLOCK + at]);
                     }
                     if (i + 1) % BLOCKS_PER_SUM == 0 {

@@ -12,7 +12,7 @@ use std::arch::x86_64::{
     __m256i, __m512i, _MM_HINT_T1, _mm_prefetch, _mm256_load_si256, _mm512_load_si512,
 };
 
-use super::cache::HeadGroup;
+use super::cache::{HeadGroup, Queries};
 use super::matrix::{Activations, Matrix};
 use super::{Line, Ops, lanewise};
 
@@ -71,14 +71,14 @@ macro_rules! all_ops {
         compile_for! { $features:
             matmul = $kernels::matmul, (matrix: &Matrix, x: &Activations, y: &mut [f32]);
             scores = $kernels::scores,
-                (keys: &HeadGroup<'_>, q: &Activations, scores: &mut [f32]);
+                (keys: &HeadGroup<'_>, q: &Queries, scores: &mut [f32]);
             mix = $kernels::mix,
                 (values: &HeadGroup<'_>, weights: &[i16], unit: &[f32], out: &mut [f32]);
             rms_norm = lanewise::rms_norm, (x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]);
             multiply_add = lanewise::multiply_add, (x: &[f32], y: &[f32], out: &mut [f32]);
             add = lanewise::add, (x: &[f32], out: &mut [f32]);
             gelu = lanewise::gelu, (x: &mut [f32]);
-            quantize = lanewise::quantize, (x: &[f32], out: &mut [u8]) -> f32;
+            quantize = lanewise::quantize, (x: &[f32], out: &mut [i8]) -> f32;
             quantize_range = lanewise::quantize_range, (x: &[f32], out: &mut [u8]) -> (f32, i32);
             softmax = lanewise::softmax,
                 (scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> f32;
@@ -120,14 +120,20 @@ fn quad(bytes: &[u8; 4]) -> i32 {
     i32::from_le_bytes(*bytes)
 }
 
+/// Four signed bytes, likewise.
+#[inline(always)]
+fn signed_quad(bytes: &[i8; 4]) -> i32 {
+    quad(&bytes.map(|byte| byte as u8))
+}
+
 /// Two neighbouring weights as one 32-bit lane.
 #[inline(always)]
-fn pair(weights: &[i16; 2]) -> i32 {
+fn pair(weights: [i16; 2]) -> i32 {
     i32::from(weights[0] as u16) | i32::from(weights[1]) << 16
 }
 
 /// 128 times the sum of a query: what the offset of the keys adds to each of its scores.
 #[inline(always)]
-fn key_offset(bytes: &[u8]) -> i32 {
-    128 * bytes.iter().map(|byte| i32::from(*byte) - 128).sum::<i32>()
+fn key_offset(query: &[i8]) -> i32 {
+    128 * query.iter().map(|byte| i32::from(*byte)).sum::<i32>()
 }

@@ -7,8 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Decoder, Turn, check_turns, draw};
-use crate::compute::{Activations, LayerCache, Matrix, Ops, SLOTS_PER_BLOCK, blocks_of};
+use super::{Decoder, Turn, check_turns, draw, noise};
+use crate::compute::{Activations, LayerCache, Matrix, Ops, Queries, SLOTS_PER_BLOCK, blocks_of};
 use crate::model::{Model, ModelConfig, Pattern, Rotary, V, rotate};
 use crate::mulaw;
 
@@ -86,10 +86,10 @@ struct AttentionScratch {
     cos: Vec<f32>,
     sin: Vec<f32>,
     /// The queries of one group.
-    q: Activations,
+    q: Queries,
     /// [K]: a key and a value in int8.
-    key: Vec<u8>,
-    value: Vec<u8>,
+    key: Vec<i8>,
+    value: Vec<i8>,
     /// The slots seen, as runs.
     runs: Vec<Range<usize>>,
     /// [H/G, slots], the slots filled up to whole blocks of every run.
@@ -267,7 +267,7 @@ impl AttentionScratch {
         Self {
             cos: vec![0.0; head_size / 2],
             sin: vec![0.0; head_size / 2],
-            q: Activations::new(heads_per_group, head_size),
+            q: Queries::new(heads_per_group, head_size),
             key: vec![0; head_size],
             value: vec![0; head_size],
             runs: Vec::with_capacity(blocks),
@@ -335,8 +335,8 @@ impl AttentionScratch {
         let k = self.key.len();
         let head_group = cache.head_group(group, &self.runs);
         for (head, q) in q.chunks_exact(k).enumerate() {
-            let (bytes, scale) = self.q.row_mut(head);
-            *scale = (ops.quantize(q, bytes) / (k as f32).sqrt(), 128);
+            let (bytes, scale) = self.q.head_mut(head);
+            *scale = ops.quantize(q, bytes) / (k as f32).sqrt();
         }
         let n_slots = head_group.n_blocks() * SLOTS_PER_BLOCK;
         let n_scores = self.units.len() * n_slots;
@@ -473,12 +473,31 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         for at in 0..n {
             self.step(&active, true);
             for (turn, logits) in turns.iter_mut().zip(self.scratch.logits.chunks_exact(V)) {
-                let code = draw::draw(logits, &turn.draw, turn.uniforms[at]);
+                let code = draw(logits, &turn.draw, turn.uniforms[at]);
                 turn.codes[at] = code;
                 self.lanes[turn.lane].last = code;
             }
         }
         self.scratch.active = active;
+    }
+
+    fn age(&mut self, lane: usize, position: u64) {
+        let (config, lane) = (&self.weights.model.config, &mut self.lanes[lane]);
+        lane.position = position;
+        let k = config.head_size();
+        let (mut bytes, mut noise) = (vec![0; k], noise());
+        let mut draw = vec![0.0; k];
+        for (cache, pattern) in lane.caches.iter_mut().zip(&config.layers) {
+            for (slot, group) in
+                (0..pattern.n_slots()).flat_map(|s| (0..config.n_kv_heads).map(move |g| (s, g)))
+            {
+                draw.iter_mut()
+                    .zip(&mut noise)
+                    .for_each(|(x, noise)| *x = noise);
+                let scale = self.ops.quantize(&draw, &mut bytes);
+                cache.write(slot, group, (&bytes, scale), (&bytes, scale));
+            }
+        }
     }
 
     fn isa(&self) -> &'static str {

@@ -73,6 +73,10 @@ pub trait Decoder: Send {
     /// Draws `n` codes in every lane named, `n` being the common length of all turns.
     fn generate(&mut self, turns: &mut [Turn<'_>]);
 
+    /// Puts the lane at `position` with noise in every slot of its caches: a stream of any age,
+    /// without living through it, for measuring.
+    fn age(&mut self, lane: usize, position: u64);
+
     /// What computes, in words for a log or a bench record: `avx512-vnni`, `naive`, ...
     fn isa(&self) -> &'static str;
 }
@@ -93,4 +97,9 @@ fn check_turns(turns: &[Turn<'_>]) -> usize {
         );
     }
     n
+}
+
+/// Numbers in (-1, 1) that fill the caches of an aged lane.
+fn noise() -> impl Iterator<Item = f32> {
+    (0..).map(|i| 2.0 * uniform(0, i) - 1.0)
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Decoder, Turn, check_turns, draw};
+use super::{Decoder, Turn, check_turns, draw, noise};
 use crate::model::{LayerWeights, Model, Rotary, V, rotate};
 use crate::mulaw;
 
@@ -107,9 +107,18 @@ impl Decoder for NaiveDecoder {
             for (code, uniform) in turn.codes.iter_mut().zip(turn.uniforms) {
                 self.step(turn.lane);
                 let lane = &mut self.lanes[turn.lane];
-                *code = draw::draw(&lane.logits, &turn.draw, *uniform);
+                *code = draw(&lane.logits, &turn.draw, *uniform);
                 lane.last = *code;
             }
+        }
+    }
+
+    fn age(&mut self, lane: usize, position: u64) {
+        let lane = &mut self.lanes[lane];
+        lane.position = position;
+        for layer in &mut lane.layers {
+            let slots = layer.keys.iter_mut().chain(&mut layer.values);
+            slots.zip(noise()).for_each(|(slot, noise)| *slot = noise);
         }
     }
 

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{ModelConfig, ModelError, V};
 
 /// All tensors of a model in f32, row-major, matrices as [out, in].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Weights {
     /// [V, D]
     pub embed: Vec<f32>,
@@ -25,7 +25,7 @@ pub struct Weights {
 }
 
 /// The tensors of one layer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LayerWeights {
     /// [D]
     pub attn_norm: Vec<f32>,

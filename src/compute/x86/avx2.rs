@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use super::{load_256, pair};
 use crate::compute::Line;
 use crate::compute::SLOTS_PER_BLOCK;
-use crate::compute::cache::HeadGroup;
+use crate::compute::cache::{HeadGroup, Queries};
 use crate::compute::matrix::{Activations, LINES_PER_QUAD, Matrix, PANEL};
 use crate::compute::portable::BLOCKS_PER_SUM;
 
@@ -36,9 +36,8 @@ pub(super) fn matmul(matrix: &Matrix, x: &Activations, y: &mut [f32]) {
 fn sixteen_rows(panel: &[[Line; LINES_PER_QUAD]], r: usize, x: &[u8]) -> [i32; 16] {
     let mut sums = [_mm256_setzero_si256(); 4];
     for (lines, quad) in panel.iter().zip(x.as_chunks::<4>().0) {
-        let x = widen(quad, 0);
-        let [low, high] = load_256(&lines[r]);
-        for (sum, bytes) in sums.iter_mut().zip(quarters(low, high)) {
+        let x = widen(quad.map(i16::from));
+        for (sum, bytes) in sums.iter_mut().zip(quarters(&lines[r])) {
             let products = _mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), x);
             *sum = _mm256_add_epi32(*sum, products);
         }
@@ -49,7 +48,8 @@ fn sixteen_rows(panel: &[[Line; LINES_PER_QUAD]], r: usize, x: &[u8]) -> [i32; 1
 /// The 16-byte pieces of a line.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn quarters(low: __m256i, high: __m256i) -> [__m128i; 4] {
+fn quarters(line: &Line) -> [__m128i; 4] {
+    let [low, high] = load_256(line);
     [
         _mm256_castsi256_si128(low),
         _mm256_extracti128_si256::<1>(low),
@@ -58,11 +58,11 @@ fn quarters(low: __m256i, high: __m256i) -> [__m128i; 4] {
     ]
 }
 
-/// Four bytes, their zero taken off, as 16-bit numbers, repeated.
+/// Four numbers, repeated.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn widen(quad: &[u8; 4], zero: i32) -> __m256i {
-    let [a, b, c, d] = quad.map(|byte| u64::from((i16::from(byte) - zero as i16) as u16));
+fn widen(quad: [i16; 4]) -> __m256i {
+    let [a, b, c, d] = quad.map(|number| u64::from(number as u16));
     _mm256_set1_epi64x((a | b << 16 | c << 32 | d << 48) as i64)
 }
 
@@ -87,16 +87,15 @@ fn store(vector: __m256i, out: &mut [i32; 8]) {
 /// Sixteen keys at a time, as in [`sixteen_rows`].
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn scores(keys: &HeadGroup<'_>, q: &Activations, scores: &mut [f32]) {
+pub(super) fn scores(keys: &HeadGroup<'_>, q: &Queries, scores: &mut [f32]) {
     let n_slots = keys.n_blocks() * SLOTS_PER_BLOCK;
     for (head, scores) in scores.chunks_exact_mut(n_slots).enumerate() {
-        let (bytes, (scale, zero)) = (q.bytes(head), q.scale(head));
+        let (bytes, scale) = q.head(head);
         for (block, scores) in keys.blocks().zip(scores.as_chunks_mut::<16>().0) {
             let mut sums = [_mm256_setzero_si256(); 4];
             for (line, quad) in block.keys.iter().zip(bytes.as_chunks::<4>().0) {
-                let q = widen(quad, zero);
-                let [low, high] = load_256(line);
-                for (sum, bytes) in sums.iter_mut().zip(quarters(low, high)) {
+                let q = widen(quad.map(i16::from));
+                for (sum, bytes) in sums.iter_mut().zip(quarters(line)) {
                     let key = _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(128));
                     *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(key, q));
                 }
@@ -132,21 +131,17 @@ pub(super) fn mix(values: &HeadGroup<'_>, weights: &[i16], unit: &[f32], out: &m
 #[inline]
 #[target_feature(enable = "avx2")]
 fn mix_16_dims(values: &HeadGroup<'_>, weights: &[i16], sixteen: usize) -> [f32; 16] {
-    let sixteens_per_pair = values.head_width() / 16;
     let mut totals = [0.0; 16];
     let mut sums = [_mm256_setzero_si256(); 2];
     for (i, (block, weights)) in values.blocks().zip(weights.as_chunks::<16>().0).enumerate() {
-        for (p, weights) in weights.as_chunks::<2>().0.iter().enumerate() {
-            let half = p * sixteens_per_pair + sixteen;
-            let bytes = load_256(&block.values[half / 2])[half % 2];
-            let weight = _mm256_set1_epi32(pair(weights));
-            let eights = [
-                _mm256_castsi256_si128(bytes),
-                _mm256_extracti128_si256::<1>(bytes),
-            ];
-            for (sum, bytes) in sums.iter_mut().zip(eights) {
-                let products = _mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), weight);
-                *sum = _mm256_add_epi32(*sum, products);
+        for (line, weights) in block.values[sixteen].iter().zip(weights.as_chunks::<4>().0) {
+            let [a, b, c, d] = quarters(line);
+            for (p, eights) in [[a, b], [c, d]].iter().enumerate() {
+                let weight = _mm256_set1_epi32(pair([weights[2 * p], weights[2 * p + 1]]));
+                for (sum, bytes) in sums.iter_mut().zip(eights) {
+                    let products = _mm256_madd_epi16(_mm256_cvtepi8_epi16(*bytes), weight);
+                    *sum = _mm256_add_epi32(*sum, products);
+                }
             }
         }
         if (i + 1) % BLOCKS_PER_SUM == 0 {

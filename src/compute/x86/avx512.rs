@@ -2,10 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{key_offset, load_512, pair, quad};
+use super::{key_offset, load_256, load_512, pair, quad, signed_quad};
 use crate::compute::Line;
 use crate::compute::SLOTS_PER_BLOCK;
-use crate::compute::cache::HeadGroup;
+use crate::compute::cache::{HeadGroup, Queries};
 use crate::compute::matrix::{Activations, LINES_PER_QUAD, Matrix, PANEL};
 use crate::compute::portable::BLOCKS_PER_SUM;
 
@@ -104,89 +104,132 @@ fn finish(
     }
 }
 
-/// One broadcast of four query dims meets the same four dims of sixteen keys.
+/// One broadcast of four query dims meets the same four dims of sixteen keys. Heads are taken two
+/// at a time, so that each line of keys is loaded once for both.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn scores(keys: &HeadGroup<'_>, q: &Activations, scores: &mut [f32]) {
+pub(super) fn scores(keys: &HeadGroup<'_>, q: &Queries, scores: &mut [f32]) {
     let n_slots = keys.n_blocks() * SLOTS_PER_BLOCK;
-    for (head, scores) in scores.chunks_exact_mut(n_slots).enumerate() {
-        let (bytes, (scale, _)) = (q.bytes(head), q.scale(head));
-        let quads: &[[u8; 4]] = bytes.as_chunks().0;
-        let sign = _mm512_set1_epi8(i8::MIN);
-        let offset = _mm512_set1_epi32(-key_offset(bytes));
-        for (block, scores) in keys.blocks().zip(scores.as_chunks_mut::<16>().0) {
-            let mut sums = [offset, _mm512_setzero_si512()];
-            for (i, (line, q)) in block.keys.iter().zip(quads).enumerate() {
-                let q = _mm512_xor_si512(_mm512_set1_epi32(quad(q)), sign);
-                sums[i % 2] = _mm512_dpbusd_epi32(sums[i % 2], load_512(line), q);
-            }
-            let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[0], sums[1]));
-            // SAFETY: `key_scales` is sixteen readable f32, `scores` sixteen writable ones.
-            unsafe {
-                let worth = _mm512_loadu_ps(block.key_scales.as_ptr());
-                let worth = _mm512_mul_ps(worth, _mm512_set1_ps(scale));
-                _mm512_storeu_ps(scores.as_mut_ptr(), _mm512_mul_ps(sum, worth));
-            }
-        }
+    let mut head = 0;
+    while head < q.n_heads() {
+        head += match q.n_heads() - head {
+            1 => score_heads::<1>(keys, q, head, &mut scores[head * n_slots..]),
+            _ => score_heads::<2>(keys, q, head, &mut scores[head * n_slots..]),
+        };
     }
 }
 
-/// One broadcast of the weights of two slots meets their values in sixteen dims.
+/// The scores of `N` heads from `first` on. Returns `N`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn score_heads<const N: usize>(
+    keys: &HeadGroup<'_>,
+    q: &Queries,
+    first: usize,
+    scores: &mut [f32],
+) -> usize {
+    let heads: [_; N] = std::array::from_fn(|h| q.head(first + h));
+    let quads: [&[[i8; 4]]; N] = heads.map(|(bytes, _)| bytes.as_chunks().0);
+    let offsets = heads.map(|(bytes, _)| _mm512_set1_epi32(-key_offset(bytes)));
+    let scales = heads.map(|(_, scale)| _mm512_set1_ps(scale));
+    let n_blocks = keys.n_blocks();
+    let scores = scores.as_chunks_mut::<SLOTS_PER_BLOCK>().0;
+    for (i, block) in keys.blocks().enumerate() {
+        let mut sums = offsets;
+        for (at, line) in block.keys.iter().enumerate().take(quads[0].len()) {
+            let line = load_512(line);
+            for (sum, quads) in sums.iter_mut().zip(quads) {
+                let q = _mm512_set1_epi32(signed_quad(&quads[at]));
+                *sum = _mm512_dpbusd_epi32(*sum, line, q);
+            }
+        }
+        // SAFETY: `key_scales` is sixteen readable f32; loadu needs no alignment.
+        let worth = unsafe { _mm512_loadu_ps(block.key_scales.as_ptr()) };
+        for h in 0..N {
+            let score = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[h]), _mm512_mul_ps(worth, scales[h]));
+            store(score, &mut scores[h * n_blocks + i]);
+        }
+    }
+    N
+}
+
+/// One broadcast of the weights of two slots meets their values in sixteen dims. Heads are taken
+/// two at a time, so that each value is widened once for both.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn mix(values: &HeadGroup<'_>, weights: &[i16], unit: &[f32], out: &mut [f32]) {
     let n_slots = values.n_blocks() * SLOTS_PER_BLOCK;
     let head_size = out.len() / unit.len();
-    let heads = out
-        .chunks_exact_mut(head_size)
-        .zip(weights.chunks_exact(n_slots))
-        .zip(unit);
-    for ((out, weights), unit) in heads {
-        for (sixteen, out) in out.chunks_mut(16).enumerate() {
-            let mut mixed = [0.0; 16];
-            mix_16_dims(values, weights, sixteen, *unit, &mut mixed);
-            out.copy_from_slice(&mixed[..out.len()]);
+    let mut head = 0;
+    while head < unit.len() {
+        let (weights, unit) = (&weights[head * n_slots..], &unit[head..]);
+        let out = &mut out[head * head_size..];
+        for sixteen in 0..head_size.div_ceil(16) {
+            let dims = 16 * sixteen..head_size.min(16 * (sixteen + 1));
+            let n_heads = unit.len().min(2);
+            let mut mixed = [[0.0; 16]; 2];
+            match n_heads {
+                1 => mix_16_dims::<1>(values, weights, sixteen, &mut mixed),
+                _ => mix_16_dims::<2>(values, weights, sixteen, &mut mixed),
+            }
+            for (h, mixed) in mixed.iter().enumerate().take(n_heads) {
+                let out = &mut out[h * head_size..][dims.clone()];
+                for (out, mixed) in out.iter_mut().zip(mixed) {
+                    *out = mixed * unit[h];
+                }
+            }
         }
+        head += 2;
     }
 }
 
+/// Sixteen dims of the mixed values of `N` heads.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn mix_16_dims(
+fn mix_16_dims<const N: usize>(
     values: &HeadGroup<'_>,
     weights: &[i16],
     sixteen: usize,
-    unit: f32,
-    out: &mut [f32; 16],
+    out: &mut [[f32; 16]; 2],
 ) {
-    let sixteens_per_pair = values.head_width() / 16;
-    let mut total = _mm512_setzero_ps();
-    let mut sums = [_mm512_setzero_si512(); 4];
-    for (i, (block, weights)) in values.blocks().zip(weights.as_chunks::<16>().0).enumerate() {
-        for (p, weights) in weights.as_chunks::<2>().0.iter().enumerate() {
-            // 32 bytes: two slots of sixteen dims.
-            let half = p * sixteens_per_pair + sixteen;
-            let bytes = super::load_256(&block.values[half / 2])[half % 2];
-            let value = _mm512_cvtepi8_epi16(bytes);
-            let weight = _mm512_set1_epi32(pair(weights));
-            sums[p % 4] = _mm512_dpwssd_epi32(sums[p % 4], value, weight);
+    let n_blocks = values.n_blocks();
+    let weights = weights.as_chunks::<SLOTS_PER_BLOCK>().0;
+    let mut totals = [_mm512_setzero_ps(); N];
+    let mut sums = [[_mm512_setzero_si512(); 2]; N];
+    for (i, block) in values.blocks().enumerate() {
+        let weights: [&[i16; SLOTS_PER_BLOCK]; N] =
+            std::array::from_fn(|h| &weights[h * n_blocks + i]);
+        for (quad, line) in block.values[sixteen].iter().enumerate() {
+            let pairs_of_slots = load_256(line).map(|half| _mm512_cvtepi8_epi16(half));
+            for (weights, sums) in weights.iter().zip(&mut sums) {
+                for (p, value) in pairs_of_slots.iter().enumerate() {
+                    let weight = pair([weights[4 * quad + 2 * p], weights[4 * quad + 2 * p + 1]]);
+                    sums[p] = _mm512_dpwssd_epi32(sums[p], *value, _mm512_set1_epi32(weight));
+                }
+            }
         }
         if (i + 1) % BLOCKS_PER_SUM == 0 {
-            total = _mm512_add_ps(total, take(&mut sums));
+            for (total, sums) in totals.iter_mut().zip(&mut sums) {
+                *total = _mm512_add_ps(*total, take(sums));
+            }
         }
     }
-    total = _mm512_mul_ps(_mm512_add_ps(total, take(&mut sums)), _mm512_set1_ps(unit));
-    // SAFETY: `out` is sixteen writable f32; storeu needs no alignment.
-    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), total) };
+    for ((total, sums), out) in totals.iter().zip(&mut sums).zip(out) {
+        store(_mm512_add_ps(*total, take(sums)), out);
+    }
 }
 
-/// The four sums as one, leaving zeros.
+/// The two sums as one, leaving zeros.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn take(sums: &mut [__m512i; 4]) -> __m512 {
-    let [a, b, c, d] = std::mem::replace(sums, [_mm512_setzero_si512(); 4]);
-    _mm512_cvtepi32_ps(_mm512_add_epi32(
-        _mm512_add_epi32(a, b),
-        _mm512_add_epi32(c, d),
-    ))
+fn take(sums: &mut [__m512i; 2]) -> __m512 {
+    let [a, b] = std::mem::replace(sums, [_mm512_setzero_si512(); 2]);
+    _mm512_cvtepi32_ps(_mm512_add_epi32(a, b))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(vector: __m512, out: &mut [f32; 16]) {
+    // SAFETY: `out` is sixteen writable f32; storeu needs no alignment.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), vector) };
 }

@@ -1,0 +1,199 @@
+//! `longwave inspect`: what a model is, in words and with its attention pattern drawn.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::engine;
+use crate::model::{Model, Pattern, V};
+
+/// A page about the model: sizes, context, memory, and who sees whom.
+pub fn describe(model: &Arc<Model>) -> String {
+    let config = &model.config;
+    let (weight_bytes, lane_bytes) = engine::footprint(model);
+    let rate = config.sample_rate_hz;
+    let rows = [
+        ("model", model.name.clone()),
+        ("sha256", model.sha256.clone()),
+        ("parameters", thousands(n_parameters(model))),
+        (
+            "sample rate",
+            format!("{rate} Hz, {:?} codes", config.codec),
+        ),
+        (
+            "layers",
+            format!(
+                "{} of width {}, {} heads on {} KV heads of {}, MLP {}, convolution {}",
+                config.n_layers(),
+                config.d_model,
+                config.n_heads,
+                config.n_kv_heads,
+                config.head_size(),
+                config.mlp_width(),
+                config.conv_width
+            ),
+        ),
+        ("context", samples(config.context, rate)),
+        ("depends on", samples(config.receptive_field(), rate)),
+        (
+            "repeats after",
+            config
+                .cycle()
+                .map_or("never".into(), |cycle| samples(cycle, rate)),
+        ),
+        (
+            "int8 weights",
+            format!("{} read in every step", bytes(weight_bytes)),
+        ),
+        ("state", format!("{} for each lane", bytes(lane_bytes))),
+    ];
+    let mut page = String::new();
+    for (name, value) in rows {
+        line(&mut page, format_args!("{name:<14}{value}"));
+    }
+    page.push('\n');
+    draw_pattern(&mut page, &config.layers, rate);
+    page
+}
+
+fn n_parameters(model: &Model) -> u64 {
+    let (config, weights) = (&model.config, &model.weights);
+    let (d, f) = (config.d_model, config.mlp_width());
+    let attention = d * (2 * d + 2 * config.kv_width()) + d * config.conv_width + d;
+    let mlp = 2 * d * f + f + 2 * d;
+    ((attention + mlp) * weights.layers.len() + 2 * V * d + V + d) as u64
+}
+
+/// One strip per layer: how much of the past it sees, on a logarithmic scale of distance.
+fn draw_pattern(page: &mut String, layers: &[Arc<dyn Pattern>], rate: u32) {
+    let farthest = layers.iter().map(|layer| layer.reach()).max().unwrap_or(1);
+    let n_octaves = u64::BITS - (farthest - 1).leading_zeros();
+    let width = 2 * n_octaves as usize + 2;
+    line(
+        page,
+        format_args!("what each layer sees: █ every position, ▄ some, ▁ few, · none"),
+    );
+    line(
+        page,
+        format_args!("{:18}now{:>w$}", "", seconds(farthest, rate), w = width - 3),
+    );
+    for (i, layer) in layers.iter().enumerate() {
+        let strip: String = std::iter::once(0..1)
+            .chain((0..2 * n_octaves).map(|half| half_octave(half)..half_octave(half + 1)))
+            .filter(|distances| !distances.is_empty())
+            .map(|distances| shade(layer.as_ref(), distances))
+            .collect();
+        let keys = format!("{} keys", thousands(layer.max_visible() as u64));
+        line(
+            page,
+            format_args!("{i:>3} {:<13} {strip}  {keys}", layer.kind()),
+        );
+    }
+}
+
+/// Distances from here on belong to half octave `half` of the scale.
+fn half_octave(half: u32) -> u64 {
+    (2f64.powf(f64::from(half) / 2.0)).round() as u64
+}
+
+/// How densely the positions at these distances are seen.
+fn shade(layer: &dyn Pattern, distances: std::ops::Range<u64>) -> char {
+    let now = 1 << 40;
+    let n = distances.end - distances.start;
+    let seen = distances
+        .filter(|distance| layer.sees(now, now - distance))
+        .count() as u64;
+    match seen {
+        0 => '·',
+        seen if seen == n => '█',
+        seen if seen * 8 >= n => '▄',
+        _ => '▁',
+    }
+}
+
+fn samples(n: u64, rate: u32) -> String {
+    format!("{} samples, {}", thousands(n), seconds(n, rate))
+}
+
+fn seconds(n: u64, rate: u32) -> String {
+    format!("{:.3} s", n as f64 / f64::from(rate))
+}
+
+fn bytes(n: usize) -> String {
+    match n {
+        n if n >= 1 << 20 => format!("{:.2} MiB", n as f64 / f64::from(1 << 20)),
+        n => format!("{:.1} KiB", n as f64 / 1024.0),
+    }
+}
+
+/// Digits in groups of three.
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn line(page: &mut String, text: std::fmt::Arguments<'_>) {
+    writeln!(page, "{text}").expect("a String takes all that is written");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn the_page_counts_the_parameters_that_the_tensors_hold() {
+        let model = Model::load(Path::new("models/tiny")).unwrap();
+        let weights = &model.weights;
+        let in_layers: usize = weights
+            .layers
+            .iter()
+            .map(|l| {
+                [&l.attn_norm, &l.conv, &l.q, &l.k, &l.v, &l.o, &l.mlp_norm]
+                    .into_iter()
+                    .chain([&l.up, &l.up_bias, &l.down, &l.down_bias])
+                    .map(Vec::len)
+                    .sum::<usize>()
+            })
+            .sum();
+        let outside = [
+            &weights.embed,
+            &weights.norm,
+            &weights.head,
+            &weights.head_bias,
+        ];
+        let all = in_layers + outside.iter().map(|tensor| tensor.len()).sum::<usize>();
+        assert_eq!(n_parameters(&model), all as u64);
+    }
+
+    #[test]
+    fn the_drawing_shows_local_layers_full_and_strided_ones_sparse() {
+        let page = describe(&Arc::new(Model::load(Path::new("models/tiny")).unwrap()));
+        let strip = |i: usize| {
+            let start = format!("{i:>3} ");
+            page.lines()
+                .find(|line| line.starts_with(&start))
+                .unwrap()
+                .to_string()
+        };
+        assert!(
+            strip(0).contains("████") && strip(0).contains('·'),
+            "{page}"
+        );
+        assert!(strip(1).contains('▄'), "{page}");
+    }
+
+    #[test]
+    fn digits_are_grouped() {
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(thousands),
+            ["0", "999", "1,000", "1,234,567"]
+        );
+    }
+}

@@ -1,0 +1,217 @@
+//! What every engine promises, on the tiny model: right for ever, alone as in company, the same on
+//! every instruction set, and without allocating.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use assert_no_alloc::{AllocDisabler, assert_no_alloc};
+use longwave::engine::{self, Decoder, DrawParams, Isa, NaiveDecoder, Turn, uniform};
+use longwave::model::{Model, V};
+use longwave::train::forward;
+
+#[global_allocator]
+static ALLOCATOR: AllocDisabler = AllocDisabler;
+
+const DRAW: DrawParams = DrawParams {
+    temperature: 1.0,
+    top_p: 0.95,
+    min_p: 0.01,
+};
+
+fn tiny() -> Arc<Model> {
+    Arc::new(Model::load(Path::new("models/tiny")).unwrap())
+}
+
+/// Codes that wander over all 256.
+fn codes(n: usize) -> Vec<u8> {
+    (0..n as u64)
+        .map(|t| (uniform(99, t) * 256.0) as u8)
+        .collect()
+}
+
+fn generate(engine: &mut dyn Decoder, lane: usize, seed: u64, n: usize, chunk: usize) -> Vec<u8> {
+    let mut all = vec![0; n];
+    for part in all.chunks_mut(chunk) {
+        let from = engine.position(lane);
+        let uniforms: Vec<f32> = (from..from + part.len() as u64)
+            .map(|t| uniform(seed, t))
+            .collect();
+        engine.generate(&mut [Turn {
+            lane,
+            draw: DRAW,
+            uniforms: &uniforms,
+            codes: part,
+        }]);
+    }
+    all
+}
+
+/// Largest difference between an engine's logits and `expected` [T, V], over three cycles.
+fn worst_difference(engine: &mut dyn Decoder, codes: &[u8], expected: &[Vec<f32>]) -> f32 {
+    let mut worst = 0.0f32;
+    engine.score(0, codes, &mut |at, logits| {
+        for (own, expected) in logits.iter().zip(&expected[at]) {
+            worst = worst.max((own - expected).abs());
+        }
+    });
+    worst
+}
+
+#[test]
+fn through_three_cycles_of_every_ring_and_rotation_the_engines_equal_the_dense_mask() {
+    let model = tiny();
+    let cycle = model.config.cycle().unwrap() as usize;
+    let codes = codes(3 * cycle + 100);
+    let expected: Vec<Vec<f32>> = forward::logits(&model, &codes).unwrap().to_vec2().unwrap();
+    let naive = worst_difference(&mut NaiveDecoder::new(model.clone(), 1), &codes, &expected);
+    assert!(
+        naive < 1e-3,
+        "naive differs by {naive} over {} positions",
+        codes.len()
+    );
+    let spread = expected
+        .iter()
+        .flatten()
+        .fold(0.0f32, |most, logit| most.max(logit.abs()));
+    let mut int8 = engine::open(&model, None, 1).unwrap();
+    let int8 = worst_difference(int8.as_mut(), &codes, &expected);
+    assert!(
+        int8 < 0.05 * spread,
+        "int8 differs by {int8} where logits reach {spread}"
+    );
+}
+
+#[test]
+fn after_a_whole_cycle_with_the_same_input_the_state_is_the_same() {
+    let model = tiny();
+    let cycle = model.config.cycle().unwrap() as usize;
+    let seen = model.config.receptive_field() as usize;
+    let past = codes(seen);
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let mut engine = engine::open(&model, Some(isa), 2).unwrap();
+        // Two lanes, a cycle apart in age, that have heard the same for as long as they remember.
+        engine.prime(0, &past);
+        engine.prime(1, &codes(cycle));
+        engine.prime(1, &past);
+        let (mut young, mut old) = (Vec::new(), Vec::new());
+        engine.score(0, &past, &mut |_, logits| {
+            young.extend(logits.iter().map(|l| l.to_bits()))
+        });
+        engine.score(1, &past, &mut |_, logits| {
+            old.extend(logits.iter().map(|l| l.to_bits()))
+        });
+        assert_eq!(young, old, "{isa:?}");
+    }
+}
+
+#[test]
+fn a_seed_plays_the_same_alone_in_a_batch_and_in_any_chunks() {
+    let model = tiny();
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let mut alone = engine::open(&model, Some(isa), 1).unwrap();
+        let expected = generate(alone.as_mut(), 0, 7, 960, 320);
+        alone.open(0);
+        assert_eq!(
+            generate(alone.as_mut(), 0, 7, 960, 41),
+            expected,
+            "in other chunks"
+        );
+
+        let mut batch = engine::open(&model, Some(isa), 6).unwrap();
+        batch.prime(3, &codes(55));
+        let mut of_lane: Vec<Vec<u8>> = vec![vec![0; 960]; 6];
+        let all_uniforms: Vec<Vec<f32>> = (0..6u64)
+            .map(|lane| {
+                (0..960)
+                    .map(|t| uniform(if lane == 4 { 7 } else { lane }, t))
+                    .collect()
+            })
+            .collect();
+        let mut turns: Vec<Turn<'_>> = of_lane
+            .iter_mut()
+            .zip(&all_uniforms)
+            .enumerate()
+            .map(|(lane, (codes, uniforms))| Turn {
+                lane,
+                draw: DRAW,
+                uniforms,
+                codes,
+            })
+            .collect();
+        batch.generate(&mut turns);
+        assert_eq!(of_lane[4], expected, "among five others");
+    }
+}
+
+#[test]
+fn a_seed_plays_the_same_on_every_instruction_set() {
+    let model = tiny();
+    let plays = |isa: Isa| {
+        let mut engine = engine::open(&model, Some(isa), 1).unwrap();
+        generate(engine.as_mut(), 0, 3, 4000, 320)
+    };
+    let expected = plays(Isa::Portable);
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        assert_eq!(plays(isa), expected, "{isa:?}");
+    }
+}
+
+#[test]
+fn priming_equals_scoring_and_an_opened_lane_has_forgotten() {
+    let model = tiny();
+    let past = codes(300);
+    let mut engine = engine::open(&model, None, 2).unwrap();
+    engine.prime(0, &past);
+    engine.score(1, &past, &mut |_, _| ());
+    let primed = generate(engine.as_mut(), 0, 1, 200, 50);
+    assert_eq!(generate(engine.as_mut(), 1, 1, 200, 50), primed);
+    assert_eq!(engine.position(0), 500);
+    engine.open(0);
+    engine.prime(0, &past);
+    assert_eq!(generate(engine.as_mut(), 0, 1, 200, 50), primed);
+}
+
+#[test]
+fn generating_allocates_nothing() {
+    let model = tiny();
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let mut engine = engine::open(&model, Some(isa), 3).unwrap();
+        let uniforms = vec![0.3; 64];
+        let (mut first, mut second) = (vec![0; 64], vec![0; 64]);
+        let past = codes(40);
+        assert_no_alloc(|| {
+            engine.open(2);
+            engine.prime(2, &past);
+            engine.generate(&mut [
+                Turn {
+                    lane: 2,
+                    draw: DRAW,
+                    uniforms: &uniforms,
+                    codes: &mut first,
+                },
+                Turn {
+                    lane: 0,
+                    draw: DRAW,
+                    uniforms: &uniforms,
+                    codes: &mut second,
+                },
+            ]);
+        });
+    }
+}
+
+#[test]
+fn the_logits_of_a_cold_start_are_those_of_code_128() {
+    let model = tiny();
+    let expected: Vec<Vec<f32>> = forward::logits(&model, &[0]).unwrap().to_vec2().unwrap();
+    let mut engine = NaiveDecoder::new(model, 1);
+    engine.score(0, &[0], &mut |at, logits| {
+        assert_eq!(logits.len(), V);
+        assert!(
+            logits
+                .iter()
+                .zip(&expected[at])
+                .all(|(a, b)| (a - b).abs() < 1e-4)
+        );
+    });
+}
