@@ -208,27 +208,23 @@ impl Slot {
             padded[..bytes.len()].copy_from_slice(bytes);
             word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
         }
-        // ORDERING: Release pairs with the Acquire load in `read`: the even stamp comes with all
-        // words of its packet.
-        self.stamp.store(2 * sequence + 2, Ordering::Release);
+        // ORDERING: Relaxed, because readers come only after `Ring::n_written` let them.
+        self.stamp.store(2 * sequence + 2, Ordering::Relaxed);
     }
 
-    /// Copies packet `sequence`, which must have been published, unless a later one is here.
+    /// Copies packet `sequence`, which `Ring::n_written` has counted, unless a later one is here.
     fn read(&self, sequence: u64, out: &mut [u8]) -> Result<(), Overwritten> {
-        // ORDERING: Acquire pairs with the Release at the end of `write`.
-        let before = self.stamp.load(Ordering::Acquire);
-        if before == 2 * sequence + 2 {
-            for (word, bytes) in self.words.iter().zip(out.chunks_mut(8)) {
-                let padded = word.load(Ordering::Relaxed).to_le_bytes();
-                bytes.copy_from_slice(&padded[..bytes.len()]);
-            }
-            // ORDERING: this Acquire fence pairs with the Release fence in `write`.
-            fence(Ordering::Acquire);
+        for (word, bytes) in self.words.iter().zip(out.chunks_mut(8)) {
+            let padded = word.load(Ordering::Relaxed).to_le_bytes();
+            bytes.copy_from_slice(&padded[..bytes.len()]);
         }
+        // ORDERING: this Acquire fence pairs with the Release fence in `write`: a word of a later
+        // packet brings that packet's odd stamp along.
+        fence(Ordering::Acquire);
         match self.stamp.load(Ordering::Relaxed) {
-            after if after == 2 * sequence + 2 => Ok(()),
-            after => Err(Overwritten {
-                n_written: after / 2,
+            stamp if stamp == 2 * sequence + 2 => Ok(()),
+            stamp => Err(Overwritten {
+                n_written: stamp / 2,
             }),
         }
     }

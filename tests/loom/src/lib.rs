@@ -43,7 +43,7 @@ mod tests {
     /// `n_writes` meet `n_reads` after `n_before` packets; afterwards all must be accounted for.
     fn check(n_slots: usize, n_before: u64, n_writes: u64, n_reads: usize) {
         let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
+        model.preemption_bound = Some(2);
         model.check(move || {
             let (mut writer, source) = ring(n_slots, LEN);
             let mut reader = source.subscribe(0);
@@ -91,7 +91,7 @@ mod tests {
                     thread::spawn(move || read(&mut reader, 1, 0))
                 })
                 .collect();
-            publish(&mut writer, 1..3);
+            publish(&mut writer, 1..2);
             for reader in readers {
                 assert!(reader.join().unwrap() >= 1);
             }
