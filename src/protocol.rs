@@ -1,1 +1,593 @@
-//! The wire format.
+//! The wire format between a station and its listeners, in one table: `docs/protocol.md`.
+//!
+//! Pure functions without I/O, called on any thread by both ends. Text messages are JSON
+//! ([`Event`] from the server, [`Request`] from a listener), binary messages are packets: a header
+//! of [`HEADER_LEN`] bytes and the samples in the [`Format`] agreed on. Whatever bytes arrive,
+//! decoding returns a value or a [`ProtocolError`] and never panics.
+
+use crate::mulaw;
+use serde::{Deserialize, Serialize};
+
+/// Version of this protocol; the `v1` in subprotocols and paths.
+pub const VERSION: u32 = 1;
+
+/// Bytes before the samples of a binary message.
+pub const HEADER_LEN: usize = 12;
+
+/// The most samples in a packet.
+pub const MAX_PACKET_LEN: usize = u16::MAX as usize;
+
+/// The longest text message a listener may send; a longer one ends the connection.
+pub const MAX_REQUEST_LEN: usize = 1024;
+
+/// First byte of a binary message that holds samples. A listener skips what it does not know.
+const KIND_PACKET: u8 = 1;
+
+/// Why a station closed the connection.
+pub mod close {
+    /// The daemon stops; come back later.
+    pub const GOING_AWAY: u16 = 1001;
+    /// The listener sent more messages than it has reason to.
+    pub const POLICY: u16 = 1008;
+    /// The listener fell behind again and again and cannot keep up.
+    pub const TOO_SLOW: u16 = 4000;
+    /// Nothing was heard from the listener, not even an answer to pings.
+    pub const IDLE: u16 = 4001;
+}
+
+/// What was wrong with a message.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ProtocolError {
+    /// The header does not fit.
+    #[error("a packet of {0} bytes is shorter than its header of {HEADER_LEN}")]
+    Short(usize),
+    /// A later protocol, or not ours.
+    #[error("a binary message of kind {0} is not a packet; skip it")]
+    Kind(u8),
+    /// A later protocol, or not ours.
+    #[error("packet format {0} is unknown; the formats are 1 (mulaw), 2 (s16) and 3 (f32)")]
+    Format(u8),
+    /// Truncated or overlong.
+    #[error("a packet promises {expected} bytes of samples and holds {got}")]
+    Length {
+        /// By its header.
+        expected: usize,
+        /// In fact.
+        got: usize,
+    },
+    /// Not JSON, or a field missing, of the wrong type or out of bounds.
+    #[error("a message is not what docs/protocol.md says: {0}")]
+    Text(String),
+}
+
+/// How samples travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// The codes themselves, a byte each.
+    Mulaw,
+    /// 16-bit signed little-endian.
+    S16,
+    /// 32-bit float little-endian, in (-1, 1).
+    F32,
+}
+
+impl Format {
+    /// All of them, as the server prefers them.
+    pub const ALL: [Self; 3] = [Self::Mulaw, Self::S16, Self::F32];
+
+    /// As in `?format=`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mulaw => "mulaw",
+            Self::S16 => "s16",
+            Self::F32 => "f32",
+        }
+    }
+
+    /// As in `Sec-WebSocket-Protocol`.
+    pub fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Mulaw => "longwave.v1.mulaw",
+            Self::S16 => "longwave.v1.s16",
+            Self::F32 => "longwave.v1.f32",
+        }
+    }
+
+    /// The format of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    /// Bytes in a sample.
+    pub fn sample_len(self) -> usize {
+        match self {
+            Self::Mulaw => 1,
+            Self::S16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// As in the second byte of a packet.
+    fn byte(self) -> u8 {
+        match self {
+            Self::Mulaw => 1,
+            Self::S16 => 2,
+            Self::F32 => 3,
+        }
+    }
+
+    /// Appends codes to `out` in this format.
+    pub fn encode(self, codes: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Mulaw => out.extend_from_slice(codes),
+            Self::S16 => out.extend(codes.iter().flat_map(|&c| to_s16(c).to_le_bytes())),
+            Self::F32 => out.extend(codes.iter().flat_map(|&c| mulaw::decode(c).to_le_bytes())),
+        }
+    }
+}
+
+fn to_s16(code: u8) -> i16 {
+    (mulaw::decode(code) * 32767.0).round() as i16
+}
+
+/// A binary message: consecutive samples of the stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Packet<'a> {
+    /// How the samples are written.
+    pub format: Format,
+    /// Counts the station's packets from 0; see [`Hello::position`].
+    pub sequence: u64,
+    samples: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    /// Appends the message for `codes` to `out`.
+    ///
+    /// # Panics
+    /// If there are more than [`MAX_PACKET_LEN`] codes.
+    pub fn encode(format: Format, sequence: u64, codes: &[u8], out: &mut Vec<u8>) {
+        let n_samples = u16::try_from(codes.len()).expect("a packet is at most MAX_PACKET_LEN");
+        out.extend_from_slice(&[KIND_PACKET, format.byte()]);
+        out.extend_from_slice(&n_samples.to_le_bytes());
+        out.extend_from_slice(&sequence.to_le_bytes());
+        format.encode(codes, out);
+    }
+
+    /// Reads a binary message.
+    pub fn decode(message: &'a [u8]) -> Result<Self, ProtocolError> {
+        let Some((header, samples)) = message.split_first_chunk::<HEADER_LEN>() else {
+            return Err(ProtocolError::Short(message.len()));
+        };
+        let [kind, format, n0, n1, sequence @ ..] = *header;
+        if kind != KIND_PACKET {
+            return Err(ProtocolError::Kind(kind));
+        }
+        let format = Format::ALL
+            .into_iter()
+            .find(|known| known.byte() == format)
+            .ok_or(ProtocolError::Format(format))?;
+        let expected = usize::from(u16::from_le_bytes([n0, n1])) * format.sample_len();
+        if samples.len() != expected {
+            let got = samples.len();
+            return Err(ProtocolError::Length { expected, got });
+        }
+        Ok(Self {
+            format,
+            sequence: u64::from_le_bytes(sequence),
+            samples,
+        })
+    }
+
+    /// How many samples it holds.
+    pub fn n_samples(&self) -> usize {
+        self.samples.len() / self.format.sample_len()
+    }
+
+    /// The samples in [-1, 1].
+    pub fn samples(&self) -> impl Iterator<Item = f32> {
+        let format = self.format;
+        self.samples
+            .chunks_exact(format.sample_len())
+            .map(move |bytes| match (format, bytes) {
+                (Format::S16, &[a, b]) => f32::from(i16::from_le_bytes([a, b])) / 32767.0,
+                (Format::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+                (_, bytes) => mulaw::decode(bytes[0]),
+            })
+    }
+
+    /// The codes, whatever the format: PCM is the image of a code and leads back to it.
+    pub fn codes(&self) -> impl Iterator<Item = u8> {
+        self.samples()
+            .map(|sample| mulaw::encode(sample).unwrap_or(mulaw::SILENCE))
+    }
+}
+
+/// What the server says in text messages. A listener skips events it does not know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The first message.
+    Hello(Box<Hello>),
+    /// Packets this listener was too slow for; the next packet follows the gap.
+    Lost {
+        /// How many.
+        n_packets: u64,
+        /// The first one lost.
+        sequence: u64,
+        /// Where in the stream the first one lost begins.
+        position: u64,
+    },
+    /// The connection ends; the close frame says the same.
+    Closing {
+        /// One of [`close`].
+        code: u16,
+        /// In words.
+        reason: String,
+    },
+    /// An event of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Event {
+    /// The text message.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("an event has string keys and finite numbers")
+    }
+
+    /// Reads a text message.
+    pub fn from_json(text: &str) -> Result<Self, ProtocolError> {
+        let event = serde_json::from_str(text).map_err(text_error)?;
+        if let Self::Hello(hello) = &event {
+            hello.check()?;
+        }
+        Ok(event)
+    }
+}
+
+/// All that stays the same while a station runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its name, as in the path.
+    pub station: String,
+    /// What plays.
+    pub model: ModelFacts,
+    /// With the draw parameters, the model and the isa it decides every code. Written as a string:
+    /// JSON numbers of some readers end at 2^53.
+    #[serde(with = "as_string")]
+    pub seed: u64,
+    /// How codes are drawn.
+    pub draw: Draw,
+    /// What computes.
+    pub isa: String,
+    /// Samples in a second.
+    pub sample_rate_hz: u32,
+    /// Samples in a packet.
+    pub packet_len: u32,
+    /// Where in the stream packet 0 begins: after the prompt, if there was one.
+    pub first_position: u64,
+}
+
+/// The model, so that a stream can be computed again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFacts {
+    /// Its name.
+    pub name: String,
+    /// Of its weights, in hexadecimal.
+    pub sha256: String,
+}
+
+/// How codes are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Draw {
+    /// Divides the logits.
+    pub temperature: f32,
+    /// The fewest codes whose probabilities reach this sum are kept.
+    pub top_p: f32,
+    /// Codes at least this likely are kept, as a share of the likeliest.
+    pub min_p: f32,
+}
+
+/// The first message of a connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`].
+    pub protocol: u32,
+    /// Name and version of the server.
+    pub server: String,
+    /// Of the packets on this connection.
+    pub format: Format,
+    /// The packet that comes first.
+    pub sequence: u64,
+    /// Where in the stream that packet begins.
+    pub position: u64,
+    /// How much a listener should gather before it plays.
+    pub jitter_buffer_ms: u32,
+    /// About the station.
+    #[serde(flatten)]
+    pub facts: Facts,
+}
+
+impl Hello {
+    /// Refuses what a listener could not work with.
+    fn check(&self) -> Result<(), ProtocolError> {
+        let facts = &self.facts;
+        if self.protocol != VERSION {
+            let text = format!("protocol {} is not {VERSION}", self.protocol);
+            return Err(ProtocolError::Text(text));
+        }
+        if !(1_000..=768_000).contains(&facts.sample_rate_hz) {
+            let text = format!("{} samples a second", facts.sample_rate_hz);
+            return Err(ProtocolError::Text(text));
+        }
+        if !(1..=MAX_PACKET_LEN).contains(&(facts.packet_len as usize)) {
+            let text = format!("{} samples in a packet", facts.packet_len);
+            return Err(ProtocolError::Text(text));
+        }
+        Ok(())
+    }
+}
+
+impl Facts {
+    /// Where in the stream a packet begins. A sequence from the wire may be any number: saturates.
+    pub fn position(&self, sequence: u64) -> u64 {
+        let distance = sequence.saturating_mul(u64::from(self.packet_len));
+        self.first_position.saturating_add(distance)
+    }
+}
+
+/// What a listener says. The server skips what it does not know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// How it fares, once a second at most.
+    Report(Report),
+    /// A request of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How a listener fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Times its jitter buffer ran dry since its last report.
+    pub n_underruns: u32,
+    /// Sound waiting in the jitter buffer.
+    pub buffered_ms: u32,
+    /// What it takes the jitter buffer to be worth filling to.
+    pub jitter_buffer_ms: u32,
+    /// From the arrival of a sample to the ear, as far as it knows.
+    pub latency_ms: u32,
+}
+
+impl Request {
+    /// The text message.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a request has string keys and whole numbers")
+    }
+
+    /// Reads a text message; figures nobody can mean are refused.
+    pub fn from_json(text: &str) -> Result<Self, ProtocolError> {
+        if text.len() > MAX_REQUEST_LEN {
+            let text = format!("{} bytes are more than {MAX_REQUEST_LEN}", text.len());
+            return Err(ProtocolError::Text(text));
+        }
+        let request = serde_json::from_str(text).map_err(text_error)?;
+        if let Self::Report(report) = &request {
+            let longest_ms = [
+                report.buffered_ms,
+                report.jitter_buffer_ms,
+                report.latency_ms,
+            ];
+            if report.n_underruns > 1_000 || longest_ms.iter().any(|&ms| ms > 600_000) {
+                return Err(ProtocolError::Text("a report out of bounds".into()));
+            }
+        }
+        Ok(request)
+    }
+}
+
+fn text_error(error: serde_json::Error) -> ProtocolError {
+    ProtocolError::Text(error.to_string())
+}
+
+mod as_string {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hello() -> Hello {
+        Hello {
+            protocol: VERSION,
+            server: "longwave 0.1.0".into(),
+            format: Format::Mulaw,
+            sequence: 500,
+            position: 176_000,
+            jitter_buffer_ms: 200,
+            facts: Facts {
+                station: "piano".into(),
+                model: ModelFacts {
+                    name: "piano-16k".into(),
+                    sha256: "2f0c".repeat(16),
+                },
+                seed: u64::MAX,
+                draw: Draw {
+                    temperature: 0.95,
+                    top_p: 1.0,
+                    min_p: 0.0,
+                },
+                isa: "avx512-vnni".into(),
+                sample_rate_hz: 16_000,
+                packet_len: 320,
+                first_position: 16_000,
+            },
+        }
+    }
+
+    fn encoded(format: Format, sequence: u64, codes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        Packet::encode(format, sequence, codes, &mut out);
+        out
+    }
+
+    #[test]
+    fn every_code_survives_every_format() {
+        let codes: Vec<u8> = (0..=255).collect();
+        for format in Format::ALL {
+            let message = encoded(format, u64::MAX, &codes);
+            assert_eq!(message.len(), HEADER_LEN + 256 * format.sample_len());
+            let packet = Packet::decode(&message).unwrap();
+            assert_eq!((packet.sequence, packet.n_samples()), (u64::MAX, 256));
+            assert!(packet.codes().eq(codes.iter().copied()), "{format:?}");
+            assert_eq!(Format::from_name(format.name()), Some(format));
+        }
+    }
+
+    /// The value of `name` in the "Worked example" of docs/protocol.md: ```` ```text name ````.
+    fn documented(name: &str) -> String {
+        let text = include_str!("../docs/protocol.md");
+        let start = format!("```text {name}\n");
+        let begin = text.find(&start).expect("the example is documented") + start.len();
+        let end = begin + text[begin..].find("\n```").expect("the example ends");
+        text[begin..end].to_owned()
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        hex.join(" ")
+    }
+
+    #[test]
+    fn the_packets_in_the_document_are_the_packets_on_the_wire() {
+        let codes = [128, 0, 255, 100];
+        for format in Format::ALL {
+            let wire = hex(&encoded(format, 500, &codes));
+            assert_eq!(documented(format.name()).replace('\n', " "), wire);
+        }
+    }
+
+    #[test]
+    fn the_messages_in_the_document_are_the_messages_on_the_wire() {
+        let events = [
+            ("hello", Event::Hello(Box::new(hello()))),
+            (
+                "lost",
+                Event::Lost {
+                    n_packets: 12,
+                    sequence: 510,
+                    position: 179_200,
+                },
+            ),
+            (
+                "closing",
+                Event::Closing {
+                    code: close::GOING_AWAY,
+                    reason: "the station shuts down".into(),
+                },
+            ),
+        ];
+        for (name, event) in events {
+            assert_eq!(Event::from_json(&documented(name)).unwrap(), event);
+            let spaces: String = documented(name).replace("\n", "").replace(": ", ":");
+            let spaces = spaces.split("  ").collect::<String>().replace(", ", ",");
+            assert_eq!(
+                spaces.replace("{ ", "{").replace(" }", "}"),
+                event.to_json()
+            );
+        }
+        let report = Report {
+            n_underruns: 1,
+            buffered_ms: 180,
+            jitter_buffer_ms: 200,
+            latency_ms: 230,
+        };
+        let request = Request::from_json(&documented("report")).unwrap();
+        assert_eq!(request, Request::Report(report));
+        assert_eq!(Request::from_json(&request.to_json()).unwrap(), request);
+    }
+
+    #[test]
+    fn damaged_packets_are_refused_by_name() {
+        let good = encoded(Format::S16, 7, &[1, 2, 3]);
+        assert_eq!(Packet::decode(&good[..11]), Err(ProtocolError::Short(11)));
+        let length = ProtocolError::Length {
+            expected: 6,
+            got: 5,
+        };
+        assert_eq!(Packet::decode(&good[..17]), Err(length));
+        let mut bad = good.clone();
+        bad[0] = 9;
+        assert_eq!(Packet::decode(&bad), Err(ProtocolError::Kind(9)));
+        bad[..2].copy_from_slice(&[1, 4]);
+        assert_eq!(Packet::decode(&bad), Err(ProtocolError::Format(4)));
+    }
+
+    #[test]
+    fn later_versions_are_skipped_and_wild_figures_refused() {
+        let event = Event::from_json(r#"{"event":"weather","sky":"blue"}"#);
+        assert_eq!(event, Ok(Event::Unknown));
+        let request = Request::from_json(r#"{"request":"dance"}"#);
+        assert_eq!(request, Ok(Request::Unknown));
+        for wild in [r#""n_underruns":1001"#, r#""latency_ms":600001"#] {
+            let fine = r#"{"request":"report","n_underruns":1,"buffered_ms":1,"jitter_buffer_ms":1,"latency_ms":1}"#;
+            let (key, _) = wild.split_once(':').unwrap();
+            let text = fine.replace(&format!("{key}:1"), wild);
+            assert!(Request::from_json(&text).is_err(), "{text}");
+        }
+        let mut wild = hello();
+        wild.facts.packet_len = 0;
+        assert!(Event::from_json(&Event::Hello(Box::new(wild)).to_json()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(packet) = Packet::decode(&bytes) {
+                prop_assert_eq!(packet.codes().count(), packet.n_samples());
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            let _ = (Event::from_json(&text), Request::from_json(&text));
+        }
+
+        #[test]
+        fn a_damaged_header_never_panics(
+            header in prop::array::uniform12(any::<u8>()),
+            kind in 0u8..3,
+            format in 0u8..5,
+            payload in prop::collection::vec(any::<u8>(), 0..32),
+        ) {
+            let mut message = header.to_vec();
+            message[..4].copy_from_slice(&[kind, format, payload.len() as u8, 0]);
+            message.extend(&payload);
+            if let Ok(packet) = Packet::decode(&message) {
+                prop_assert_eq!(packet.samples().count(), packet.n_samples());
+            }
+        }
+
+        #[test]
+        fn what_is_encoded_is_decoded(
+            codes in prop::collection::vec(any::<u8>(), 0..400),
+            sequence in any::<u64>(),
+            format in 0usize..3,
+        ) {
+            let message = encoded(Format::ALL[format], sequence, &codes);
+            let packet = Packet::decode(&message).unwrap();
+            prop_assert_eq!(packet.sequence, sequence);
+            prop_assert!(packet.codes().eq(codes));
+        }
+    }
+}
