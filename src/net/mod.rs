@@ -1,1 +1,269 @@
-//! HTTP and WebSocket.
+//! The network: stations over WebSocket and HTTP, the page that plays them, health and metrics.
+//!
+//! [`serve`] runs on the daemon's tokio runtime, one small task per connection. Each listener reads
+//! the station's broadcast ring at its own pace through its own reader, so a stalled one delays
+//! neither the pump nor anybody else: it holds a message and what its socket takes
+//! ([`Settings::socket_buffer_len`]), is lapped and told so, and in the end cut off. The pump knows
+//! nothing of tokio: one ticker per station looks for new packets and wakes the listeners.
+//!
+//! The wire format is `docs/protocol.md`.
+
+mod feed;
+mod http;
+mod metrics;
+mod socket;
+mod timed_io;
+
+use crate::broadcast::Source;
+use crate::protocol::Facts;
+use crate::telemetry::{NetTelemetry, Telemetry};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use timed_io::TimedIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time;
+
+/// Connections beyond the listeners: pages loading, scrapers, those about to be refused.
+const N_SPARE_CONNECTIONS: usize = 64;
+/// How long [`serve`] waits, once told to stop, for listeners to be told.
+const FAREWELL: Duration = Duration::from_millis(1_000);
+/// A client that has not sent its request by then is no client.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause after a failed accept: out of file descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// All that the network needs to know.
+#[derive(Debug)]
+pub struct House {
+    /// What plays; the first one is the page's default.
+    pub stations: Vec<Station>,
+    /// Limits.
+    pub settings: Settings,
+    /// Raised here, and shown at `/metrics`.
+    pub telemetry: Arc<Telemetry>,
+    /// Whether the stations play: the answer of `/readyz`.
+    pub is_ready: Arc<AtomicBool>,
+}
+
+/// One station as listeners see it.
+#[derive(Clone, Debug)]
+pub struct Station {
+    /// What its hello says.
+    pub facts: Facts,
+    /// Its packets: `facts.packet_len` codes each.
+    pub source: Source,
+}
+
+/// Limits of the network; [`Default`] suits a small machine.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// More listeners, WebSocket and WAV together, are refused.
+    pub max_listeners: usize,
+    /// Origins whose pages may open the WebSocket besides our own; `*` allows all.
+    pub allowed_origins: Vec<String>,
+    /// How much of the recent past a newcomer gets at once.
+    pub burst_ms: u32,
+    /// What the hello suggests.
+    pub jitter_buffer_ms: u32,
+    /// A peer that takes no byte for so long is dropped.
+    pub send_timeout: Duration,
+    /// How often a WebSocket is pinged.
+    pub ping_interval: Duration,
+    /// A WebSocket that is silent for so long, pongs included, is closed.
+    pub idle_timeout: Duration,
+    /// A listener lapped so often, never a minute apart, is closed.
+    pub max_laps: u32,
+    /// What the kernel may hold for a peer that does not read.
+    pub socket_buffer_len: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_listeners: 64,
+            allowed_origins: Vec::new(),
+            // The jitter buffer of 200 ms is full on arrival.
+            burst_ms: 200,
+            jitter_buffer_ms: 200,
+            send_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(30),
+            max_laps: 8,
+            // Linux counts bookkeeping too: about a second of mu-law packets fits.
+            socket_buffer_len: 32 * 1024,
+        }
+    }
+}
+
+/// Serves until `shutdown` resolves, then says farewell to every listener and returns within about
+/// a second.
+///
+/// Retry: an error is the listening socket's.
+///
+/// # Panics
+/// If a station's ring has other slots than its facts say.
+pub async fn serve(
+    listener: TcpListener,
+    house: House,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    listener.local_addr()?;
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let lobby = Arc::new(Lobby::open(house, stopping, &mut tasks));
+    let max_listeners = lobby.settings.max_listeners;
+    let doors = Arc::new(Semaphore::new(max_listeners + N_SPARE_CONNECTIONS));
+    let service = TowerToHyperService::new(http::router(lobby.clone()));
+    tokio::pin!(shutdown);
+    loop {
+        let door = doors.clone().acquire_owned();
+        let accept = async { (door.await, listener.accept().await) };
+        let (door, accepted) = tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = tasks.join_next() => continue,
+            accepted = accept => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = connection(stream, service.clone(), lobby.clone());
+                tasks.spawn(async move {
+                    connection.await;
+                    drop(door);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be accepted");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let farewell = lobby.places.acquire_many(max_listeners as u32);
+    // Who could not be told in time is told by the end of the connection.
+    let _ = time::timeout(FAREWELL, farewell).await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+/// Speaks HTTP/1.1 on one connection until it ends or becomes a WebSocket, which then lives on in
+/// a task of its own.
+async fn connection(
+    stream: TcpStream,
+    service: TowerToHyperService<axum::Router>,
+    lobby: Arc<Lobby>,
+) {
+    let settings = &lobby.settings;
+    let socket = socket2::SockRef::from(&stream);
+    // Packets are small and due now; a refusal of either option costs comfort, not correctness.
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_send_buffer_size(settings.socket_buffer_len);
+    let io = TimedIo::new(stream, settings.send_timeout, lobby.telemetry.clone());
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIMEOUT)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Lobby {
+    stations: Vec<OnAir>,
+    settings: Settings,
+    telemetry: Arc<Telemetry>,
+    is_ready: Arc<AtomicBool>,
+    places: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// A station and the bell that rings when it has a new packet.
+#[derive(Debug)]
+struct OnAir {
+    station: Station,
+    ticks: watch::Receiver<u64>,
+}
+
+impl Lobby {
+    fn open(house: House, stopping: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> Self {
+        let stations = house.stations.into_iter().map(|station| {
+            let packet_len = station.facts.packet_len as usize;
+            assert_eq!(packet_len, station.source.slot_len(), "codes in a packet");
+            let (bell, ticks) = watch::channel(0);
+            tasks.spawn(ticker(station.clone(), bell));
+            OnAir { station, ticks }
+        });
+        Self {
+            stations: stations.collect(),
+            places: Arc::new(Semaphore::new(house.settings.max_listeners)),
+            settings: house.settings,
+            telemetry: house.telemetry,
+            is_ready: house.is_ready,
+            stopping,
+        }
+    }
+
+    /// A place for one more listener, if there is any.
+    fn seat(&self) -> Option<Place> {
+        let net = &self.telemetry.net;
+        let Ok(permit) = self.places.clone().try_acquire_owned() else {
+            net.refused.add(1);
+            return None;
+        };
+        net.listeners.add(1);
+        net.listeners_total.add(1);
+        Some(Place {
+            telemetry: self.telemetry.clone(),
+            _permit: permit,
+        })
+    }
+}
+
+/// A listener's place in the house, free again when dropped, however the connection ended.
+#[derive(Debug)]
+struct Place {
+    telemetry: Arc<Telemetry>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn telemetry(&self) -> &NetTelemetry {
+        &self.telemetry.net
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.telemetry.net.listeners.sub(1);
+    }
+}
+
+/// Looks for new packets four times a packet and wakes the station's listeners.
+async fn ticker(station: Station, bell: watch::Sender<u64>) {
+    let Facts {
+        packet_len,
+        sample_rate_hz,
+        ..
+    } = station.facts;
+    let packet = Duration::from_secs_f64(f64::from(packet_len) / f64::from(sample_rate_hz));
+    let period = (packet / 4).clamp(Duration::from_millis(1), Duration::from_millis(20));
+    let mut ticks = time::interval(period);
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let n_written = station.source.n_written();
+        bell.send_if_modified(|seen| std::mem::replace(seen, n_written) != n_written);
+    }
+}

@@ -1,0 +1,114 @@
+//! One listener's way through a station: packets as they come, losses as they are.
+
+use super::{Lobby, OnAir, Place};
+use crate::broadcast::{Next, Reader};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Laps further apart than this have nothing to do with each other.
+const LAPS_APART: Duration = Duration::from_secs(60);
+
+/// A reader that can be waited for. It holds the listener's place in the house.
+#[derive(Debug)]
+pub(super) struct Feed {
+    reader: Reader,
+    ticks: watch::Receiver<u64>,
+    stopping: watch::Receiver<bool>,
+    codes: Vec<u8>,
+    place: Place,
+    max_laps: u32,
+    n_laps: u32,
+    last_lap: Instant,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Item {
+    /// The packet of that sequence is in [`Feed::codes`].
+    Packet(u64),
+    /// So many packets were lost, from `sequence` on.
+    Lost { n_packets: u64, sequence: u64 },
+    /// This listener cannot keep up.
+    TooSlow,
+    /// The daemon stops.
+    Stop,
+}
+
+impl Feed {
+    /// Takes a place a little behind the station's head, or `None` if the house is full.
+    pub(super) fn open(lobby: &Lobby, on_air: &OnAir) -> Option<Self> {
+        let facts = &on_air.station.facts;
+        let burst = u64::from(lobby.settings.burst_ms) * u64::from(facts.sample_rate_hz)
+            / (1_000 * u64::from(facts.packet_len));
+        Some(Self {
+            place: lobby.seat()?,
+            reader: on_air.station.source.subscribe(burst),
+            ticks: on_air.ticks.clone(),
+            stopping: lobby.stopping.clone(),
+            codes: vec![0; facts.packet_len as usize],
+            max_laps: lobby.settings.max_laps,
+            n_laps: 0,
+            last_lap: Instant::now(),
+        })
+    }
+
+    /// The sequence of the packet that comes next, unless it is lost.
+    pub(super) fn sequence(&self) -> u64 {
+        self.reader.sequence()
+    }
+
+    /// The codes of the last packet.
+    pub(super) fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// The counters to raise.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Resolves when the daemon stops.
+    pub(super) fn stop(&self) -> impl Future<Output = ()> + use<> {
+        let mut stopping = self.stopping.clone();
+        // An error means that `serve` is gone, which comes to the same.
+        async move { drop(stopping.wait_for(|&stop| stop).await) }
+    }
+
+    /// Waits for the next item. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Item {
+        loop {
+            // Before looking: a packet published after the look rings again.
+            self.ticks.mark_unchanged();
+            if *self.stopping.borrow() {
+                return Item::Stop;
+            }
+            let sequence = self.reader.sequence();
+            match self.reader.next(&mut self.codes) {
+                Next::Packet { sequence } => return Item::Packet(sequence),
+                Next::Lapped { lost } => return self.lapped(lost, sequence),
+                Next::Empty => {}
+            }
+            tokio::select! {
+                _ = self.ticks.changed() => {}
+                _ = self.stopping.changed() => {}
+            }
+        }
+    }
+
+    fn lapped(&mut self, n_packets: u64, sequence: u64) -> Item {
+        self.place.telemetry().packets_lost.add(n_packets);
+        if self.last_lap.elapsed() > LAPS_APART {
+            self.n_laps = 0;
+        }
+        self.last_lap = Instant::now();
+        self.n_laps += 1;
+        if self.n_laps >= self.max_laps {
+            self.place.telemetry().closed_slow.add(1);
+            return Item::TooSlow;
+        }
+        Item::Lost {
+            n_packets,
+            sequence,
+        }
+    }
+}

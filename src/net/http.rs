@@ -1,0 +1,292 @@
+//! Paths and answers.
+
+use super::feed::{Feed, Item};
+use super::socket::Listener;
+use super::{Lobby, OnAir, metrics};
+use crate::protocol::{Facts, Format, HEADER_LEN, MAX_REQUEST_LEN};
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{Path, Query, State};
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use axum::{Json, Router};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Nothing but our own files, and nobody may frame them.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'";
+
+/// When a refused listener may try again.
+const RETRY_AFTER_S: &str = "10";
+
+/// Everything that is served.
+pub(super) fn router(lobby: Arc<Lobby>) -> Router {
+    let html = "text/html; charset=utf-8";
+    let script = "text/javascript; charset=utf-8";
+    let style = "text/css; charset=utf-8";
+    Router::new()
+        .route("/", page(html, include_str!("page/index.html")))
+        .route("/page.js", page(script, include_str!("page/page.js")))
+        .route("/worklet.js", page(script, include_str!("page/worklet.js")))
+        .route("/style.css", page(style, include_str!("page/style.css")))
+        .route("/v1/stations", get(stations))
+        .route("/v1/stations/{name}/stream", any(stream_socket))
+        .route("/v1/stations/{name}/stream.wav", get(stream_wav))
+        .route("/healthz", get(async || "the daemon answers\n"))
+        .route("/readyz", get(readiness))
+        .route("/metrics", get(figures))
+        .fallback(nowhere)
+        .with_state(lobby)
+}
+
+/// One embedded file of the page.
+fn page(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter<Arc<Lobby>> {
+    const HEADERS: [(HeaderName, &str); 5] = [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+        // The page belongs to the daemon that serves it: an update must not meet yesterday's half.
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    get(async move || (HEADERS, [(header::CONTENT_TYPE, kind)], text))
+}
+
+/// An answer that is no sound: a status and a sentence.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self(status, sentence) = self;
+        let mut response = (status, sentence + "\n").into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        response
+    }
+}
+
+fn full(lobby: &Lobby) -> Refusal {
+    let n = lobby.settings.max_listeners;
+    Refusal(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("all {n} places for listeners are taken; try again in {RETRY_AFTER_S} seconds"),
+    )
+}
+
+impl Lobby {
+    fn find(&self, name: &str) -> Result<&OnAir, Refusal> {
+        let is_it = |on_air: &&OnAir| on_air.station.facts.station == name;
+        self.stations.iter().find(is_it).ok_or_else(|| {
+            let names: Vec<&str> = (self.stations.iter())
+                .map(|on_air| on_air.station.facts.station.as_str())
+                .collect();
+            let sentence = format!(
+                "there is no station {name:?}; the stations are: {}",
+                names.join(", ")
+            );
+            Refusal(StatusCode::NOT_FOUND, sentence)
+        })
+    }
+
+    /// Browsers tell where a page comes from; other programs do not, and are welcome.
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return Ok(());
+        };
+        let origin = origin.to_str().unwrap_or("an unreadable origin");
+        let host = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok());
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        let is_ours = matches!((authority, host), (Some(a), Some(h)) if a.eq_ignore_ascii_case(h));
+        let allowed = &self.settings.allowed_origins;
+        if is_ours || allowed.iter().any(|known| known == "*" || known == origin) {
+            return Ok(());
+        }
+        let sentence = format!(
+            "pages of {origin} may not listen here; the settings can name it among the allowed origins"
+        );
+        Err(Refusal(StatusCode::FORBIDDEN, sentence))
+    }
+}
+
+#[derive(Serialize)]
+struct Listing<'a> {
+    #[serde(flatten)]
+    facts: &'a Facts,
+    stream: String,
+    wav: String,
+}
+
+async fn stations(State(lobby): State<Arc<Lobby>>) -> Response {
+    let listings: Vec<Listing<'_>> = (lobby.stations.iter())
+        .map(|on_air| {
+            let facts = &on_air.station.facts;
+            let stream = format!("/v1/stations/{}/stream", facts.station);
+            let wav = format!("{stream}.wav");
+            Listing { facts, stream, wav }
+        })
+        .collect();
+    ([(header::CACHE_CONTROL, "no-cache")], Json(listings)).into_response()
+}
+
+#[derive(Deserialize)]
+struct StreamQuery {
+    format: Option<String>,
+}
+
+/// The format that the query names, or else the first of ours that the listener offers.
+fn choose_format(
+    query: Result<Query<StreamQuery>, QueryRejection>,
+    upgrade: &WebSocketUpgrade,
+) -> Result<Format, Refusal> {
+    let bad = |sentence: String| Refusal(StatusCode::BAD_REQUEST, sentence);
+    let Query(StreamQuery { format }) = query.map_err(|error| bad(error.body_text()))?;
+    if let Some(name) = format {
+        return Format::from_name(&name).ok_or_else(|| {
+            let names = Format::ALL.map(Format::name).join(", ");
+            bad(format!(
+                "there is no format {name:?}; the formats are: {names}"
+            ))
+        });
+    }
+    let is_offered = |format: &Format| {
+        let mut offered = upgrade.requested_protocols();
+        offered.any(|name| name == format.subprotocol())
+    };
+    let offered = Format::ALL.into_iter().find(is_offered);
+    Ok(offered.unwrap_or(Format::Mulaw))
+}
+
+async fn stream_socket(
+    State(lobby): State<Arc<Lobby>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    query: Result<Query<StreamQuery>, QueryRejection>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, Refusal> {
+    let on_air = lobby.find(&name)?;
+    let upgrade = upgrade.map_err(|error| {
+        let sentence = format!("this path speaks WebSocket: {}", error.body_text());
+        Refusal(error.status(), sentence)
+    })?;
+    lobby.check_origin(&headers)?;
+    let format = choose_format(query, &upgrade)?;
+    let feed = Feed::open(&lobby, on_air).ok_or_else(|| full(&lobby))?;
+    let facts = on_air.station.facts.clone();
+    let message_len = HEADER_LEN + facts.packet_len as usize * format.sample_len();
+    let listener = Listener {
+        lobby: lobby.clone(),
+        facts,
+        format,
+        feed,
+    };
+    let upgrade = upgrade
+        .protocols([format.subprotocol()])
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(0)
+        .max_write_buffer_size(2 * message_len + 4 * 1024)
+        .max_message_size(MAX_REQUEST_LEN)
+        .max_frame_size(MAX_REQUEST_LEN);
+    Ok(upgrade.on_upgrade(move |socket| listener.run(socket)))
+}
+
+async fn stream_wav(
+    State(lobby): State<Arc<Lobby>>,
+    Path(name): Path<String>,
+    method: Method,
+) -> Result<Response, Refusal> {
+    let on_air = lobby.find(&name)?;
+    let headers = [
+        (header::CONTENT_TYPE, "audio/wav"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::ACCEPT_RANGES, "none"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        // nginx would gather seconds of sound before it passes any on.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    if method == Method::HEAD {
+        // A stream, not nothing, whose length of 0 would be announced.
+        let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+        return Ok((headers, body).into_response());
+    }
+    let feed = Feed::open(&lobby, on_air).ok_or_else(|| full(&lobby))?;
+    let head = wav_header(on_air.station.facts.sample_rate_hz);
+    let body = stream::unfold((feed, Vec::from(head)), wav_chunk);
+    Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// The next bytes of an endless WAV: what was pending (the header) and one packet.
+async fn wav_chunk(
+    (mut feed, mut bytes): (Feed, Vec<u8>),
+) -> Option<(Result<Bytes, Infallible>, (Feed, Vec<u8>))> {
+    loop {
+        match feed.next().await {
+            Item::Packet(_) => break,
+            Item::Lost { .. } => {}
+            Item::TooSlow | Item::Stop => return None,
+        }
+    }
+    Format::S16.encode(feed.codes(), &mut bytes);
+    feed.place().telemetry().packets_sent.add(1);
+    Some((Ok(bytes.into()), (feed, Vec::new())))
+}
+
+/// PCM, mono, 16 bit, without end.
+fn wav_header(sample_rate_hz: u32) -> [u8; 44] {
+    let mut header = [0; 44];
+    let fields: [&[u8]; 13] = [
+        b"RIFF",
+        &u32::MAX.to_le_bytes(),
+        b"WAVE",
+        b"fmt ",
+        &16u32.to_le_bytes(),
+        &1u16.to_le_bytes(), // PCM
+        &1u16.to_le_bytes(), // channels
+        &sample_rate_hz.to_le_bytes(),
+        &(sample_rate_hz * 2).to_le_bytes(), // bytes a second
+        &2u16.to_le_bytes(),                 // bytes a frame
+        &16u16.to_le_bytes(),                // bits a sample
+        b"data",
+        &u32::MAX.to_le_bytes(),
+    ];
+    header.copy_from_slice(&fields.concat());
+    header
+}
+
+async fn readiness(State(lobby): State<Arc<Lobby>>) -> (StatusCode, &'static str) {
+    // ORDERING: Relaxed, the flag stands for itself.
+    if lobby.is_ready.load(Ordering::Relaxed) {
+        (StatusCode::OK, "the stations play\n")
+    } else {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        (status, "the stations do not play yet\n")
+    }
+}
+
+async fn figures(State(lobby): State<Arc<Lobby>>) -> Response {
+    let headers = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
+    (headers, metrics::text(&lobby.telemetry)).into_response()
+}
+
+async fn nowhere(uri: Uri) -> Refusal {
+    let sentence = format!(
+        "there is nothing at {:?}; try /, /v1/stations, /healthz, /readyz or /metrics",
+        uri.path()
+    );
+    Refusal(StatusCode::NOT_FOUND, sentence)
+}

@@ -1,0 +1,173 @@
+//! The telemetry as OpenMetrics text.
+
+use crate::telemetry::{Counter, Gauge, LOAD_EDGES, LoadHistogram, Telemetry};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+
+/// Of [`text`].
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All figures, as they are now.
+pub(super) fn text(telemetry: &Arc<Telemetry>) -> String {
+    let mut registry = Registry::with_prefix("longwave");
+    registry.register_collector(Box::new(Figures(telemetry.clone())));
+    let mut text = String::new();
+    text::encode(&mut text, &registry).expect("a string takes all that is written to it");
+    text
+}
+
+#[derive(Debug)]
+struct Figures(Arc<Telemetry>);
+
+type Named<'a, T> = (&'static str, &'static str, &'a T);
+
+impl Figures {
+    fn counters(&self) -> [Named<'_, Counter>; 15] {
+        let Telemetry { pump, card, net } = &*self.0;
+        [
+            ("codes", "Codes drawn", &pump.codes),
+            ("chunks", "Chunks generated", &pump.chunks),
+            (
+                "late_chunks",
+                "Chunks slower than they play",
+                &pump.late_chunks,
+            ),
+            (
+                "card_callbacks",
+                "Periods the card asked for",
+                &card.callbacks,
+            ),
+            ("card_frames", "Frames the card played", &card.frames),
+            (
+                "card_ring_underruns",
+                "Times our ring ran dry",
+                &card.ring_underruns,
+            ),
+            (
+                "card_device_xruns",
+                "Times the device lost time",
+                &card.device_xruns,
+            ),
+            (
+                "card_backend_errors",
+                "Errors of the backend",
+                &card.backend_errors,
+            ),
+            (
+                "card_rebuilds",
+                "Times the output was rebuilt",
+                &card.rebuilds,
+            ),
+            (
+                "listeners_seated",
+                "Listeners ever connected",
+                &net.listeners_total,
+            ),
+            ("listeners_refused", "Listeners turned away", &net.refused),
+            (
+                "packets_sent",
+                "Packets sent to listeners",
+                &net.packets_sent,
+            ),
+            (
+                "packets_lost",
+                "Packets listeners were too slow for",
+                &net.packets_lost,
+            ),
+            (
+                "closed_slow",
+                "Connections of peers too slow",
+                &net.closed_slow,
+            ),
+            (
+                "listener_underruns",
+                "Underruns listeners reported",
+                &net.listener_underruns,
+            ),
+        ]
+    }
+
+    fn gauges(&self) -> [Named<'_, Gauge>; 5] {
+        let Telemetry { pump, card, net } = &*self.0;
+        [
+            (
+                "lead_codes",
+                "Codes generated, not yet played",
+                &pump.lead_codes,
+            ),
+            (
+                "card_ring_frames",
+                "Frames waiting for the card",
+                &card.ring_frames,
+            ),
+            (
+                "card_device_latency_us",
+                "From callback to ear",
+                &card.device_latency_us,
+            ),
+            (
+                "card_is_live",
+                "1 while the device takes sound",
+                &card.is_live,
+            ),
+            ("listeners", "Listeners connected now", &net.listeners),
+        ]
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, counter) in self.counters() {
+            let metric = ConstCounter::new(counter.get());
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        for (name, help, gauge) in self.gauges() {
+            let metric = ConstGauge::new(gauge.get());
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        encode_load(encoder, &self.0.pump.step_load)
+    }
+}
+
+fn encode_load(mut encoder: DescriptorEncoder<'_>, load: &LoadHistogram) -> fmt::Result {
+    let edges = LOAD_EDGES.into_iter().chain([f64::MAX]);
+    let buckets: Vec<(f64, u64)> = edges.zip(load.buckets()).collect();
+    let n_steps = buckets.iter().map(|(_, count)| count).sum();
+    let help = "Compute time of a step over the time its code plays";
+    encoder
+        .encode_descriptor("step_load", help, None, MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(load.sum(), n_steps, &buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_figure_is_shown_with_its_value() {
+        let telemetry = Arc::new(Telemetry::default());
+        telemetry.net.packets_lost.add(7);
+        telemetry.net.listeners.add(2);
+        telemetry.pump.step_load.observe(0.3);
+        telemetry.pump.step_load.observe(9.0);
+        let text = text(&telemetry);
+        for line in [
+            "longwave_packets_lost_total 7",
+            "longwave_listeners 2",
+            "longwave_card_ring_underruns_total 0",
+            "longwave_step_load_bucket{le=\"0.25\"} 0",
+            "longwave_step_load_bucket{le=\"0.5\"} 1",
+            "longwave_step_load_bucket{le=\"+Inf\"} 2",
+            "longwave_step_load_count 2",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A WebSocket listener from hello to close.
+
+use super::Lobby;
+use super::feed::{Feed, Item};
+use crate::protocol::{self, Event, Facts, Format, Hello, Packet, Request, close};
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use bytes::Bytes;
+use futures_util::SinkExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{self, Instant, MissedTickBehavior};
+
+/// More messages than this between two pings are a flood.
+const MAX_MESSAGES: u32 = 100;
+/// How long a close frame may take to leave; the peer may be the reason for the close.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What the listener agreed to hear.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) lobby: Arc<Lobby>,
+    pub(super) facts: Facts,
+    pub(super) format: Format,
+    pub(super) feed: Feed,
+}
+
+/// Why the conversation is over: a close code and a sentence, or nobody there to be told.
+type End = Option<(u16, &'static str)>;
+
+const GOING_AWAY: End = Some((close::GOING_AWAY, "the station shuts down"));
+const FLOOD: End = Some((close::POLICY, "too many messages"));
+const TOO_SLOW: End = Some((close::TOO_SLOW, "the listener cannot keep up"));
+const IDLE: End = Some((close::IDLE, "nothing was heard from the listener"));
+const GONE: End = None;
+
+impl Listener {
+    /// Plays to the socket until either side ends it.
+    pub(super) async fn run(mut self, mut socket: WebSocket) {
+        let end = match self.play(&mut socket).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        let farewell = async {
+            if let Some((code, reason)) = end {
+                let reason = reason.to_owned();
+                let closing = Event::Closing { code, reason };
+                socket.send(Message::text(closing.to_json())).await?;
+                let frame = CloseFrame {
+                    code,
+                    reason: end.map_or("", |(_, reason)| reason).into(),
+                };
+                socket.send(Message::Close(Some(frame))).await?;
+            }
+            // Completes the closing handshake, whoever began it.
+            while let Some(Ok(_)) = socket.recv().await {}
+            socket.close().await
+        };
+        let told = matches!(time::timeout(CLOSE_TIMEOUT, farewell).await, Ok(Ok(())));
+        tracing::debug!(station = self.facts.station, ?end, told, "a listener left");
+    }
+
+    async fn play(&mut self, socket: &mut WebSocket) -> Result<std::convert::Infallible, End> {
+        self.send(socket, Message::text(self.hello().to_json()))
+            .await?;
+        let mut pings = time::interval(self.lobby.settings.ping_interval);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut last_heard, mut n_messages) = (Instant::now(), 0);
+        loop {
+            tokio::select! {
+                item = self.feed.next() => self.pass_on(socket, item).await?,
+                message = socket.recv() => {
+                    (last_heard, n_messages) = (Instant::now(), n_messages + 1);
+                    if n_messages > MAX_MESSAGES {
+                        return Err(FLOOD);
+                    }
+                    self.hear(message)?;
+                }
+                _ = pings.tick() => {
+                    if last_heard.elapsed() > self.lobby.settings.idle_timeout {
+                        return Err(IDLE);
+                    }
+                    n_messages = 0;
+                    self.send(socket, Message::Ping(Bytes::new())).await?;
+                }
+            }
+        }
+    }
+
+    fn hello(&self) -> Event {
+        let sequence = self.feed.sequence();
+        Event::Hello(Box::new(Hello {
+            protocol: protocol::VERSION,
+            server: concat!("longwave ", env!("CARGO_PKG_VERSION")).to_owned(),
+            format: self.format,
+            sequence,
+            position: self.facts.position(sequence),
+            jitter_buffer_ms: self.lobby.settings.jitter_buffer_ms,
+            facts: self.facts.clone(),
+        }))
+    }
+
+    async fn pass_on(&self, socket: &mut WebSocket, item: Item) -> Result<(), End> {
+        match item {
+            Item::Packet(sequence) => {
+                let codes = self.feed.codes();
+                let len = protocol::HEADER_LEN + codes.len() * self.format.sample_len();
+                let mut message = Vec::with_capacity(len);
+                Packet::encode(self.format, sequence, codes, &mut message);
+                self.send(socket, Message::Binary(message.into())).await?;
+                self.feed.place().telemetry().packets_sent.add(1);
+                Ok(())
+            }
+            Item::Lost {
+                n_packets,
+                sequence,
+            } => {
+                let lost = Event::Lost {
+                    n_packets,
+                    sequence,
+                    position: self.facts.position(sequence),
+                };
+                self.send(socket, Message::text(lost.to_json())).await
+            }
+            Item::TooSlow => Err(TOO_SLOW),
+            Item::Stop => Err(GOING_AWAY),
+        }
+    }
+
+    /// Sends one message; how long it may wait is `TimedIo`'s to say.
+    async fn send(&self, socket: &mut WebSocket, message: Message) -> Result<(), End> {
+        tokio::select! {
+            sent = SinkExt::send(socket, message) => sent.map_err(|_| GONE),
+            () = self.feed.stop() => Err(GOING_AWAY),
+        }
+    }
+
+    fn hear(&self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        let text = match message {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(GONE),
+            Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_))) => return Ok(()),
+        };
+        if let Ok(Request::Report(report)) = Request::from_json(&text) {
+            let n_underruns = u64::from(report.n_underruns);
+            let telemetry = self.feed.place().telemetry();
+            telemetry.listener_underruns.add(n_underruns);
+            tracing::debug!(station = self.facts.station, ?report, "a listener reports");
+        }
+        Ok(())
+    }
+}

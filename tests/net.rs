@@ -1,0 +1,577 @@
+//! The network as listeners meet it: an in-process server, a ring with known packets, real sockets.
+//!
+//! The writer runs ahead of a listener only as far as a test says, so that nothing here depends on
+//! how fast this machine is.
+
+use futures_util::{SinkExt, StreamExt};
+use longwave::broadcast::{self, Writer};
+use longwave::net::{self, House, Settings, Station};
+use longwave::protocol::close;
+use longwave::protocol::{Draw, Event, Facts, Format, Hello, ModelFacts, Packet, Report, Request};
+use longwave::telemetry::Telemetry;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request as Handshake;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+const PACKET_LEN: usize = 320;
+const N_SLOTS: usize = 64;
+/// Where packet 0 begins in these tests.
+const FIRST_POSITION: u64 = 1_000;
+
+/// The codes of a packet, as good as random.
+fn codes(sequence: u64) -> Vec<u8> {
+    let hash = |i: u64| (sequence * 320 + i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+    (0..PACKET_LEN as u64).map(|i| hash(i) as u8).collect()
+}
+
+fn facts(station: &str) -> Facts {
+    Facts {
+        station: station.into(),
+        model: ModelFacts {
+            name: "tiny".into(),
+            sha256: "ab".repeat(32),
+        },
+        seed: 7,
+        draw: Draw {
+            temperature: 0.95,
+            top_p: 1.0,
+            min_p: 0.0,
+        },
+        isa: "naive".into(),
+        sample_rate_hz: 16_000,
+        packet_len: PACKET_LEN as u32,
+        first_position: FIRST_POSITION,
+    }
+}
+
+/// A running server with the station "piano" and the writer of its packets.
+struct Server {
+    addr: SocketAddr,
+    writer: Writer,
+    n_written: u64,
+    telemetry: Arc<Telemetry>,
+    is_ready: Arc<AtomicBool>,
+    shutdown: oneshot::Sender<()>,
+    served: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    async fn start(settings: Settings) -> Self {
+        let (writer, source) = broadcast::ring(N_SLOTS, PACKET_LEN);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let telemetry = Arc::new(Telemetry::default());
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let house = House {
+            stations: vec![Station {
+                facts: facts("piano"),
+                source,
+            }],
+            settings,
+            telemetry: telemetry.clone(),
+            is_ready: is_ready.clone(),
+        };
+        let (shutdown, stopped) = oneshot::channel();
+        let stopped = async move { stopped.await.unwrap_or(()) };
+        let served = tokio::spawn(net::serve(listener, house, stopped));
+        Self {
+            addr,
+            writer,
+            n_written: 0,
+            telemetry,
+            is_ready,
+            shutdown,
+            served,
+        }
+    }
+
+    fn publish(&mut self, n: u64) {
+        for _ in 0..n {
+            self.writer.publish(&codes(self.n_written));
+            self.n_written += 1;
+        }
+    }
+
+    fn request(&self, query: &str) -> Handshake {
+        let url = format!("ws://{}/v1/stations/piano/stream{query}", self.addr);
+        url.into_client_request().unwrap()
+    }
+
+    async fn listen(&self, query: &str) -> Listener {
+        self.listen_by(self.request(query)).await.unwrap()
+    }
+
+    async fn listen_by(&self, request: Handshake) -> Result<Listener, Error> {
+        let socket = TcpSocket::new_v4().unwrap();
+        // So that a listener that does not read is noticed soon.
+        socket.set_recv_buffer_size(4 * 1024).unwrap();
+        let stream = socket.connect(self.addr).await.unwrap();
+        let (socket, _) = client_async(request, stream).await?;
+        let mut listener = Listener {
+            socket,
+            hello: None,
+            expected: 0,
+        };
+        let Some(Event::Hello(hello)) = listener.event().await else {
+            panic!("no hello");
+        };
+        listener.expected = hello.sequence;
+        listener.hello = Some(*hello);
+        Ok(listener)
+    }
+
+    /// Sends a request of HTTP/1.0, whose answer ends with the connection.
+    async fn http(&self, method: &str, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
+        let head = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.addr);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn text(&self, method: &str, path: &str) -> String {
+        let mut text = Vec::new();
+        let mut stream = self.http(method, path).await;
+        stream.read_to_end(&mut text).await.unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    async fn stop(self) {
+        let _ = self.shutdown.send(());
+        self.served.await.unwrap().unwrap();
+    }
+}
+
+/// Waits for what must come to pass, however long this machine takes.
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..3_000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never came to pass: {what}");
+}
+
+/// A listener that checks every code and accounts for every packet.
+struct Listener {
+    socket: WebSocketStream<TcpStream>,
+    hello: Option<Hello>,
+    expected: u64,
+}
+
+/// What a listener met.
+#[derive(Debug, PartialEq)]
+enum Met {
+    Packet,
+    Lost(u64),
+    Closing(u16),
+    Closed(Option<u16>),
+}
+
+impl Listener {
+    async fn message(&mut self) -> Option<Message> {
+        loop {
+            match self.socket.next().await? {
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(message) => return Some(message),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    async fn event(&mut self) -> Option<Event> {
+        match self.message().await? {
+            Message::Text(text) => Some(Event::from_json(&text).unwrap()),
+            other => panic!("{other:?} is no event"),
+        }
+    }
+
+    async fn meet(&mut self) -> Met {
+        match self.message().await {
+            Some(Message::Binary(message)) => {
+                let packet = Packet::decode(&message).unwrap();
+                let hello = self.hello.as_ref().unwrap();
+                assert_eq!(packet.format, hello.format);
+                assert_eq!(packet.sequence, self.expected);
+                let heard: Vec<u8> = packet.codes().collect();
+                assert_eq!(heard, codes(packet.sequence));
+                self.expected += 1;
+                Met::Packet
+            }
+            Some(Message::Text(text)) => match Event::from_json(&text).unwrap() {
+                Event::Lost {
+                    n_packets,
+                    sequence,
+                    position,
+                } => {
+                    assert_eq!(sequence, self.expected);
+                    assert_eq!(position, FIRST_POSITION + sequence * PACKET_LEN as u64);
+                    self.expected += n_packets;
+                    Met::Lost(n_packets)
+                }
+                Event::Closing { code, .. } => Met::Closing(code),
+                other => panic!("unexpected {other:?}"),
+            },
+            Some(Message::Close(frame)) => Met::Closed(frame.map(|frame| frame.code.into())),
+            Some(other) => panic!("unexpected {other:?}"),
+            None => Met::Closed(None),
+        }
+    }
+
+    /// Hears until packet `end` is next; how many were received and lost.
+    async fn hear_until(&mut self, end: u64) -> (u64, u64) {
+        let (mut received, mut lost) = (0, 0);
+        while self.expected < end {
+            match self.meet().await {
+                Met::Packet => received += 1,
+                Met::Lost(n_packets) => lost += n_packets,
+                other => panic!("{other:?} after packet {}", self.expected),
+            }
+        }
+        (received, lost)
+    }
+
+    /// Hears until the connection ends; the code in the closing event and in the close frame.
+    async fn hear_the_end(&mut self) -> (Option<u16>, Option<u16>) {
+        let mut told = None;
+        loop {
+            match self.meet().await {
+                Met::Closing(code) => told = Some(code),
+                Met::Closed(code) => return (told, code),
+                Met::Packet | Met::Lost(_) => {}
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn websocket_and_wav_carry_the_same_codes_in_every_format() {
+    let mut server = Server::start(Settings::default()).await;
+    server.publish(30);
+    for format in Format::ALL {
+        let mut by_query = server.listen(&format!("?format={}", format.name())).await;
+        assert_eq!(by_query.hello.as_ref().unwrap().format, format);
+        let mut request = server.request("");
+        let name = format.subprotocol().parse().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", name);
+        let mut by_name = server.listen_by(request).await.unwrap();
+        assert_eq!(by_name.hello.as_ref().unwrap().format, format);
+        server.publish(20);
+        for listener in [&mut by_query, &mut by_name] {
+            assert_eq!(listener.hear_until(server.n_written).await, (30, 0));
+        }
+    }
+    let mut wav = server.http("GET", "/v1/stations/piano/stream.wav").await;
+    let begin = server.n_written - 10;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(wav.read_u8().await.unwrap());
+    }
+    server.publish(20);
+    let mut bytes = vec![0; 44 + 30 * PACKET_LEN * 2];
+    wav.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes[..4], b"RIFF");
+    assert_eq!(
+        u32::from_le_bytes(bytes[24..28].try_into().unwrap()),
+        16_000
+    );
+    let mut expected = Vec::new();
+    (begin..server.n_written).for_each(|n| Format::S16.encode(&codes(n), &mut expected));
+    assert!(bytes[44..] == expected[..], "the WAV differs");
+    let net = &server.telemetry.net;
+    assert_eq!((net.packets_lost.get(), net.listeners_total.get()), (0, 7));
+}
+
+#[tokio::test]
+async fn a_newcomer_is_told_the_facts_and_gets_the_recent_past_at_once() {
+    let mut server = Server::start(Settings::default()).await;
+    server.publish(100);
+    let mut listener = server.listen("").await;
+    let hello = listener.hello.clone().unwrap();
+    assert_eq!(hello.facts, facts("piano"));
+    assert_eq!((hello.protocol, hello.jitter_buffer_ms), (1, 200));
+    assert_eq!((hello.sequence, hello.position), (90, 1_000 + 90 * 320));
+    assert_eq!(listener.hear_until(100).await, (10, 0));
+}
+
+#[tokio::test]
+async fn a_stalled_listener_delays_nobody_and_learns_its_exact_loss() {
+    let mut server = Server::start(Settings {
+        max_laps: u32::MAX,
+        send_timeout: Duration::from_secs(600),
+        ..Settings::default()
+    })
+    .await;
+    let mut stalled = server.listen("?format=f32").await;
+    let mut awake = server.listen("?format=f32").await;
+    // The writer waits for the one that listens: if that one waited for the other, this would not
+    // end. 2,000 packets are 2.6 MB, far more than the sockets between here and there hold.
+    for _ in 0..200 {
+        server.publish(10);
+        assert_eq!(awake.hear_until(server.n_written).await, (10, 0));
+    }
+    let (received, lost) = stalled.hear_until(server.n_written).await;
+    assert_eq!(received + lost, 2_000);
+    assert!(lost > 1_000, "only {lost} lost: the server kept the rest");
+    assert_eq!(server.telemetry.net.packets_lost.get(), lost);
+}
+
+#[tokio::test]
+async fn who_takes_nothing_is_cut_off_and_leaves_its_place() {
+    let mut server = Server::start(Settings {
+        send_timeout: Duration::from_millis(100),
+        ..Settings::default()
+    })
+    .await;
+    let _stalled = server.listen("?format=f32").await;
+    let _stalled_wav = server.http("GET", "/v1/stations/piano/stream.wav").await;
+    let telemetry = server.telemetry.clone();
+    eventually("both are here", || telemetry.net.listeners.get() == 2).await;
+    for _ in 0..3_000 {
+        server.publish(10);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        if telemetry.net.listeners.get() == 0 {
+            break;
+        }
+    }
+    assert_eq!(telemetry.net.listeners.get(), 0);
+    assert_eq!(telemetry.net.closed_slow.get(), 2);
+}
+
+#[tokio::test]
+async fn who_is_lapped_again_and_again_is_closed_with_its_code() {
+    let mut server = Server::start(Settings {
+        max_laps: 1,
+        ..Settings::default()
+    })
+    .await;
+    let mut listener = server.listen("").await;
+    // In one go, no task of the server gets between: the reader is lapped whatever happens.
+    server.publish(3 * N_SLOTS as u64);
+    let code = Some(close::TOO_SLOW);
+    assert_eq!(listener.hear_the_end().await, (code, code));
+    assert_eq!(server.telemetry.net.closed_slow.get(), 1);
+}
+
+#[tokio::test]
+async fn refusals_are_sentences_that_say_the_way_out() {
+    let mut server = Server::start(Settings {
+        max_listeners: 1,
+        ..Settings::default()
+    })
+    .await;
+    let refusal = async |request| match server.listen_by(request).await {
+        Err(Error::Http(response)) => {
+            let body = response.body().clone().unwrap_or_default();
+            (response.status().as_u16(), String::from_utf8(body).unwrap())
+        }
+        _ => panic!("not refused"),
+    };
+    let (status, sentence) = refusal(server.request("?format=mp3")).await;
+    assert_eq!(status, 400);
+    assert!(sentence.contains("mulaw, s16, f32"), "{sentence}");
+
+    let url = format!("ws://{}/v1/stations/organ/stream", server.addr);
+    let (status, sentence) = refusal(url.into_client_request().unwrap()).await;
+    assert_eq!(status, 404);
+    assert!(sentence.contains("piano"), "{sentence}");
+
+    let mut foreign = server.request("");
+    let origin = "https://elsewhere.example".parse().unwrap();
+    foreign.headers_mut().insert("origin", origin);
+    assert_eq!(refusal(foreign).await.0, 403);
+
+    let plain = server.text("GET", "/v1/stations/piano/stream").await;
+    assert!(plain.contains("this path speaks WebSocket"), "{plain}");
+
+    let mut ours = server.request("");
+    let origin = format!("http://{}", server.addr).parse().unwrap();
+    ours.headers_mut().insert("origin", origin);
+    let seated = server.listen_by(ours).await.unwrap();
+    assert_eq!(refusal(server.request("")).await.0, 503);
+    let wav = "/v1/stations/piano/stream.wav";
+    let full = server.text("GET", wav).await.to_lowercase();
+    assert!(full.starts_with("http/1.0 503") && full.contains("retry-after: 10"));
+    assert_eq!(server.telemetry.net.refused.get(), 2);
+
+    // Gone without a word, it leaves its place.
+    drop(seated);
+    let telemetry = server.telemetry.clone();
+    for _ in 0..3_000 {
+        server.publish(1);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        if telemetry.net.listeners.get() == 0 {
+            break;
+        }
+    }
+    server.listen("").await;
+}
+
+#[tokio::test]
+async fn origins_that_the_settings_name_may_listen() {
+    let server = Server::start(Settings {
+        allowed_origins: vec!["https://friend.example".into()],
+        ..Settings::default()
+    })
+    .await;
+    let mut request = server.request("");
+    let origin = "https://friend.example".parse().unwrap();
+    request.headers_mut().insert("origin", origin);
+    assert!(server.listen_by(request).await.is_ok());
+}
+
+#[tokio::test]
+async fn at_the_end_every_listener_is_told() {
+    let mut server = Server::start(Settings::default()).await;
+    server.publish(20);
+    let mut listener = server.listen("").await;
+    let mut wav = server.http("GET", "/v1/stations/piano/stream.wav").await;
+    let telemetry = server.telemetry.clone();
+    eventually("both are here", || telemetry.net.listeners.get() == 2).await;
+    let stopped = tokio::spawn(server.stop());
+    let code = Some(close::GOING_AWAY);
+    assert_eq!(listener.hear_the_end().await, (code, code));
+    let mut rest = Vec::new();
+    wav.read_to_end(&mut rest).await.unwrap();
+    stopped.await.unwrap();
+    assert_eq!(telemetry.net.listeners.get(), 0);
+}
+
+#[tokio::test]
+async fn reports_are_counted_and_nonsense_is_ignored() {
+    let mut server = Server::start(Settings::default()).await;
+    let mut listener = server.listen("").await;
+    let report = |n_underruns| {
+        let report = Report {
+            n_underruns,
+            ..Report::default()
+        };
+        Message::text(Request::Report(report).to_json())
+    };
+    let messages = [
+        report(3),
+        Message::text("nonsense"),
+        Message::text(r#"{"request":"dance"}"#),
+        Message::binary(vec![1, 2, 3]),
+        report(1_000_000),
+        report(2),
+    ];
+    for message in messages {
+        listener.socket.send(message).await.unwrap();
+    }
+    let telemetry = server.telemetry.clone();
+    eventually("5 underruns are counted", || {
+        telemetry.net.listener_underruns.get() == 5
+    })
+    .await;
+    server.publish(1);
+    assert_eq!(listener.hear_until(1).await, (1, 0));
+}
+
+#[tokio::test]
+async fn floods_and_oversized_messages_end_the_connection() {
+    let server = Server::start(Settings::default()).await;
+    let mut flood = server.listen("").await;
+    for _ in 0..200 {
+        if flood.socket.feed(Message::text("{}")).await.is_err() {
+            break;
+        }
+    }
+    let _ = flood.socket.flush().await;
+    assert_eq!(flood.hear_the_end().await.0, Some(close::POLICY));
+
+    let mut wide = server.listen("").await;
+    let _ = wide.socket.send(Message::text("x".repeat(100_000))).await;
+    assert_eq!(wide.hear_the_end().await.0, None);
+    let telemetry = server.telemetry.clone();
+    eventually("both left", || telemetry.net.listeners.get() == 0).await;
+}
+
+#[tokio::test]
+async fn who_never_answers_a_ping_is_closed_as_idle() {
+    let server = Server::start(Settings {
+        ping_interval: Duration::from_millis(20),
+        idle_timeout: Duration::from_millis(200),
+        ..Settings::default()
+    })
+    .await;
+    let mut silent = server.listen("").await;
+    // Read past the WebSocket, which would answer the pings.
+    let mut bytes = Vec::new();
+    let read = silent.socket.get_mut().read_to_end(&mut bytes).await;
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains(r#""event":"closing","code":4001"#), "{text}");
+    assert_eq!(read.unwrap(), bytes.len());
+}
+
+#[tokio::test]
+async fn the_house_answers_for_itself() {
+    let server = Server::start(Settings::default()).await;
+    assert!(
+        server
+            .text("GET", "/healthz")
+            .await
+            .starts_with("HTTP/1.0 200")
+    );
+    assert!(
+        server
+            .text("GET", "/readyz")
+            .await
+            .starts_with("HTTP/1.0 503")
+    );
+    server.is_ready.store(true, Ordering::Relaxed);
+    assert!(
+        server
+            .text("GET", "/readyz")
+            .await
+            .starts_with("HTTP/1.0 200")
+    );
+    let metrics = server.text("GET", "/metrics").await;
+    assert!(metrics.contains("\nlongwave_listeners 0\n"), "{metrics}");
+    let list = server.text("GET", "/v1/stations").await;
+    let (_, json) = list.split_once("\r\n\r\n").unwrap();
+    let list: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!(list[0]["station"], "piano");
+    assert_eq!(list[0]["wav"], "/v1/stations/piano/stream.wav");
+    let nowhere = server.text("GET", "/index.php").await;
+    assert!(nowhere.starts_with("HTTP/1.0 404") && nowhere.contains("/v1/stations"));
+}
+
+#[tokio::test]
+async fn the_page_comes_from_here_alone() {
+    let server = Server::start(Settings::default()).await;
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/page.js", "text/javascript"),
+        ("/worklet.js", "text/javascript"),
+        ("/style.css", "text/css"),
+    ] {
+        let answer = server.text("GET", path).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(kind) && head.contains("default-src 'none'"),
+            "{head}"
+        );
+        let is_foreign = body.contains("http://") || body.contains("https://");
+        assert!(!is_foreign, "{path} names another host");
+    }
+}
+
+#[tokio::test]
+async fn asking_for_the_head_of_the_wav_takes_no_place() {
+    let server = Server::start(Settings::default()).await;
+    let head = server.text("HEAD", "/v1/stations/piano/stream.wav").await;
+    let head = head.to_lowercase();
+    assert!(head.starts_with("http/1.0 200") && head.contains("content-type: audio/wav"));
+    assert!(head.contains("cache-control: no-store") && !head.contains("content-length"));
+    assert_eq!(server.telemetry.net.listeners_total.get(), 0);
+}
