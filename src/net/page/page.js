@@ -1,1 +1,468 @@
+// The page: a station heard, drawn and measured. The wire format is docs/protocol.md.
 
+const HEADER_LEN = 12;
+const KIND_PACKET = 1;
+const FORMAT_MULAW = 1;
+const SUBPROTOCOL = "longwave.v1.mulaw";
+const REPORT_MS = 5000;
+const BACKOFF_MS = [500, 1000, 2000, 4000, 8000, 15000];
+/** No packet for so long: the connection is dead whatever the socket believes. */
+const SILENCE_MS = 10000;
+
+const element = (id) => document.getElementById(id);
+
+const FRESH = {
+  state: "idle", // idle, connecting, buffering, playing, waiting, suspended, failed
+  hello: null,
+  packets: 0,
+  lost: 0,
+  gaps: 0,
+  reconnects: 0,
+  underruns: 0,
+  played: 0,
+  skipped: 0,
+  bufferedMs: 0,
+  targetMs: 0,
+  latencyMs: 0,
+  correctionPpm: 0,
+  position: 0,
+  peak: 0,
+};
+
+/** What a test or a curious listener can read in the console. */
+const counters = { ...FRESH };
+window.longwave = counters;
+
+/** One station, played: a socket, a jitter buffer on the audio thread, and the way between. */
+class Radio {
+  constructor(station, volume, say) {
+    this.station = station;
+    this.say = say;
+    this.volume = volume;
+    this.attempt = 0;
+    this.isClosed = false;
+    this.reported = 0;
+  }
+
+  /** Must be called by a click: browsers play nothing else. */
+  async open() {
+    const rateHz = this.station.sample_rate_hz;
+    this.context = makeContext(rateHz);
+    this.context.onstatechange = () => this.onState();
+    const resumed = this.context.resume();
+    await this.context.audioWorklet.addModule("worklet.js");
+    if (this.isClosed) return;
+    this.gain = new GainNode(this.context, { gain: this.volume });
+    this.analyser = new AnalyserNode(this.context, { fftSize: 4096, smoothingTimeConstant: 0.3 });
+    this.analyser.connect(this.gain).connect(this.context.destination);
+    this.connect();
+    await resumed;
+  }
+
+  connect() {
+    this.say("connecting", "Connecting");
+    const url = new URL(this.station.stream, location.href);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    this.socket = new WebSocket(url, [SUBPROTOCOL]);
+    this.socket.binaryType = "arraybuffer";
+    this.socket.onmessage = ({ data }) => this.hear(data);
+    this.socket.onclose = (event) => this.onClose(event);
+    this.lastHeard = performance.now();
+    clearInterval(this.watch);
+    this.watch = setInterval(() => this.tend(), REPORT_MS);
+  }
+
+  hear(data) {
+    this.lastHeard = performance.now();
+    if (data instanceof ArrayBuffer) return this.onPacket(data);
+    const event = JSON.parse(data);
+    if (event.event === "hello") this.onHello(event);
+    if (event.event === "lost") counters.lost += event.n_packets;
+    if (event.event === "closing") this.farewell = event.reason;
+  }
+
+  onHello(hello) {
+    counters.hello = hello;
+    this.hello = hello;
+    this.attempt = 0;
+    this.farewell = null;
+    if (!this.player) this.player = this.makePlayer(hello);
+    // After a reconnection the stream has gone on without us.
+    const isGap = this.expected !== undefined && this.expected !== hello.sequence;
+    if (isGap) this.player.port.postMessage({ isGap });
+    this.expected = hello.sequence;
+    this.say("buffering", "Filling the buffer");
+  }
+
+  makePlayer({ sample_rate_hz: rateHz, jitter_buffer_ms: jitterBufferMs }) {
+    const player = new AudioWorkletNode(this.context, "longwave-player", {
+      numberOfInputs: 0,
+      outputChannelCount: [1],
+      processorOptions: { rateHz, jitterBufferMs },
+    });
+    player.port.onmessage = ({ data }) => this.onStats(data);
+    player.onprocessorerror = () => this.fail("The audio thread of this browser failed; reload the page.");
+    player.connect(this.analyser);
+    return player;
+  }
+
+  onPacket(buffer) {
+    const view = new DataView(buffer);
+    if (buffer.byteLength < HEADER_LEN || !this.player) return;
+    if (view.getUint8(0) !== KIND_PACKET || view.getUint8(1) !== FORMAT_MULAW) return;
+    const sequence = Number(view.getBigUint64(4, true));
+    const isGap = sequence !== this.expected;
+    this.expected = sequence + 1;
+    counters.packets++;
+    counters.gaps += Number(isGap);
+    const codes = new Uint8Array(buffer, HEADER_LEN);
+    this.player.port.postMessage({ codes, isGap }, [buffer]);
+  }
+
+  onStats({ isPlaying, written, read, ...stats }) {
+    Object.assign(counters, stats);
+    const { baseLatency = 0, outputLatency = 0 } = this.context;
+    counters.latencyMs = counters.bufferedMs + (baseLatency + outputLatency) * 1000;
+    if (this.expected !== undefined && this.hello) {
+      const { first_position: first, packet_len: length } = this.hello;
+      counters.position = Math.round(first + this.expected * length - (written - read));
+    }
+    if (this.context.state !== "running" || counters.state === "waiting") return;
+    if (isPlaying) this.say("playing", "On the air");
+    else if (counters.state === "playing") this.say("buffering", "The network fell behind; filling the buffer");
+  }
+
+  /** Every few seconds: tell the server how we fare, and see whether it still speaks. */
+  tend() {
+    if (performance.now() - this.lastHeard > SILENCE_MS) return this.socket.close();
+    if (this.socket.readyState !== WebSocket.OPEN || !this.player) return;
+    const whole = (ms) => Math.max(0, Math.round(ms));
+    this.socket.send(
+      JSON.stringify({
+        request: "report",
+        n_underruns: Math.min(1000, counters.underruns - this.reported),
+        buffered_ms: whole(counters.bufferedMs),
+        jitter_buffer_ms: whole(counters.targetMs),
+        latency_ms: whole(counters.latencyMs),
+      }),
+    );
+    this.reported = counters.underruns;
+  }
+
+  onClose({ code }) {
+    clearInterval(this.watch);
+    if (this.isClosed) return;
+    this.player?.port.postMessage({ isEnded: true });
+    const base = BACKOFF_MS[Math.min(this.attempt++, BACKOFF_MS.length - 1)];
+    const pause = base * (0.75 + Math.random() / 2);
+    const why = this.farewell ?? (code === 1006 ? "the connection broke" : `closed with code ${code}`);
+    this.say("waiting", `Off the air: ${why}. Trying again in ${Math.ceil(pause / 1000)} s`, true);
+    this.retry = setTimeout(() => {
+      counters.reconnects++;
+      this.connect();
+    }, pause);
+  }
+
+  onState() {
+    if (this.isClosed || this.context.state === "running") return;
+    this.say("suspended", "The browser holds the sound back; press play again", true);
+  }
+
+  fail(sentence) {
+    this.say("failed", sentence, true);
+  }
+
+  setVolume(volume) {
+    this.volume = volume;
+    this.gain?.gain.setTargetAtTime(volume, this.context.currentTime, 0.02);
+  }
+
+  /** Fades, then lets everything go. */
+  async close() {
+    this.isClosed = true;
+    clearInterval(this.watch);
+    clearTimeout(this.retry);
+    this.setVolume(0);
+    this.socket?.close(1000);
+    await new Promise((done) => setTimeout(done, 100));
+    await this.context?.close();
+  }
+}
+
+/** At the station's own rate if the browser allows it: then only drift is left to correct. */
+function makeContext(sampleRate) {
+  try {
+    return new AudioContext({ sampleRate, latencyHint: "balanced" });
+  } catch {
+    return new AudioContext({ latencyHint: "balanced" });
+  }
+}
+
+/** Waveform and spectrogram of what is heard. */
+class Scope {
+  constructor(waveform, spectrogram) {
+    this.wave = waveform.getContext("2d");
+    this.spectrum = spectrogram.getContext("2d", { willReadFrequently: false });
+    this.theme = matchMedia("(prefers-color-scheme: light)");
+    this.calm = matchMedia("(prefers-reduced-motion: reduce)");
+    this.theme.addEventListener("change", () => this.dress());
+    new ResizeObserver(() => this.dress()).observe(spectrogram);
+    this.dress();
+  }
+
+  dress() {
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    this.colours = { panel: colour("--panel"), line: colour("--line"), accent: colour("--accent") };
+    for (const { canvas } of [this.wave, this.spectrum]) {
+      canvas.width = Math.round(canvas.clientWidth * devicePixelRatio);
+      canvas.height = Math.round(canvas.clientHeight * devicePixelRatio);
+    }
+    this.palette = palette(this.colours.panel, this.colours.accent, this.theme.matches);
+    this.spectrum.fillStyle = this.colours.panel;
+    this.spectrum.fillRect(0, 0, this.spectrum.canvas.width, this.spectrum.canvas.height);
+    this.drawWave(null);
+  }
+
+  start(radio) {
+    this.radio = radio;
+    let last = 0;
+    const frame = (now) => {
+      if (this.radio !== radio) return;
+      requestAnimationFrame(frame);
+      if (!radio.analyser || now - last < (this.calm.matches ? 500 : 15)) return;
+      last = now;
+      this.drawWave(radio.analyser);
+      this.drawSpectrum(radio.analyser, now);
+    };
+    requestAnimationFrame(frame);
+  }
+
+  stop() {
+    this.radio = null;
+    this.drawWave(null);
+  }
+
+  drawWave(analyser) {
+    const { canvas } = this.wave;
+    const { width, height } = canvas;
+    this.wave.clearRect(0, 0, width, height);
+    this.wave.lineWidth = 1.5 * devicePixelRatio;
+    this.wave.lineJoin = "round";
+    this.wave.strokeStyle = analyser ? this.colours.accent : this.colours.line;
+    this.wave.beginPath();
+    if (analyser) {
+      const values = new Float32Array(analyser.fftSize);
+      analyser.getFloatTimeDomainData(values);
+      counters.peak = values.reduce((peak, value) => Math.max(peak, Math.abs(value)), 0);
+      const n = values.length / 4;
+      const begin = risingEdge(values, n);
+      for (let i = 0; i < n; i++) {
+        this.wave.lineTo((i * width) / (n - 1), height * (0.5 - 0.47 * values[begin + i]));
+      }
+    } else {
+      this.wave.moveTo(0, height / 2);
+      this.wave.lineTo(width, height / 2);
+    }
+    this.wave.stroke();
+  }
+
+  /** Scrolls at 60 px a second; rows are spaced like notes, an octave as high as the next. */
+  drawSpectrum(analyser, now) {
+    const { canvas } = this.spectrum;
+    const { width, height } = canvas;
+    const elapsed = Math.min(now - (this.drawn ?? now), 500);
+    this.due = (this.due ?? 0) + (elapsed * 60 * devicePixelRatio) / 1000;
+    this.drawn = now;
+    const step = Math.floor(this.due);
+    if (step < 1 || width <= step) return;
+    this.due -= step;
+    this.spectrum.drawImage(canvas, -step, 0);
+    const levels = new Uint8Array(analyser.frequencyBinCount);
+    analyser.getByteFrequencyData(levels);
+    const top = analyser.context.sampleRate / 2;
+    const column = this.spectrum.createImageData(step, height);
+    const pixels = new Uint32Array(column.data.buffer);
+    for (let y = 0; y < height; y++) {
+      const hz = top * (60 / top) ** (y / height);
+      const bin = (hz / top) * levels.length;
+      const low = Math.floor(bin);
+      const high = Math.min(low + 1, levels.length - 1);
+      const level = levels[low] + (levels[high] - levels[low]) * (bin - low);
+      pixels.fill(this.palette[Math.round(level)], y * step, (y + 1) * step);
+    }
+    this.spectrum.putImageData(column, width - step, 0);
+  }
+}
+
+/** Where to begin drawing so that a tone stands still. */
+function risingEdge(values, n) {
+  for (let i = 1; i < n; i++) if (values[i - 1] < 0 && values[i] >= 0) return i;
+  return 0;
+}
+
+/** 256 colours from the panel's through the accent to near white (or near black on paper). */
+function palette(panel, accent, isLight) {
+  const parse = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  const stops = [parse(panel), parse(accent), isLight ? [52, 24, 4] : [255, 244, 222]];
+  return Uint32Array.from({ length: 256 }, (_, level) => {
+    const along = (level / 255) ** 1.6 * 2;
+    const from = stops[Math.min(1, Math.floor(along))];
+    const to = stops[Math.min(2, Math.floor(along) + 1)];
+    const share = along >= 2 ? 1 : along % 1;
+    const [r, g, b] = from.map((value, i) => Math.round(value + (to[i] - value) * share));
+    return (0xff << 24) | (b << 16) | (g << 8) | r;
+  });
+}
+
+/** The controls and figures. */
+class Page {
+  constructor() {
+    this.scope = new Scope(element("waveform"), element("spectrogram"));
+    this.play = element("play");
+    this.volume = element("volume");
+    this.volume.value = recall("volume") ?? this.volume.value;
+    this.play.onclick = () => this.toggle();
+    this.volume.oninput = () => {
+      remember("volume", this.volume.value);
+      this.radio?.setVolume(this.loudness);
+    };
+    element("station").onchange = () => this.choose(element("station").value);
+    setInterval(() => this.show(), 200);
+    this.load();
+  }
+
+  /** The ear hears powers: half the slider should sound like half. */
+  get loudness() {
+    return Number(this.volume.value) ** 2;
+  }
+
+  say(state, sentence, isAlarm = false) {
+    counters.state = state;
+    const status = element("status");
+    if (status.textContent !== sentence) status.textContent = sentence;
+    status.classList.toggle("alarm", isAlarm);
+  }
+
+  async load() {
+    this.play.disabled = true;
+    try {
+      this.stations = await (await fetch("v1/stations")).json();
+    } catch {
+      this.say("failed", "The daemon does not answer; trying again", true);
+      setTimeout(() => this.load(), 3000);
+      return;
+    }
+    const select = element("station");
+    select.replaceChildren(...this.stations.map(({ station }) => new Option(station)));
+    element("chooser").hidden = this.stations.length < 2;
+    const wanted = decodeURIComponent(location.hash.slice(1));
+    const first = this.stations.find(({ station }) => station === wanted) ?? this.stations[0];
+    if (!first) return this.say("failed", "This daemon has no station", true);
+    this.choose(first.station);
+  }
+
+  async choose(name) {
+    const wasPlaying = Boolean(this.radio);
+    if (wasPlaying) await this.stop();
+    this.station = this.stations.find(({ station }) => station === name);
+    element("station").value = name;
+    this.describe(this.station);
+    const canPlay = window.isSecureContext && "AudioWorkletNode" in window;
+    this.play.disabled = !canPlay;
+    if (!canPlay) {
+      return this.say("failed", "Browsers play live sound only on https or localhost pages; the WAV stream below plays anywhere", true);
+    }
+    this.say("idle", "Press play");
+    if (wasPlaying) await this.start();
+  }
+
+  describe({ station, model, seed, draw, isa, sample_rate_hz: rateHz, wav }) {
+    document.title = `${station} – longwave`;
+    element("name").textContent = station;
+    element("wav").href = wav;
+    element("model").textContent = model.name;
+    element("facts").textContent = [
+      `seed ${seed}`,
+      `temperature ${draw.temperature}`,
+      `top-p ${draw.top_p}`,
+      `min-p ${draw.min_p}`,
+      `${rateHz / 1000} kHz`,
+      isa,
+      `sha256 ${model.sha256.slice(0, 16)}…`,
+    ].join(" · ");
+  }
+
+  async toggle() {
+    if (this.radio && counters.state === "suspended") return this.radio.context.resume();
+    await (this.radio ? this.stop() : this.start());
+  }
+
+  async start() {
+    const radio = new Radio(this.station, this.loudness, (...words) => this.say(...words));
+    this.radio = radio;
+    Object.assign(counters, FRESH);
+    this.press(true);
+    try {
+      const opened = radio.open();
+      this.scope.start(radio);
+      await opened;
+    } catch (error) {
+      if (this.radio !== radio) return;
+      await this.stop();
+      this.say("failed", `This browser could not start its sound: ${error.message}`, true);
+    }
+  }
+
+  async stop() {
+    const radio = this.radio;
+    this.radio = null;
+    this.press(false);
+    this.scope.stop();
+    this.say("idle", "Press play");
+    await radio.close();
+  }
+
+  press(isPlaying) {
+    this.play.setAttribute("aria-pressed", String(isPlaying));
+    this.play.setAttribute("aria-label", isPlaying ? "Stop" : "Play");
+  }
+
+  show() {
+    if (!this.radio?.hello) return;
+    const put = (id, text) => {
+      if (element(id).textContent !== text) element(id).textContent = text;
+    };
+    put("buffered", `${Math.round(counters.bufferedMs)} / ${Math.round(counters.targetMs)} ms`);
+    put("latency", `${Math.round(counters.latencyMs)} ms`);
+    put("underruns", String(counters.underruns));
+    put("lost", String(counters.lost));
+    put("drift", `${Math.round(counters.correctionPpm)} ppm`);
+    put("position", duration(counters.position / this.radio.hello.sample_rate_hz));
+  }
+}
+
+/** 3 h 02 m 07 s */
+function duration(seconds) {
+  const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.floor(seconds) % 60];
+  const [, m, s] = parts.map((part) => String(part).padStart(2, "0"));
+  return parts[0] ? `${parts[0]}:${m}:${s}` : `${parts[1]}:${s}`;
+}
+
+function recall(key) {
+  try {
+    return localStorage.getItem(`longwave.${key}`);
+  } catch {
+    return null; // storage is forbidden; the default will do
+  }
+}
+
+function remember(key, value) {
+  try {
+    localStorage.setItem(`longwave.${key}`, value);
+  } catch {
+    // as above
+  }
+}
+
+new Page();
