@@ -1,7 +1,7 @@
 """A complete listener: records a station to a WAV file and accounts for every packet.
 
     pip install websockets
-    python listener.py ws://127.0.0.1:8080/v1/stations/piano/stream 10 piano.wav
+    python listener.py ws://127.0.0.1:8420/v1/stations/piano/stream 10 piano.wav
 """
 
 import json

@@ -68,7 +68,7 @@ pub enum Format {
     Mulaw,
     /// 16-bit signed little-endian.
     S16,
-    /// 32-bit float little-endian, in (-1, 1).
+    /// 32-bit float little-endian, in [-1, 1].
     F32,
 }
 
@@ -127,8 +127,10 @@ impl Format {
     }
 }
 
+/// As in a WAV file: -1 is -32768, and 1 is as near as 16 bits come to it.
 fn to_s16(code: u8) -> i16 {
-    (mulaw::decode(code) * 32767.0).round() as i16
+    // The conversion saturates.
+    (mulaw::decode(code) * 32_768.0).round() as i16
 }
 
 /// A binary message: consecutive samples of the stream.
@@ -190,7 +192,7 @@ impl<'a> Packet<'a> {
         self.samples
             .chunks_exact(format.sample_len())
             .map(move |bytes| match (format, bytes) {
-                (Format::S16, &[a, b]) => f32::from(i16::from_le_bytes([a, b])) / 32767.0,
+                (Format::S16, &[a, b]) => f32::from(i16::from_le_bytes([a, b])) / 32_768.0,
                 (Format::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
                 (_, bytes) => mulaw::decode(bytes[0]),
             })

@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 
 const { values: options } = parseArgs({
   options: {
-    url: { type: "string", default: "http://127.0.0.1:8080/" },
+    url: { type: "string", default: "http://127.0.0.1:8420/" },
     secs: { type: "string", default: "10" },
     shot: { type: "string" },
     station: { type: "string" },
