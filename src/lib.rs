@@ -30,3 +30,8 @@ pub mod pump;
 
 pub mod config;
 pub mod daemon;
+
+// Aborts a test that allocates inside `assert_no_alloc`; elsewhere it is the system's allocator.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: assert_no_alloc::AllocDisabler = assert_no_alloc::AllocDisabler;
