@@ -1,1 +1,0 @@
-//! WAV files in and out.
