@@ -170,7 +170,8 @@ impl Converter {
 
     /// The most frames one call can give: `flush` ends at most two blocks, see `drain`.
     fn output_len_max(&self, chunk_len: usize) -> usize {
-        let n_blocks = (self.block.len() - 1 + chunk_len) / self.block.len();
+        // One sample short of a block may be waiting already.
+        let n_blocks = chunk_len.div_ceil(self.block.len());
         n_blocks.max(2) * self.out_block.len()
     }
 
