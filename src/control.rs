@@ -1,1 +1,196 @@
 //! Typed commands to the pump.
+//!
+//! [`Controls`] is cloned to whoever may command: the daemon, the card's supervisor. What a
+//! command carries is built by its sender and, once done with, comes back here to be freed: the
+//! pump neither allocates nor frees. This module moves commands and does not know what they do.
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TryRecvError, bounded};
+
+use crate::resample::{ResampleError, Resampler};
+
+/// Commands under way at once; the pump takes them every few milliseconds.
+const COMMANDS_MAX: usize = 16;
+
+/// How long a sender waits for the pump, which by then has missed hundreds of chances.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a command did not reach the pump.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Fatal: the generation thread has ended.
+    #[error("the generation thread has ended and takes no more commands")]
+    Gone,
+    /// Retry: the generation thread is stuck in a step.
+    #[error("the generation thread took no command for {PATIENCE:?}")]
+    Stuck,
+    /// Fatal: no way from the model's rate to the card's.
+    #[error(transparent)]
+    Rate(#[from] ResampleError),
+}
+
+/// What the pump can be told.
+#[derive(Debug)]
+pub enum Command {
+    /// Let this card play a station, and its ring set the pace; replaces an earlier card.
+    AttachCard {
+        /// Which station, by its place in the list the pump started with.
+        station: usize,
+        /// The way to the card.
+        line: Box<CardLine>,
+    },
+    /// Let a timer set a station's pace again.
+    DetachCard {
+        /// Which station.
+        station: usize,
+    },
+    /// End the thread.
+    Stop,
+}
+
+/// The way from the pump to a card: the model's rate to the device's, then the card's ring.
+#[derive(Debug)]
+pub struct CardLine {
+    /// From the model's rate to the device's.
+    pub resampler: Resampler,
+    /// The card's ring of mono frames.
+    pub frames: rtrb::Producer<f32>,
+}
+
+/// The sending side.
+#[derive(Clone, Debug)]
+pub struct Controls {
+    commands: Sender<Command>,
+    retired: Receiver<Box<CardLine>>,
+    rate_hz: u32,
+    chunk_len: usize,
+}
+
+/// The pump's side.
+#[derive(Debug)]
+pub struct Inbox {
+    commands: Receiver<Command>,
+    retired: Sender<Box<CardLine>>,
+}
+
+/// A way to command a pump whose chunks are `chunk_len` codes at `rate_hz`.
+pub fn channel(rate_hz: u32, chunk_len: usize) -> (Controls, Inbox) {
+    let (command_sender, command_receiver) = bounded(COMMANDS_MAX);
+    let (retired_sender, retired_receiver) = bounded(COMMANDS_MAX);
+    let controls = Controls {
+        commands: command_sender,
+        retired: retired_receiver,
+        rate_hz,
+        chunk_len,
+    };
+    let inbox = Inbox {
+        commands: command_receiver,
+        retired: retired_sender,
+    };
+    (controls, inbox)
+}
+
+impl Controls {
+    /// Lets the card behind `frames` play a station at its own rate, and its ring set the pace.
+    pub fn attach_card(
+        &self,
+        station: usize,
+        frames: rtrb::Producer<f32>,
+        rate_hz: u32,
+    ) -> Result<(), ControlError> {
+        let line = Box::new(CardLine {
+            resampler: Resampler::new(self.rate_hz, rate_hz, self.chunk_len)?,
+            frames,
+        });
+        self.send(Command::AttachCard { station, line })
+    }
+
+    /// Lets a timer set a station's pace again.
+    pub fn detach_card(&self, station: usize) -> Result<(), ControlError> {
+        self.send(Command::DetachCard { station })
+    }
+
+    /// Asks the pump to end after the chunk it is at.
+    pub fn stop(&self) -> Result<(), ControlError> {
+        self.send(Command::Stop)
+    }
+
+    fn send(&self, command: Command) -> Result<(), ControlError> {
+        self.retired.try_iter().for_each(drop);
+        self.commands
+            .send_timeout(command, PATIENCE)
+            .map_err(|error| match error {
+                SendTimeoutError::Timeout(_) => ControlError::Stuck,
+                SendTimeoutError::Disconnected(_) => ControlError::Gone,
+            })
+    }
+}
+
+impl Inbox {
+    /// The next command, if there is one; never waits. When every sender is gone, nobody is left
+    /// to say so: that is `Stop`.
+    pub fn take(&self) -> Option<Command> {
+        match self.commands.try_recv() {
+            Ok(command) => Some(command),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Command::Stop),
+        }
+    }
+
+    /// Gives a line back to be freed elsewhere. Lines come one by one, as cards do, and every
+    /// command sent empties this queue: that it is full, and the line freed here, needs more
+    /// cards lost in a row than there is room for.
+    pub fn retire(&self, line: Box<CardLine>) {
+        drop(self.retired.try_send(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use assert_no_alloc::assert_no_alloc;
+
+    #[test]
+    fn commands_arrive_in_order_and_the_end_of_all_senders_is_stop() {
+        let (controls, inbox) = channel(16_000, 320);
+        assert!(inbox.take().is_none());
+        let (frames, _ring) = rtrb::RingBuffer::new(8);
+        controls.attach_card(3, frames, 48_000).unwrap();
+        controls.detach_card(3).unwrap();
+        drop(controls);
+        assert!(matches!(
+            inbox.take(),
+            Some(Command::AttachCard { station: 3, .. })
+        ));
+        assert!(matches!(
+            inbox.take(),
+            Some(Command::DetachCard { station: 3 })
+        ));
+        assert!(matches!(inbox.take(), Some(Command::Stop)));
+    }
+
+    #[test]
+    fn a_retired_line_is_freed_by_the_sender() {
+        let (controls, inbox) = channel(16_000, 320);
+        let (frames, ring) = rtrb::RingBuffer::<f32>::new(8);
+        controls.attach_card(0, frames, 48_000).unwrap();
+        assert_no_alloc(|| match inbox.take() {
+            Some(Command::AttachCard { line, .. }) => inbox.retire(line),
+            _ => unreachable!(),
+        });
+        assert!(!ring.is_abandoned());
+        controls.detach_card(0).unwrap();
+        assert!(ring.is_abandoned());
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_an_error() {
+        let (controls, inbox) = channel(16_000, 320);
+        let (frames, _ring) = rtrb::RingBuffer::new(8);
+        let error = controls.attach_card(0, frames, 0).unwrap_err();
+        assert!(matches!(error, ControlError::Rate(_)));
+        drop(inbox);
+        assert!(matches!(controls.stop(), Err(ControlError::Gone)));
+    }
+}

@@ -1,0 +1,78 @@
+//! One endless stream: a lane of the engine, where it is, and how it draws.
+
+use crate::engine::{Decoder, DrawParams, Turn, uniform};
+
+/// What decides every code of a stream, together with the model.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Seeds the uniforms.
+    pub seed: u64,
+    /// How codes are chosen.
+    pub draw: DrawParams,
+    /// Codes fed before the first is drawn; they are not part of what is heard.
+    pub prompt: Vec<u8>,
+}
+
+/// A stream that occupies a lane. The pump drives many in one call of the engine; `render` drives
+/// one, by [`next`](Self::next), and gets the same codes.
+#[derive(Debug)]
+pub struct Stream {
+    lane: usize,
+    seed: u64,
+    draw: DrawParams,
+    position: u64,
+    uniforms: Box<[f32]>,
+    codes: Box<[u8]>,
+}
+
+impl Stream {
+    /// Opens the lane and feeds the prompt, which takes as long as the engine needs for it. All
+    /// later chunks have `chunk_len` codes.
+    pub fn open(decoder: &mut dyn Decoder, lane: usize, start: &Start, chunk_len: usize) -> Self {
+        decoder.open(lane);
+        decoder.prime(lane, &start.prompt);
+        Self {
+            lane,
+            seed: start.seed,
+            draw: start.draw,
+            position: decoder.position(lane),
+            uniforms: vec![0.0; chunk_len].into(),
+            codes: vec![0; chunk_len].into(),
+        }
+    }
+
+    /// The position of the next code to be drawn; a prompt counts.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The chunk that was drawn last.
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// Draws the next chunk, this stream alone.
+    pub fn next(&mut self, decoder: &mut dyn Decoder) -> &[u8] {
+        decoder.generate(&mut [self.turn()]);
+        self.advance();
+        &self.codes
+    }
+
+    /// This stream's part in a call of [`Decoder::generate`], which [`advance`](Self::advance)
+    /// must follow.
+    pub(super) fn turn(&mut self) -> Turn<'_> {
+        for (place, position) in self.uniforms.iter_mut().zip(self.position..) {
+            *place = uniform(self.seed, position);
+        }
+        Turn {
+            lane: self.lane,
+            draw: self.draw,
+            uniforms: &self.uniforms,
+            codes: &mut self.codes,
+        }
+    }
+
+    pub(super) fn advance(&mut self) {
+        self.position += self.codes.len() as u64;
+    }
+}

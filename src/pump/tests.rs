@@ -1,0 +1,300 @@
+//! The pump against a decoder whose codes are known, with time as an argument.
+
+use super::*;
+use crate::broadcast::{self, Next, Source};
+use crate::resample::Resampler;
+use crate::{engine, mulaw};
+use assert_no_alloc::assert_no_alloc;
+
+const SETTINGS: PumpSettings = PumpSettings {
+    rate_hz: 16_000,
+    packet_len: 320,
+    lead_ms: 100,
+};
+const CHUNK: Duration = Duration::from_millis(20);
+
+/// Codes that depend on all that a real engine's do, except the past.
+struct Fake {
+    positions: Vec<u64>,
+}
+
+impl Decoder for Fake {
+    fn n_lanes(&self) -> usize {
+        self.positions.len()
+    }
+    fn open(&mut self, lane: usize) {
+        self.positions[lane] = 0;
+    }
+    fn position(&self, lane: usize) -> u64 {
+        self.positions[lane]
+    }
+    fn prime(&mut self, lane: usize, codes: &[u8]) {
+        self.positions[lane] += codes.len() as u64;
+    }
+    fn score(&mut self, _: usize, _: &[u8], _: &mut dyn FnMut(usize, &[f32])) {}
+    fn generate(&mut self, turns: &mut [Turn<'_>]) {
+        for turn in turns {
+            for (code, uniform) in turn.codes.iter_mut().zip(turn.uniforms) {
+                let position = &mut self.positions[turn.lane];
+                let hash = position.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
+                *code = (hash as u8).wrapping_add((uniform * 256.0) as u8);
+                *position += 1;
+            }
+        }
+    }
+    fn isa(&self) -> &'static str {
+        "fake"
+    }
+}
+
+fn fake(n_lanes: usize) -> Box<dyn Decoder> {
+    Box::new(Fake {
+        positions: vec![0; n_lanes],
+    })
+}
+
+fn start_of(seed: u64) -> Start {
+    Start {
+        seed,
+        draw: DrawParams::default(),
+        prompt: vec![mulaw::SILENCE; 7],
+    }
+}
+
+struct Bench {
+    body: Body,
+    controls: Controls,
+    sources: Vec<Source>,
+    telemetry: Arc<Telemetry>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(n_stations: usize) -> Self {
+        let telemetry = Arc::new(Telemetry::default());
+        let (controls, inbox) = control::channel(16_000, 320);
+        let (mut stations, mut sources) = (Vec::new(), Vec::new());
+        for seed in 0..n_stations as u64 {
+            let (writer, source) = broadcast::ring(4_096, 320);
+            stations.push((start_of(seed), writer));
+            sources.push(source);
+        }
+        let told = Arc::clone(&telemetry);
+        let body = Body::new(fake(n_stations), stations, SETTINGS, told, inbox).unwrap();
+        Self {
+            now: Instant::now(),
+            body,
+            controls,
+            sources,
+            telemetry,
+        }
+    }
+
+    /// Lets the pump work until nothing is due; how many packets the first station sent.
+    fn settle(&mut self) -> u64 {
+        let before = self.sources[0].n_written();
+        assert!(self.body.obey());
+        while self.body.step(self.now).is_zero() {}
+        self.sources[0].n_written() - before
+    }
+
+    fn attach_card(&mut self, capacity: usize) -> rtrb::Consumer<f32> {
+        let (frames, ring) = rtrb::RingBuffer::new(capacity);
+        self.telemetry.card.is_live.set(1);
+        self.controls.attach_card(0, frames, 48_000).unwrap();
+        ring
+    }
+}
+
+fn rendered(seed: u64, n_chunks: usize) -> Vec<u8> {
+    let mut decoder = fake(1);
+    let mut stream = Stream::open(&mut *decoder, 0, &start_of(seed), 320);
+    let chunks = (0..n_chunks).map(|_| stream.next(&mut *decoder).to_vec());
+    chunks.collect::<Vec<_>>().concat()
+}
+
+fn published(source: &Source) -> Vec<u8> {
+    let mut reader = source.subscribe(source.n_written());
+    let (mut packet, mut codes) = (vec![0; 320], Vec::new());
+    while let Next::Packet { .. } = reader.next(&mut packet) {
+        codes.extend_from_slice(&packet);
+    }
+    codes
+}
+
+fn drain(ring: &mut rtrb::Consumer<f32>, n: usize) -> Vec<f32> {
+    let n = n.min(ring.slots());
+    ring.read_chunk(n).unwrap().into_iter().collect()
+}
+
+#[test]
+fn uniforms_are_those_of_the_stream_position_prompt_included() {
+    let mut decoder = fake(1);
+    let mut stream = Stream::open(&mut *decoder, 0, &start_of(5), 3);
+    stream.next(&mut *decoder);
+    assert_eq!(stream.position(), 10);
+    let turn = stream.turn();
+    let want: Vec<f32> = (10..13).map(|at| engine::uniform(5, at)).collect();
+    assert_eq!(turn.uniforms, want);
+}
+
+#[test]
+fn the_timer_fills_its_lead_then_keeps_the_pace_of_the_wall_clock() {
+    let mut bench = Bench::new(1);
+    assert_eq!(bench.settle(), 6); // 100 ms of lead, and the chunk that begins to play now
+    assert!(bench.telemetry.pump.lead_codes.get() >= 1_600);
+    for _ in 0..500 {
+        bench.now += CHUNK;
+        assert_eq!(bench.settle(), 1);
+    }
+    assert_eq!(bench.telemetry.pump.codes.get(), 506 * 320);
+    assert_eq!(bench.telemetry.pump.chunks.get(), 506);
+}
+
+#[test]
+fn a_gap_is_not_replayed_beyond_the_lead() {
+    let mut bench = Bench::new(1);
+    bench.settle();
+    bench.now += Duration::from_secs(60);
+    assert_eq!(bench.settle(), 6);
+    bench.now += CHUNK;
+    assert_eq!(bench.settle(), 1);
+}
+
+#[test]
+fn stations_sound_alone_as_they_do_together() {
+    let mut bench = Bench::new(3);
+    for _ in 0..20 {
+        bench.settle();
+        bench.now += CHUNK;
+    }
+    for (seed, source) in bench.sources.iter().enumerate() {
+        let codes = published(source);
+        assert!(codes.len() >= 20 * 320);
+        assert_eq!(codes, rendered(seed as u64, codes.len() / 320));
+    }
+}
+
+#[test]
+fn a_cards_ring_is_kept_full_and_sets_the_pace() {
+    let mut bench = Bench::new(1);
+    let mut ring = bench.attach_card(4_800);
+    // 4,800 frames fill the ring and a chunk of 960 waits; the filter owes 480 of them.
+    assert_eq!(bench.settle(), 6);
+    assert_eq!(ring.slots(), 4_800);
+    bench.now += Duration::from_secs(5);
+    assert_eq!(bench.settle(), 0, "time alone is not the pacer");
+    for _ in 0..50 {
+        drain(&mut ring, 960);
+        bench.settle();
+        assert_eq!(ring.slots(), 4_800);
+    }
+    assert_eq!(bench.sources[0].n_written(), 56);
+}
+
+#[test]
+fn a_card_gets_what_render_would_write_and_listeners_the_same_codes() {
+    let mut bench = Bench::new(1);
+    let mut ring = bench.attach_card(2_000);
+    let mut played = Vec::new();
+    for _ in 0..100 {
+        bench.settle();
+        played.extend(drain(&mut ring, 777));
+    }
+    let codes = rendered(0, 200);
+    let samples: Vec<f32> = codes.iter().map(|&code| mulaw::decode(code)).collect();
+    let mut resampler = Resampler::new(16_000, 48_000, samples.len()).unwrap();
+    assert!(resampler.process(&samples)[..played.len()] == played);
+    let heard = published(&bench.sources[0]);
+    assert!(codes[..heard.len()] == heard);
+}
+
+#[test]
+fn a_ring_smaller_than_a_chunk_still_plays_every_frame() {
+    let mut bench = Bench::new(1);
+    let mut ring = bench.attach_card(100);
+    let mut n_played = 0;
+    for _ in 0..300 {
+        bench.settle();
+        assert_eq!(ring.slots(), 100);
+        n_played += drain(&mut ring, 100).len();
+    }
+    assert_eq!(n_played, 30_000);
+}
+
+#[test]
+fn losing_and_regaining_the_card_neither_skips_nor_bursts() {
+    let mut bench = Bench::new(1);
+    let ring = bench.attach_card(4_800);
+    bench.settle();
+    bench.telemetry.card.is_live.set(0);
+    assert_eq!(bench.settle(), 0, "the ring's lead still has to pass");
+    for _ in 0..10 {
+        bench.now += CHUNK;
+        assert_eq!(bench.settle(), 1);
+    }
+    drop(ring);
+    let ring = bench.attach_card(4_800);
+    assert_eq!(bench.settle(), 6, "a new ring is filled, and no more");
+    drop(ring);
+    assert_eq!(bench.settle(), 0, "an abandoned ring is a lost card");
+    bench.now += CHUNK;
+    assert_eq!(bench.settle(), 1);
+    let codes = published(&bench.sources[0]);
+    assert_eq!(codes, rendered(0, codes.len() / 320));
+}
+
+#[test]
+fn a_stalled_card_is_made_up_for_by_the_lead_at_most() {
+    let mut bench = Bench::new(1);
+    let _ring = bench.attach_card(4_800);
+    bench.settle();
+    bench.now += Duration::from_secs(3);
+    bench.telemetry.card.is_live.set(0);
+    assert_eq!(bench.settle(), 6);
+}
+
+#[test]
+fn nothing_is_allocated_once_the_pump_runs() {
+    let mut bench = Bench::new(3);
+    let mut ring = bench.attach_card(4_800);
+    let mut scratch = vec![0.0; 960];
+    assert_no_alloc(|| {
+        for _ in 0..50 {
+            assert!(bench.body.obey());
+            while bench.body.step(bench.now).is_zero() {}
+            bench.now += CHUNK;
+            ring.pop_entire_slice(&mut scratch).unwrap();
+        }
+        bench.telemetry.card.is_live.set(0);
+        while bench.body.step(bench.now).is_zero() {}
+    });
+}
+
+#[test]
+fn the_thread_makes_progress_and_stops_when_told() {
+    let (writer, source) = broadcast::ring(4_096, 320);
+    let stations = vec![(start_of(1), writer)];
+    let pump = start(fake(1), stations, SETTINGS, Arc::default()).unwrap();
+    while pump.progress() < 10 * 320 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(pump.is_running());
+    pump.controls().detach_card(77).unwrap();
+    pump.stop().unwrap();
+    let codes = published(&source);
+    assert_eq!(codes, rendered(1, codes.len() / 320));
+}
+
+#[test]
+fn more_stations_than_lanes_are_refused() {
+    let stations = (0..3)
+        .map(|seed| (start_of(seed), broadcast::ring(4, 320).0))
+        .collect();
+    let error = start(fake(2), stations, SETTINGS, Arc::default()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("3 stations do not fit into 2 lanes")
+    );
+}
