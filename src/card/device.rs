@@ -1,0 +1,416 @@
+//! Devices: listing them, finding the one asked for, and opening an output on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
+use cpal::{
+    BufferSize, Device, ErrorKind, Host, SampleFormat, Stream, StreamConfig, SupportedBufferSize,
+};
+
+use crate::card::fill::{Fades, Fill, Pcm, Signals};
+use crate::card::{CardError, CardFeed, CardSettings};
+use crate::telemetry::Telemetry;
+
+/// Formats we can write, the best first.
+const FORMATS: [SampleFormat; 5] = [
+    SampleFormat::F32,
+    SampleFormat::I32,
+    SampleFormat::I24,
+    SampleFormat::I16,
+    SampleFormat::U8,
+];
+
+/// How long the stream fades around a gap of our own making.
+const GAP_MS: u32 = 5;
+
+/// A ring holds at least so many periods: a device takes two at once when it starts.
+const PERIODS_MIN: u32 = 4;
+
+/// A device that plays.
+#[derive(Clone, Debug)]
+pub struct OutputDevice {
+    /// What names it for ever, on the command line too.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Whether it plays when none is named.
+    pub is_default: bool,
+    /// Rates it takes, as ranges, lowest first.
+    pub rates_hz: Vec<(u32, u32)>,
+    /// The fewest and the most channels it takes.
+    pub channels: (u16, u16),
+}
+
+/// What was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CardFacts {
+    /// The device's lasting id.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Frames per second.
+    pub rate_hz: u32,
+    /// Channels, all playing the same.
+    pub n_channels: u16,
+    /// Frames the device takes at a time.
+    pub period_len: u32,
+    /// How it takes a sample: `f32`, `i16`, ...
+    pub format: String,
+}
+
+/// An output that is open. Dropping the stream may hang, see `super::discard`.
+pub(super) struct Output {
+    pub stream: Stream,
+    pub signals: Arc<Signals>,
+    pub facts: CardFacts,
+}
+
+/// Lists the devices that can play now. Opens each of them for a moment; the system's library
+/// may print its own complaints about those it cannot open.
+pub fn devices() -> Result<Vec<OutputDevice>, CardError> {
+    let host = cpal::default_host();
+    let default = host.default_output_device();
+    let default_id = default.as_ref().map(id_of);
+    let all = host.devices().map_err(|error| CardError::Open {
+        device: host.id().to_string(),
+        reason: error.to_string(),
+    })?;
+    let is_default = |device: &Device| Some(id_of(device)) == default_id;
+    // The default may be an alias that no list contains.
+    let others = all.filter(|device| !is_default(device));
+    let listed = default.iter().cloned().chain(others);
+    Ok(listed
+        .filter_map(|device| describe(&device, is_default(&device)))
+        .collect())
+}
+
+fn describe(device: &Device, is_default: bool) -> Option<OutputDevice> {
+    let configs: Vec<_> = device.supported_output_configs().ok()?.collect();
+    let mut rates_hz: Vec<_> = configs
+        .iter()
+        .map(|config| (config.min_sample_rate(), config.max_sample_rate()))
+        .collect();
+    rates_hz.sort_unstable();
+    rates_hz.dedup();
+    let channels = configs.iter().map(|config| config.channels());
+    Some(OutputDevice {
+        id: id_of(device),
+        name: device.to_string(),
+        is_default,
+        rates_hz,
+        channels: (channels.clone().min()?, channels.max()?),
+    })
+}
+
+fn id_of(device: &Device) -> String {
+    device
+        .id()
+        .map_or_else(|_| device.to_string(), |id| id.to_string())
+}
+
+/// The device named by its id (with or without the host's prefix), its name, or a beginning of
+/// either that no other device shares; without a name, the system's default.
+pub(super) fn find(host: &Host, wanted: Option<&str>) -> Result<Device, CardError> {
+    let Some(wanted) = wanted else {
+        return host.default_output_device().ok_or(CardError::NoCard);
+    };
+    let listed: Vec<Device> = host.devices().into_iter().flatten().collect();
+    let names: Vec<(String, String)> = listed
+        .iter()
+        .map(|device| (id_of(device), device.to_string()))
+        .collect();
+    match pick(&names, wanted)? {
+        Some(at) => Ok(listed
+            .into_iter()
+            .nth(at)
+            .expect("`pick` counts in this list")),
+        // Ids can be spelt in more ways than one.
+        None => id_from(host, wanted)
+            .and_then(|id| host.device_by_id(&id))
+            .ok_or_else(|| match names.is_empty() {
+                true => CardError::NoCard,
+                false => CardError::Unknown {
+                    wanted: wanted.to_owned(),
+                    known: names.into_iter().map(|(id, _)| id).collect(),
+                },
+            }),
+    }
+}
+
+fn id_from(host: &Host, wanted: &str) -> Option<cpal::DeviceId> {
+    let with_prefix = || format!("{}:{wanted}", host.id()).parse().ok();
+    wanted.parse().ok().or_else(with_prefix)
+}
+
+/// Which of these (id, name) pairs is meant: an equal one before one that merely begins so.
+fn pick(names: &[(String, String)], wanted: &str) -> Result<Option<usize>, CardError> {
+    let bare = |id: &str| id.split_once(':').map_or("", |(_, rest)| rest).to_owned();
+    let forms = |(id, name): &(String, String)| [id.clone(), bare(id), name.clone()];
+    let tests: [fn(&str, &str) -> bool; 2] = [|a, b| a == b, |a, b| a.starts_with(b)];
+    for is_meant in tests {
+        let meets = |names: &(String, String)| forms(names).iter().any(|f| is_meant(f, wanted));
+        let found: Vec<usize> = (0..names.len()).filter(|&i| meets(&names[i])).collect();
+        match found[..] {
+            [] => {}
+            [one] => return Ok(Some(one)),
+            _ => {
+                return Err(CardError::Ambiguous {
+                    wanted: wanted.to_owned(),
+                    candidates: found.into_iter().map(|i| names[i].0.clone()).collect(),
+                });
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Opens the device named in the settings and makes the ring that feeds it. It plays nothing
+/// until [`Output::play`].
+pub(super) fn open(
+    settings: &CardSettings,
+    telemetry: &Arc<Telemetry>,
+) -> Result<(Output, CardFeed), CardError> {
+    let host = cpal::default_host();
+    let device = find(&host, settings.output_device.as_deref())?;
+    let explain = |error: cpal::Error| explain(&error, &device, settings);
+    let (mut config, format) = choose(&device, settings.period_ms).map_err(explain)?;
+    match build(&device, config, format, settings, telemetry) {
+        // Some devices refuse every size but their own.
+        Err(error) if error.kind() == ErrorKind::UnsupportedConfig => {
+            config.buffer_size = BufferSize::Default;
+            build(&device, config, format, settings, telemetry).map_err(explain)
+        }
+        result => result.map_err(explain),
+    }
+}
+
+impl Output {
+    pub fn play(&self) -> Result<(), CardError> {
+        self.stream.play().map_err(|error| CardError::Open {
+            device: self.facts.id.clone(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// The longest time this output takes to play what its callback wrote last.
+    pub fn latency(&self) -> Duration {
+        let n_frames = 2.0 * f64::from(self.facts.period_len);
+        Duration::from_secs_f64(n_frames / f64::from(self.facts.rate_hz))
+    }
+}
+
+/// The device's own favourite rate and channels, the best format we share, and the period asked
+/// for as far as the device can.
+fn choose(device: &Device, period_ms: u32) -> Result<(StreamConfig, SampleFormat), cpal::Error> {
+    let favourite = device.default_output_config()?;
+    let (rate_hz, n_channels) = (favourite.sample_rate(), favourite.channels());
+    let fits: Vec<_> = device
+        .supported_output_configs()?
+        .filter(|config| config.channels() == n_channels && config.contains_rate(rate_hz))
+        .collect();
+    let best = FORMATS
+        .iter()
+        .find_map(|&format| fits.iter().find(|config| config.sample_format() == format))
+        .ok_or(ErrorKind::UnsupportedConfig)?;
+    let wanted = frames_in(period_ms, rate_hz).max(1);
+    let period_len = match best.buffer_size() {
+        &SupportedBufferSize::Range { min, max } => wanted.max(min).min(max),
+        SupportedBufferSize::Unknown => wanted,
+    };
+    let config = StreamConfig {
+        channels: n_channels,
+        sample_rate: rate_hz,
+        buffer_size: BufferSize::Fixed(period_len),
+    };
+    Ok((config, best.sample_format()))
+}
+
+fn frames_in(ms: u32, rate_hz: u32) -> u32 {
+    u32::try_from(u64::from(ms) * u64::from(rate_hz) / 1_000).unwrap_or(u32::MAX)
+}
+
+fn build(
+    device: &Device,
+    config: StreamConfig,
+    format: SampleFormat,
+    settings: &CardSettings,
+    telemetry: &Arc<Telemetry>,
+) -> Result<(Output, CardFeed), cpal::Error> {
+    let rate_hz = config.sample_rate;
+    let period_len = match config.buffer_size {
+        BufferSize::Fixed(len) => len,
+        BufferSize::Default => frames_in(settings.period_ms, rate_hz),
+    };
+    let lead_len = frames_in(settings.lead_ms, rate_hz);
+    let capacity = lead_len.max(period_len.saturating_mul(PERIODS_MIN)).max(2);
+    let (producer, consumer) = rtrb::RingBuffer::new(capacity as usize);
+    let fades = Fades {
+        rise: frames_in(settings.fade_in_ms, rate_hz),
+        fall: frames_in(settings.fade_out_ms, rate_hz),
+        gap: frames_in(GAP_MS, rate_hz),
+    };
+    let signals = Arc::<Signals>::default();
+    let fill = Fill::new(consumer, fades, signals.clone(), telemetry.clone());
+    let heed = errors(signals.clone(), telemetry.clone());
+    let stream = match format {
+        SampleFormat::F32 => start::<f32>(device, config, fill, heed),
+        SampleFormat::I32 => start::<i32>(device, config, fill, heed),
+        SampleFormat::I24 => start::<cpal::I24>(device, config, fill, heed),
+        SampleFormat::I16 => start::<i16>(device, config, fill, heed),
+        SampleFormat::U8 => start::<u8>(device, config, fill, heed),
+        _ => return Err(ErrorKind::UnsupportedConfig.into()),
+    }?;
+    let facts = CardFacts {
+        id: id_of(device),
+        name: device.to_string(),
+        rate_hz,
+        n_channels: config.channels,
+        period_len: stream.buffer_size().unwrap_or(period_len),
+        format: format.to_string(),
+    };
+    let output = Output {
+        stream,
+        signals,
+        facts,
+    };
+    let feed = CardFeed {
+        frames: producer,
+        rate_hz,
+    };
+    Ok((output, feed))
+}
+
+fn start<T: Pcm>(
+    device: &Device,
+    config: StreamConfig,
+    mut fill: Fill,
+    heed: impl FnMut(cpal::Error) + Send + 'static,
+) -> Result<Stream, cpal::Error> {
+    let n_channels = usize::from(config.channels);
+    let callback = move |out: &mut [T], info: &cpal::OutputCallbackInfo| {
+        let at = info.timestamp();
+        fill.tell_latency(at.playback.saturating_duration_since(at.callback));
+        fill.fill(out, n_channels);
+    };
+    device.build_output_stream::<T, _, _>(config, callback, heed, None)
+}
+
+/// The error callback. Some devices call it a million times a second: it only counts.
+fn errors(
+    signals: Arc<Signals>,
+    telemetry: Arc<Telemetry>,
+) -> impl FnMut(cpal::Error) + Send + 'static {
+    move |error| match error.kind() {
+        ErrorKind::Xrun => telemetry.card.device_xruns.add(1),
+        kind => {
+            telemetry.card.backend_errors.add(1);
+            if is_loss(kind) {
+                signals.report_loss();
+            }
+        }
+    }
+}
+
+/// Whether an output that reports this will never play again. All else is counted, and if it was
+/// the end after all, the watchdog sees that no period is asked for: `BackendError` comes in
+/// bursts of thousands from outputs that play on, and also when they do not.
+fn is_loss(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::DeviceNotAvailable
+            | ErrorKind::StreamInvalidated
+            | ErrorKind::HostUnavailable
+            | ErrorKind::PermissionDenied
+            | ErrorKind::UnsupportedConfig
+    )
+}
+
+fn explain(error: &cpal::Error, device: &Device, settings: &CardSettings) -> CardError {
+    let device = id_of(device);
+    match error.kind() {
+        ErrorKind::DeviceBusy => CardError::Busy { device },
+        ErrorKind::PermissionDenied => CardError::Denied { device },
+        ErrorKind::DeviceNotAvailable | ErrorKind::HostUnavailable
+            if settings.output_device.is_none() =>
+        {
+            CardError::NoCard
+        }
+        _ => CardError::Open {
+            device,
+            reason: error.to_string(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Vec<(String, String)> {
+        [
+            ("alsa:default", "Default Audio Device"),
+            ("alsa:hw:CARD=Intel,DEV=0", "HDA Intel"),
+            ("alsa:plughw:CARD=Intel,DEV=0", "HDA Intel"),
+            ("alsa:hw:CARD=Usb,DEV=0", "USB DAC"),
+            ("alsa:hw", "Any"),
+        ]
+        .map(|(id, name)| (id.to_owned(), name.to_owned()))
+        .to_vec()
+    }
+
+    #[test]
+    fn a_device_is_found_by_id_name_or_a_beginning_that_is_its_own() {
+        let found = |wanted| pick(&names(), wanted).unwrap();
+        assert_eq!(found("alsa:hw:CARD=Usb,DEV=0"), Some(3));
+        assert_eq!(found("hw:CARD=Usb,DEV=0"), Some(3));
+        assert_eq!(found("USB DAC"), Some(3));
+        assert_eq!(found("USB"), Some(3));
+        assert_eq!(found("plughw"), Some(2));
+        assert_eq!(
+            found("hw"),
+            Some(4),
+            "an equal one before many that begin so"
+        );
+        assert_eq!(found("nonesuch"), None);
+    }
+
+    #[test]
+    fn a_name_that_fits_several_lists_them() {
+        for wanted in ["HDA Intel", "hw:"] {
+            let error = pick(&names(), wanted).unwrap_err().to_string();
+            assert!(error.contains("alsa:hw:CARD=Intel,DEV=0"), "{error}");
+            assert!(!error.contains("default"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_xrun_is_counted_and_only_a_lost_device_is_rebuilt() {
+        let (signals, telemetry) = (Arc::<Signals>::default(), Arc::<Telemetry>::default());
+        let mut heed = errors(signals.clone(), telemetry.clone());
+        for kind in [
+            ErrorKind::Xrun,
+            ErrorKind::BackendError,
+            ErrorKind::DeviceChanged,
+        ] {
+            heed(kind.into());
+        }
+        assert!(!signals.is_lost());
+        assert_eq!(telemetry.card.device_xruns.get(), 1);
+        assert_eq!(telemetry.card.backend_errors.get(), 2);
+        heed(ErrorKind::DeviceNotAvailable.into());
+        assert!(signals.is_lost());
+    }
+
+    #[test]
+    fn a_flood_of_errors_allocates_nothing() {
+        let (signals, telemetry) = (Arc::<Signals>::default(), Arc::<Telemetry>::default());
+        let mut heed = errors(signals, telemetry.clone());
+        assert_no_alloc::assert_no_alloc(|| {
+            for _ in 0..100_000 {
+                heed(ErrorKind::BackendError.into());
+            }
+        });
+        assert_eq!(telemetry.card.backend_errors.get(), 100_000);
+    }
+}

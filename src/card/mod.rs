@@ -1,0 +1,423 @@
+//! The sound card: an output that is opened, watched, and opened again when it is lost.
+//!
+//! [`Card::open`] starts a supervisor thread, "card", which owns the output for its whole life.
+//! Each time it opens one it makes a new ring of mono frames at the device's rate and hands the
+//! feeding end to the caller's `attach`; the device's callback takes from the other end. An xrun
+//! is only counted: to rebuild would turn a glitch into a dropout. An output that says it is
+//! lost, or has asked for nothing for too long, is given up and opened anew by its id, sooner or
+//! later; meanwhile `is_live` in the telemetry is 0 and the rest of the house plays on.
+//!
+//! This module knows nothing of models, stations or networks, and is the only one that knows
+//! cpal.
+
+mod device;
+mod fill;
+
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::telemetry::Telemetry;
+
+use device::Output;
+
+pub use device::{CardFacts, OutputDevice, devices};
+
+/// How often the supervisor looks whether the output lives.
+const TICK: Duration = Duration::from_millis(20);
+
+/// An output that asks for nothing for so long, or for [`PERIODS_DEAD`], is dead.
+const SILENCE_MAX: Duration = Duration::from_millis(500);
+
+/// Large periods need more patience than [`SILENCE_MAX`].
+const PERIODS_DEAD: u32 = 16;
+
+/// Sound servers may stall for seconds while a new stream wakes them up.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Waits between attempts to open a lost device: doubled from the first to the last.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// An output that lasted so long was well: the next loss starts at the shortest wait.
+const WELL: Duration = Duration::from_secs(10);
+
+/// At the start a busy device is asked again so often, at the shortest wait.
+const BUSY_TRIES: u32 = 4;
+
+/// The longest wait for the system while opening or closing a device.
+const SYSTEM_MAX: Duration = Duration::from_secs(10);
+
+/// Why there is no sound from a card.
+#[derive(Debug, thiserror::Error)]
+pub enum CardError {
+    /// Go on without, or retry: the machine has no card that this user may see.
+    #[error(
+        "no sound card found: plug one in, or see that this user may open it (group `audio`), \
+         or name one with --output-device"
+    )]
+    NoCard,
+    /// Fatal: the name fits nothing.
+    #[error("no sound card `{wanted}`; there is {}", known.join(" "))]
+    Unknown {
+        /// The name asked for.
+        wanted: String,
+        /// The ids of all there are.
+        known: Vec<String>,
+    },
+    /// Fatal: the name fits more than one.
+    #[error("`{wanted}` could be {}: name one of them in full", candidates.join(" or "))]
+    Ambiguous {
+        /// The name asked for.
+        wanted: String,
+        /// The ids it fits.
+        candidates: Vec<String>,
+    },
+    /// Retry: another program holds the device.
+    #[error("sound card {device} is busy: another program plays on it")]
+    Busy {
+        /// Its id.
+        device: String,
+    },
+    /// Fatal: not for this user.
+    #[error("sound card {device} may not be opened: add this user to the group `audio`")]
+    Denied {
+        /// Its id.
+        device: String,
+    },
+    /// Retry: in the backend's words.
+    #[error("cannot open sound card {device}: {reason}")]
+    Open {
+        /// Its id.
+        device: String,
+        /// The backend's reason.
+        reason: String,
+    },
+    /// Retry: the system neither opened it nor refused.
+    #[error("the sound system did not answer within {SYSTEM_MAX:?}")]
+    NoAnswer,
+    /// Fatal: the system gives no thread.
+    #[error("cannot start the sound card's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What can be chosen.
+#[derive(Clone, Debug)]
+pub struct CardSettings {
+    /// A device's id, name or unique beginning of either; `None` for the system's default.
+    pub output_device: Option<String>,
+    /// Sound kept ready in the ring; the ring is never shorter than four periods.
+    pub lead_ms: u32,
+    /// Sound the device takes at a time, as near as it can.
+    pub period_ms: u32,
+    /// From silence to full at the start of an output.
+    pub fade_in_ms: u32,
+    /// From full to silence when stopped.
+    pub fade_out_ms: u32,
+}
+
+impl Default for CardSettings {
+    fn default() -> Self {
+        Self {
+            output_device: None,
+            lead_ms: 100,
+            period_ms: 10,
+            fade_in_ms: 50,
+            fade_out_ms: 50,
+        }
+    }
+}
+
+/// The feeding end of an output's ring: mono frames at the device's rate.
+#[derive(Debug)]
+pub struct CardFeed {
+    /// Where the frames go; its capacity is the lead. The output is silent until it is half full.
+    pub frames: rtrb::Producer<f32>,
+    /// Frames per second.
+    pub rate_hz: u32,
+}
+
+/// A card that plays, and is seen to. Dropped, it stops without waiting for the fade.
+#[derive(Debug)]
+pub struct Card {
+    condition: Arc<Mutex<Condition>>,
+    /// Never sent on: that it is dropped is the word to stop.
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Condition {
+    facts: CardFacts,
+    trouble: Option<String>,
+}
+
+impl Card {
+    /// Opens the device and starts its supervisor. `attach` gets the feed of every output opened,
+    /// the first before this returns, and runs on the supervisor's thread: it may wait a moment.
+    pub fn open(
+        settings: CardSettings,
+        telemetry: Arc<Telemetry>,
+        attach: impl FnMut(CardFeed) + Send + 'static,
+    ) -> Result<Self, CardError> {
+        let (stop, stopped) = mpsc::channel();
+        let (opened_sender, opened) = mpsc::sync_channel(1);
+        let mut supervisor = Supervisor {
+            settings,
+            telemetry,
+            attach: Box::new(attach),
+            stopped,
+        };
+        let thread =
+            thread::Builder::new()
+                .name("card".to_owned())
+                .spawn(move || match supervisor.open_first() {
+                    Ok(output) => {
+                        let condition = Arc::new(Mutex::new(Condition {
+                            facts: output.facts.clone(),
+                            trouble: None,
+                        }));
+                        // If nobody waits any more, `stop` is gone too, and supervising ends at once.
+                        let _ = opened_sender.send(Ok(Arc::clone(&condition)));
+                        supervisor.run(output, &condition);
+                    }
+                    Err(error) => {
+                        let _ = opened_sender.send(Err(error));
+                    }
+                })?;
+        let first = opened.recv_timeout(SYSTEM_MAX);
+        Ok(Self {
+            condition: first.map_err(|_| CardError::NoAnswer)??,
+            stop,
+            thread,
+        })
+    }
+
+    /// What is open, or was last.
+    pub fn facts(&self) -> CardFacts {
+        self.lock().facts.clone()
+    }
+
+    /// Why the card is silent now; `None` while it plays.
+    pub fn trouble(&self) -> Option<String> {
+        self.lock().trouble.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Condition> {
+        // The data is whole at every moment: a panic elsewhere does not spoil it.
+        self.condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fades out, lets the device play it, and closes the device; never longer than a second or
+    /// so, whatever the device does. Keep feeding the ring until this returns.
+    pub fn stop(self) {
+        drop(self.stop);
+        // A panic in there has nothing left to spoil.
+        let _ = self.thread.join();
+    }
+}
+
+/// The thread "card".
+struct Supervisor {
+    settings: CardSettings,
+    telemetry: Arc<Telemetry>,
+    attach: Box<dyn FnMut(CardFeed) + Send>,
+    stopped: Receiver<()>,
+}
+
+/// How an output's watch ended.
+enum End {
+    Stopped,
+    Lost(&'static str),
+}
+
+impl Supervisor {
+    /// A busy device may be free in a moment: the program before us may still be closing it.
+    fn open_first(&mut self) -> Result<Output, CardError> {
+        for _ in 1..BUSY_TRIES {
+            match self.open() {
+                Err(CardError::Busy { .. }) => thread::sleep(BACK_OFF.0),
+                result => return result,
+            }
+        }
+        self.open()
+    }
+
+    fn open(&mut self) -> Result<Output, CardError> {
+        let (output, feed) = device::open(&self.settings, &self.telemetry)?;
+        // Live before it is fed: a pump that finds it attached finds it pacing.
+        self.telemetry.card.is_live.set(1);
+        (self.attach)(feed);
+        match output.play() {
+            Ok(()) => Ok(output),
+            Err(error) => {
+                self.telemetry.card.is_live.set(0);
+                discard(output);
+                Err(error)
+            }
+        }
+    }
+
+    fn run(mut self, mut output: Output, condition: &Mutex<Condition>) {
+        // From now on this very device, by the name that lasts; a default stays the default.
+        if let Some(wanted) = &mut self.settings.output_device {
+            wanted.clone_from(&output.facts.id);
+        }
+        let tell = |facts: Option<CardFacts>, trouble: Option<String>| {
+            let mut condition = condition.lock().unwrap_or_else(PoisonError::into_inner);
+            condition.trouble = trouble;
+            if let Some(facts) = facts {
+                condition.facts = facts;
+            }
+        };
+        let mut back_off = BACK_OFF.0;
+        loop {
+            let opened_at = Instant::now();
+            let end = self.watch(&output);
+            let reason = match end {
+                End::Stopped => return self.close(output),
+                End::Lost(reason) => reason,
+            };
+            self.telemetry.card.is_live.set(0);
+            tell(None, Some(reason.to_owned()));
+            discard(output);
+            if opened_at.elapsed() > WELL {
+                back_off = BACK_OFF.0;
+            }
+            output = loop {
+                if self.is_stopped(back_off) {
+                    return;
+                }
+                back_off = (back_off * 2).min(BACK_OFF.1);
+                match self.open() {
+                    Ok(output) => break output,
+                    Err(error) => tell(None, Some(error.to_string())),
+                }
+            };
+            self.telemetry.card.rebuilds.add(1);
+            tell(Some(output.facts.clone()), None);
+        }
+    }
+
+    /// Looks on while the output plays.
+    fn watch(&self, output: &Output) -> End {
+        let mut watchdog = Watchdog::new(output.latency() / 2, Instant::now());
+        loop {
+            if self.is_stopped(TICK) {
+                return End::Stopped;
+            }
+            if output.signals.is_lost() {
+                return End::Lost("the device is gone");
+            }
+            if watchdog.is_dead(output.signals.n_callbacks(), Instant::now()) {
+                return End::Lost("the device asks for nothing");
+            }
+        }
+    }
+
+    /// Waits; `true` as soon as the card is to stop.
+    fn is_stopped(&self, wait: Duration) -> bool {
+        self.stopped.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected)
+    }
+
+    fn close(&self, output: Output) {
+        output.signals.ask_to_stop();
+        let fade = Duration::from_millis(self.settings.fade_out_ms.into());
+        let patience = fade + 2 * output.latency() + SILENCE_MAX;
+        let begin = Instant::now();
+        while !output.signals.is_silent() && begin.elapsed() < patience {
+            thread::sleep(TICK / 4);
+        }
+        // What was written last still has to reach the ear.
+        thread::sleep(output.latency().min(SILENCE_MAX));
+        self.telemetry.card.is_live.set(0);
+        if let Some(done) = discard(output) {
+            // Timeout or done, there is nothing more to do.
+            let _ = done.recv_timeout(SILENCE_MAX);
+        }
+    }
+}
+
+/// Drops an output on a thread of its own, because dropping one whose sound server died may never
+/// return. The receiver hears when it did; without a thread it has by now.
+fn discard(output: Output) -> Option<Receiver<()>> {
+    let (done_sender, done) = mpsc::channel::<()>();
+    thread::Builder::new()
+        .name("card-close".to_owned())
+        .spawn(move || {
+            drop(output);
+            drop(done_sender);
+        })
+        .ok()
+        .map(|_| done)
+}
+
+/// Sees whether callbacks keep coming: the only sign of life that every backend gives.
+struct Watchdog {
+    n_seen: u64,
+    since: Instant,
+    born: Instant,
+    patience: Duration,
+}
+
+impl Watchdog {
+    fn new(period: Duration, now: Instant) -> Self {
+        Self {
+            n_seen: 0,
+            since: now,
+            born: now,
+            patience: SILENCE_MAX.max(period * PERIODS_DEAD),
+        }
+    }
+
+    fn is_dead(&mut self, n_callbacks: u64, now: Instant) -> bool {
+        if n_callbacks != self.n_seen {
+            self.n_seen = n_callbacks;
+            self.since = now;
+        }
+        let is_settling = now - self.born < SETTLE;
+        let patience = self
+            .patience
+            .max(if is_settling { SETTLE } else { Duration::ZERO });
+        now - self.since > patience
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_waits_for_callbacks_as_long_as_the_period_asks() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut watchdog = Watchdog::new(Duration::from_millis(10), start);
+        assert!(!watchdog.is_dead(0, at(2_900)), "it may be settling");
+        assert!(watchdog.is_dead(0, at(3_001)));
+
+        let mut watchdog = Watchdog::new(Duration::from_millis(10), start);
+        assert!(!watchdog.is_dead(7, at(4_000)));
+        assert!(!watchdog.is_dead(7, at(4_500)));
+        assert!(watchdog.is_dead(7, at(4_501)));
+        assert!(!watchdog.is_dead(8, at(4_600)));
+
+        let mut patient = Watchdog::new(Duration::from_millis(200), start);
+        assert!(!patient.is_dead(1, at(4_000)));
+        assert!(!patient.is_dead(1, at(7_200)));
+        assert!(patient.is_dead(1, at(7_201)));
+    }
+
+    #[test]
+    fn an_error_says_what_there_is_in_one_sentence() {
+        let error = CardError::Unknown {
+            wanted: "foo".to_owned(),
+            known: vec!["alsa:default".to_owned(), "alsa:hw:CARD=0".to_owned()],
+        };
+        assert_eq!(
+            error.to_string(),
+            "no sound card `foo`; there is alsa:default alsa:hw:CARD=0"
+        );
+    }
+}
