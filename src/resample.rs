@@ -14,7 +14,7 @@ use rubato::audioadapter_buffers::direct::SequentialSlice;
 use rubato::{Fft, FixedSync, Resampler as _};
 
 /// The fewest samples a block has at the lower of the two rates. The filter is one block long, so
-/// this sets how much of the band it keeps (0.95 of it) and how long it delays. 320 is a packet of
+/// this sets how much of the band it keeps (95 %) and how long it delays. 320 is a packet of
 /// 20 ms at 16 kHz and a multiple of 160, the smallest block between 16 and 44.1 kHz.
 const BLOCK_MIN: usize = 320;
 
@@ -104,11 +104,11 @@ impl Resampler {
 
     /// Takes the stream's next samples, `chunk_len` at most, and gives the frames that are now
     /// ready: none, or several blocks' worth.
+    ///
+    /// # Panics
+    /// If the chunk is longer.
     pub fn process(&mut self, chunk: &[f32]) -> &[f32] {
-        assert!(
-            chunk.len() <= self.chunk_len,
-            "a chunk is longer than agreed"
-        );
+        assert!(chunk.len() <= self.chunk_len, "chunk length");
         self.output.clear();
         match &mut self.converter {
             None => self.output.extend_from_slice(chunk),

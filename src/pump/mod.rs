@@ -1,8 +1,8 @@
 //! The generation thread: which stations are due, draw a chunk for all of them, send it on.
 //!
-//! [`start`] feeds the prompts on the caller's thread and then runs the thread "pump", which
-//! should not be given a real-time class: it computes without end and could starve the machine.
-//! From then on it neither allocates, locks nor logs; it tells what it does by telemetry, takes
+//! [`Primed::new`] feeds the prompts on the caller's thread; [`Primed::start`] runs the thread
+//! "pump", which should not be given a real-time class: it computes without end and could starve
+//! the machine. From then on it neither allocates, locks nor logs; it tells what it does by telemetry, takes
 //! commands between chunks, and sleeps when nothing is due. A chunk is a packet: what the engine
 //! draws at a time, listeners get at a time.
 //!
@@ -66,32 +66,58 @@ pub struct PumpSettings {
     pub lead_ms: u32,
 }
 
+/// A pump whose stations are primed and whose clocks do not run yet: the moment to attach a card,
+/// so that it plays from the very first code.
+pub struct Primed {
+    body: Body,
+    controls: Controls,
+}
+
+impl std::fmt::Debug for Primed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Primed").finish_non_exhaustive()
+    }
+}
+
+impl Primed {
+    /// Feeds every station's prompt, in lanes 0, 1, ... as they come. Each writer's slots hold
+    /// `packet_len` codes; its packet 0 begins where the station's prompt ended.
+    pub fn new(
+        decoder: Box<dyn Decoder>,
+        stations: Vec<(Start, Writer)>,
+        settings: PumpSettings,
+        telemetry: Arc<Telemetry>,
+    ) -> Result<Self, PumpError> {
+        let (controls, inbox) = control::channel(settings.rate_hz, settings.packet_len);
+        let body = Body::new(decoder, stations, settings, telemetry, inbox)?;
+        Ok(Self { body, controls })
+    }
+
+    /// A way to command the pump, now or later.
+    pub fn controls(&self) -> Controls {
+        self.controls.clone()
+    }
+
+    /// Starts the thread "pump".
+    pub fn start(self) -> Result<Pump, PumpError> {
+        let telemetry = Arc::clone(&self.body.telemetry);
+        let thread = thread::Builder::new()
+            .name("pump".to_owned())
+            .spawn(move || self.body.run())?;
+        Ok(Pump {
+            controls: self.controls,
+            thread,
+            telemetry,
+        })
+    }
+}
+
 /// A pump that runs.
 #[derive(Debug)]
 pub struct Pump {
     controls: Controls,
     thread: JoinHandle<()>,
     telemetry: Arc<Telemetry>,
-}
-
-/// Primes every station, in lanes 0, 1, ... as they come, and starts the thread "pump". Each
-/// writer's slots hold `packet_len` codes; its packet 0 begins where the station's prompt ended.
-pub fn start(
-    decoder: Box<dyn Decoder>,
-    stations: Vec<(Start, Writer)>,
-    settings: PumpSettings,
-    telemetry: Arc<Telemetry>,
-) -> Result<Pump, PumpError> {
-    let (controls, inbox) = control::channel(settings.rate_hz, settings.packet_len);
-    let body = Body::new(decoder, stations, settings, Arc::clone(&telemetry), inbox)?;
-    let thread = thread::Builder::new()
-        .name("pump".to_owned())
-        .spawn(move || body.run())?;
-    Ok(Pump {
-        controls,
-        thread,
-        telemetry,
-    })
 }
 
 impl Pump {
@@ -145,20 +171,15 @@ impl Body {
         if settings.packet_len == 0 || settings.rate_hz == 0 {
             return Err(PumpError::NoPacket);
         }
-        let mut open = |(lane, (start, writer)): (usize, (Start, Writer))| {
+        let open = |(lane, (start, writer)): (usize, (Start, Writer))| {
             let stream = Stream::open(&mut *decoder, lane, &start, settings.packet_len);
-            (stream, writer)
+            Station::new(stream, writer)
         };
-        let streams: Vec<_> = stations.into_iter().enumerate().map(&mut open).collect();
-        // The clocks start once all prompts are fed.
-        let now = Instant::now();
+        let stations = stations.into_iter().enumerate().map(open).collect();
         let chunk_s = settings.packet_len as f64 / f64::from(settings.rate_hz);
         Ok(Self {
             decoder,
-            stations: streams
-                .into_iter()
-                .map(|(stream, writer)| Station::new(stream, writer, now))
-                .collect(),
+            stations,
             tempo: Tempo {
                 rate_hz: settings.rate_hz,
                 chunk: Duration::from_secs_f64(chunk_s),

@@ -34,13 +34,14 @@ pub(super) struct Station {
 }
 
 impl Station {
-    pub fn new(stream: Stream, writer: Writer, now: Instant) -> Self {
+    pub fn new(stream: Stream, writer: Writer) -> Self {
         Self {
             samples: vec![0.0; stream.codes().len()],
             stream,
             writer,
             line: None,
-            play_at: now,
+            // Long past when the thread looks for the first time: its timer starts there.
+            play_at: Instant::now(),
             is_due: false,
         }
     }

@@ -275,7 +275,8 @@ fn nothing_is_allocated_once_the_pump_runs() {
 fn the_thread_makes_progress_and_stops_when_told() {
     let (writer, source) = broadcast::ring(4_096, 320);
     let stations = vec![(start_of(1), writer)];
-    let pump = start(fake(1), stations, SETTINGS, Arc::default()).unwrap();
+    let primed = Primed::new(fake(1), stations, SETTINGS, Arc::default()).unwrap();
+    let pump = primed.start().unwrap();
     while pump.progress() < 10 * 320 {
         thread::sleep(Duration::from_millis(1));
     }
@@ -291,7 +292,7 @@ fn more_stations_than_lanes_are_refused() {
     let stations = (0..3)
         .map(|seed| (start_of(seed), broadcast::ring(4, 320).0))
         .collect();
-    let error = start(fake(2), stations, SETTINGS, Arc::default()).unwrap_err();
+    let error = Primed::new(fake(2), stations, SETTINGS, Arc::default()).unwrap_err();
     assert!(
         error
             .to_string()
