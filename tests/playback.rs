@@ -234,6 +234,8 @@ impl Decoder for Hash {
             self.0 += 1;
         }
     }
+    fn age(&mut self, _lane: usize, _position: u64) {}
+
     fn isa(&self) -> &'static str {
         "hash"
     }

@@ -42,6 +42,8 @@ impl Decoder for Fake {
             }
         }
     }
+    fn age(&mut self, _lane: usize, _position: u64) {}
+
     fn isa(&self) -> &'static str {
         "fake"
     }
