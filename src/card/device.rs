@@ -237,21 +237,7 @@ fn build(
     settings: &CardSettings,
     telemetry: &Arc<Telemetry>,
 ) -> Result<(Output, CardFeed), cpal::Error> {
-    let rate_hz = config.sample_rate;
-    let period_len = match config.buffer_size {
-        BufferSize::Fixed(len) => len,
-        BufferSize::Default => frames_in(settings.period_ms, rate_hz),
-    };
-    let lead_len = frames_in(settings.lead_ms, rate_hz);
-    let capacity = lead_len.max(period_len.saturating_mul(PERIODS_MIN)).max(2);
-    let (producer, consumer) = rtrb::RingBuffer::new(capacity as usize);
-    let fades = Fades {
-        rise: frames_in(settings.fade_in_ms, rate_hz),
-        fall: frames_in(settings.fade_out_ms, rate_hz),
-        gap: frames_in(GAP_MS, rate_hz),
-    };
-    let signals = Arc::<Signals>::default();
-    let fill = Fill::new(consumer, fades, signals.clone(), telemetry.clone());
+    let (frames, fill, signals) = new_fill(config, settings, telemetry);
     let heed = errors(signals.clone(), telemetry.clone());
     let stream = match format {
         SampleFormat::F32 => start::<f32>(device, config, fill, heed),
@@ -264,9 +250,9 @@ fn build(
     let facts = CardFacts {
         id: id_of(device),
         name: device.to_string(),
-        rate_hz,
+        rate_hz: config.sample_rate,
         n_channels: config.channels,
-        period_len: stream.buffer_size().unwrap_or(period_len),
+        period_len: stream.buffer_size().unwrap_or(period_len(config, settings)),
         format: format.to_string(),
     };
     let output = Output {
@@ -275,10 +261,38 @@ fn build(
         facts,
     };
     let feed = CardFeed {
-        frames: producer,
-        rate_hz,
+        frames,
+        rate_hz: config.sample_rate,
     };
     Ok((output, feed))
+}
+
+/// A ring and the callback's body at its far end.
+fn new_fill(
+    config: StreamConfig,
+    settings: &CardSettings,
+    telemetry: &Arc<Telemetry>,
+) -> (rtrb::Producer<f32>, Fill, Arc<Signals>) {
+    let frames_of = |ms| frames_in(ms, config.sample_rate);
+    let periods_len = period_len(config, settings).saturating_mul(PERIODS_MIN);
+    let capacity = frames_of(settings.lead_ms).max(periods_len).max(2);
+    let (producer, consumer) = rtrb::RingBuffer::new(capacity as usize);
+    let fades = Fades {
+        rise: frames_of(settings.fade_in_ms),
+        fall: frames_of(settings.fade_out_ms),
+        gap: frames_of(GAP_MS),
+    };
+    let signals = Arc::<Signals>::default();
+    let fill = Fill::new(consumer, fades, signals.clone(), telemetry.clone());
+    (producer, fill, signals)
+}
+
+/// The period asked for; what the device makes of it, only the open stream knows.
+fn period_len(config: StreamConfig, settings: &CardSettings) -> u32 {
+    match config.buffer_size {
+        BufferSize::Fixed(len) => len,
+        BufferSize::Default => frames_in(settings.period_ms, config.sample_rate),
+    }
 }
 
 fn start<T: Pcm>(

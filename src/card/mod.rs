@@ -45,8 +45,12 @@ const WELL: Duration = Duration::from_secs(10);
 /// At the start a busy device is asked again so often, at the shortest wait.
 const BUSY_TRIES: u32 = 4;
 
-/// The longest wait for the system while opening or closing a device.
-const SYSTEM_MAX: Duration = Duration::from_secs(10);
+/// The longest wait for the system while a device is opened.
+const OPEN_MAX: Duration = Duration::from_secs(10);
+
+/// The longest waits for a device: to play what is left, and to close; then for both and more.
+const CLOSE_MAX: Duration = Duration::from_millis(500);
+const STOP_MAX: Duration = Duration::from_secs(3);
 
 /// Why there is no sound from a card.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +98,7 @@ pub enum CardError {
         reason: String,
     },
     /// Retry: the system neither opened it nor refused.
-    #[error("the sound system did not answer within {SYSTEM_MAX:?}")]
+    #[error("the sound system did not answer within {OPEN_MAX:?}")]
     NoAnswer,
     /// Fatal: the system gives no thread.
     #[error("cannot start the sound card's thread: {0}")]
@@ -185,7 +189,7 @@ impl Card {
                         let _ = opened_sender.send(Err(error));
                     }
                 })?;
-        let first = opened.recv_timeout(SYSTEM_MAX);
+        let first = opened.recv_timeout(OPEN_MAX);
         Ok(Self {
             condition: first.map_err(|_| CardError::NoAnswer)??,
             stop,
@@ -210,12 +214,14 @@ impl Card {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fades out, lets the device play it, and closes the device; never longer than a second or
-    /// so, whatever the device does. Keep feeding the ring until this returns.
+    /// Fades out, lets the device play it, and closes the device; gives up on a device that keeps
+    /// the supervisor for seconds. Keep feeding the ring until this returns.
     pub fn stop(self) {
         drop(self.stop);
-        // A panic in there has nothing left to spoil.
-        let _ = self.thread.join();
+        let begin = Instant::now();
+        while !self.thread.is_finished() && begin.elapsed() < STOP_MAX {
+            thread::sleep(TICK / 4);
+        }
     }
 }
 
@@ -325,17 +331,17 @@ impl Supervisor {
     fn close(&self, output: Output) {
         output.signals.ask_to_stop();
         let fade = Duration::from_millis(self.settings.fade_out_ms.into());
-        let patience = fade + 2 * output.latency() + SILENCE_MAX;
+        let patience = fade + 2 * output.latency() + CLOSE_MAX;
         let begin = Instant::now();
         while !output.signals.is_silent() && begin.elapsed() < patience {
             thread::sleep(TICK / 4);
         }
         // What was written last still has to reach the ear.
-        thread::sleep(output.latency().min(SILENCE_MAX));
+        thread::sleep(output.latency().min(CLOSE_MAX));
         self.telemetry.card.is_live.set(0);
         if let Some(done) = discard(output) {
             // Timeout or done, there is nothing more to do.
-            let _ = done.recv_timeout(SILENCE_MAX);
+            let _ = done.recv_timeout(CLOSE_MAX);
         }
     }
 }

@@ -15,6 +15,11 @@ const RATES_HZ: RangeInclusive<u32> = 1_000..=768_000;
 /// What an endless stream writes for its length, before anybody knows it.
 const LENGTH_UNKNOWN: [u32; 2] = [0, u32::MAX];
 
+/// Tags of the `fmt ` chunk.
+const PCM: u16 = 1;
+const FLOAT: u16 = 3;
+const EXTENSIBLE: u16 = 0xfffe;
+
 /// Frames read and converted at a time.
 const BLOCK_FRAMES: usize = 4_096;
 
@@ -148,10 +153,22 @@ fn read_header(reader: &mut BufReader<File>) -> Result<(Format, u32), HeaderErro
     }
 }
 
+fn coding(tag: u16, n_bytes: u16) -> Result<Coding, HeaderError> {
+    match (tag, n_bytes) {
+        (PCM, 1) => Ok(Coding::U8),
+        (PCM, 2) => Ok(Coding::I16),
+        (PCM, 3) => Ok(Coding::I24),
+        (PCM, 4) => Ok(Coding::I32),
+        (FLOAT, 4) => Ok(Coding::F32),
+        (PCM, n) => Err(HeaderError::Unsupported(format!("{n}-byte integers"))),
+        (FLOAT, n) => Err(HeaderError::Unsupported(format!("{n}-byte floats"))),
+        (tag, _) => Err(HeaderError::Unsupported(format!(
+            "sound of WAV format {tag}"
+        ))),
+    }
+}
+
 fn read_format(reader: &mut BufReader<File>, len: u32) -> Result<Format, HeaderError> {
-    const PCM: u16 = 1;
-    const FLOAT: u16 = 3;
-    const EXTENSIBLE: u16 = 0xfffe;
     let mut bytes = [0; 40];
     if len < 16 {
         return Err(HeaderError::Foreign("its `fmt ` chunk is too short"));
@@ -179,22 +196,8 @@ fn read_format(reader: &mut BufReader<File>, len: u32) -> Result<Format, HeaderE
             "its frames are no whole number of samples",
         ));
     }
-    let coding = match (tag, frame_len / n_channels) {
-        (PCM, 1) => Coding::U8,
-        (PCM, 2) => Coding::I16,
-        (PCM, 3) => Coding::I24,
-        (PCM, 4) => Coding::I32,
-        (FLOAT, 4) => Coding::F32,
-        (PCM, n) => return Err(HeaderError::Unsupported(format!("{n}-byte integers"))),
-        (FLOAT, n) => return Err(HeaderError::Unsupported(format!("{n}-byte floats"))),
-        (tag, _) => {
-            return Err(HeaderError::Unsupported(format!(
-                "sound of WAV format {tag}"
-            )));
-        }
-    };
     Ok(Format {
-        coding,
+        coding: coding(tag, frame_len / n_channels)?,
         n_channels,
         rate_hz,
     })
