@@ -40,7 +40,7 @@ pub fn add(x: &[f32], out: &mut [f32]) {
 #[inline(always)]
 pub fn gelu(x: &mut [f32]) {
     for z in x {
-        let u = 0.797_884_56 * (*z + 0.044_715 * (*z * *z * *z));
+        let u = 0.797_884_6 * (*z + 0.044_715 * (*z * *z * *z));
         *z /= 1.0 + exp(-2.0 * u);
     }
 }

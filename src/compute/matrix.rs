@@ -61,17 +61,6 @@ impl Matrix {
         self.lines.len() * 64 + self.scales.len() * 12
     }
 
-    /// The weight of a row and a column, as stored.
-    pub(super) fn at(&self, row: usize, column: usize) -> i8 {
-        let (line, at) = self.place(row, column);
-        self.lines[line].0[at] as i8
-    }
-
-    /// Columns, the filling included.
-    pub(super) fn n_columns(&self) -> usize {
-        4 * self.n_quads
-    }
-
     /// The lines of one panel of 64 rows, [in / 4][4].
     pub(super) fn panels(&self) -> impl Iterator<Item = &[[Line; LINES_PER_QUAD]]> {
         self.lines.as_chunks().0.chunks_exact(self.n_quads)

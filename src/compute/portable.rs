@@ -2,8 +2,8 @@
 //! on a CPU without any of them.
 
 use super::cache::{HeadGroup, Queries, value_place};
-use super::matrix::{Activations, Matrix};
-use super::{Ops, SLOTS_PER_BLOCK};
+use super::matrix::{Activations, LINES_PER_QUAD, Matrix, PANEL};
+use super::{Line, Ops, SLOTS_PER_BLOCK};
 
 /// Always available.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,13 +19,11 @@ impl Ops for Portable {
         let n_out = matrix.n_out();
         for (b, y) in y.chunks_exact_mut(n_out).enumerate() {
             let (bytes, (scale, zero)) = (x.bytes(b), x.scale(b));
-            for (row, y) in y.iter_mut().enumerate() {
-                let mut sum = 0;
-                for column in 0..matrix.n_columns() {
-                    let x = i32::from(bytes[column]) - zero;
-                    sum += x * i32::from(matrix.at(row, column));
+            for (panel, (i, y)) in matrix.panels().zip(y.chunks_mut(PANEL).enumerate()) {
+                let sums = panel_sums(panel, bytes, zero);
+                for ((row, y), sum) in (i * PANEL..).zip(y).zip(sums) {
+                    *y = sum as f32 * (matrix.scales[row] * scale) + matrix.bias[row];
                 }
-                *y = sum as f32 * (matrix.scales[row] * scale) + matrix.bias[row];
             }
         }
     }
@@ -69,4 +67,19 @@ impl Ops for Portable {
             }
         }
     }
+}
+
+/// 64 rows times one vector: four columns after four.
+fn panel_sums(panel: &[[Line; LINES_PER_QUAD]], x: &[u8], zero: i32) -> [i32; PANEL] {
+    let mut sums = [0; PANEL];
+    for (lines, x) in panel.iter().zip(x.as_chunks::<4>().0) {
+        let x = x.map(|byte| i32::from(byte) - zero);
+        let rows = lines.iter().flat_map(|line| line.0.as_chunks::<4>().0);
+        for (sum, weights) in sums.iter_mut().zip(rows) {
+            *sum += (0..4)
+                .map(|j| x[j] * i32::from(weights[j] as i8))
+                .sum::<i32>();
+        }
+    }
+    sums
 }

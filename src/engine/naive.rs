@@ -209,7 +209,7 @@ fn mlp(layer: &LayerWeights, m: &[f32]) -> Vec<f32> {
     let mut up = linear(&layer.up, m);
     add(&mut up, &layer.up_bias);
     for z in &mut up {
-        *z = 0.5 * *z * (1.0 + (0.797_884_56 * (*z + 0.044_715 * *z * *z * *z)).tanh());
+        *z = 0.5 * *z * (1.0 + (0.797_884_6 * (*z + 0.044_715 * *z * *z * *z)).tanh());
     }
     let mut down = linear(&layer.down, &up);
     add(&mut down, &layer.down_bias);

@@ -48,8 +48,8 @@ fn tile<const B: usize, const CHAINS: usize>(
             accumulate(&panel[at + chain], &quads, at + chain, sums);
         }
     }
-    for at in whole..panel.len() {
-        accumulate(&panel[at], &quads, at, &mut sums[0]);
+    for (at, lines) in panel.iter().enumerate().skip(whole) {
+        accumulate(lines, &quads, at, &mut sums[0]);
     }
     let n_out = matrix.n_out();
     let rows = i * PANEL..n_out.min((i + 1) * PANEL);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Defaults, Kind, Pattern, checked, fields};
+use super::{Defaults, Kind, Parsed, Pattern, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "local",
@@ -26,7 +26,7 @@ struct Fields {
     window: usize,
 }
 
-fn parse(entry: &Value, defaults: &Defaults) -> Result<Arc<dyn Pattern>, String> {
+fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
     let window = match entry {
         Value::String(_) => defaults.stride,
         object => fields::<Fields>(object)?.window,

@@ -61,10 +61,13 @@ pub struct Defaults {
     pub context: usize,
 }
 
+/// A layer's pattern, or a sentence that says what is wrong with its entry.
+pub type Parsed = Result<Arc<dyn Pattern>, String>;
+
 /// A kind of pattern: its word and how to read an entry of that kind.
 struct Kind {
     name: &'static str,
-    parse: fn(&Value, &Defaults) -> Result<Arc<dyn Pattern>, String>,
+    parse: fn(&Value, &Defaults) -> Parsed,
 }
 
 const KINDS: &[Kind] = &[local::KIND, strided::KIND];
@@ -73,7 +76,7 @@ const KINDS: &[Kind] = &[local::KIND, strided::KIND];
 const MAX_REACH: usize = 1 << 26;
 
 /// Reads one entry of `pattern`: a word, or an object with its own reach.
-pub fn parse(entry: &Value, defaults: &Defaults) -> Result<Arc<dyn Pattern>, String> {
+pub fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
     let name = entry
         .as_str()
         .or_else(|| entry.get("kind").and_then(Value::as_str))

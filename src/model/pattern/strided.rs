@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Defaults, Kind, Pattern, checked, fields};
+use super::{Defaults, Kind, Parsed, Pattern, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "strided",
@@ -31,7 +31,7 @@ struct Fields {
     rows: usize,
 }
 
-fn parse(entry: &Value, defaults: &Defaults) -> Result<Arc<dyn Pattern>, String> {
+fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
     let (stride, rows) = match entry {
         Value::String(_) => (defaults.stride, defaults.context / defaults.stride),
         object => {
