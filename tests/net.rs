@@ -5,6 +5,7 @@
 
 use futures_util::{SinkExt, StreamExt};
 use longwave::broadcast::{self, Writer};
+use longwave::listen::{Item, ListenError, Wire};
 use longwave::net::{self, House, Settings, Station};
 use longwave::protocol::close;
 use longwave::protocol::{Draw, Event, Facts, Format, Hello, ModelFacts, Packet, Report, Request};
@@ -574,4 +575,49 @@ async fn asking_for_the_head_of_the_wav_takes_no_place() {
     assert!(head.starts_with("http/1.0 200") && head.contains("content-type: audio/wav"));
     assert!(head.contains("cache-control: no-store") && !head.contains("content-length"));
     assert_eq!(server.telemetry.net.listeners_total.get(), 0);
+}
+
+#[tokio::test]
+async fn our_own_listener_understands_our_own_station() {
+    let mut server = Server::start(Settings::default()).await;
+    server.publish(20);
+    let mut wire = Wire::open(&format!("http://{}/", server.addr))
+        .await
+        .unwrap();
+    assert_eq!(wire.facts(), &facts("piano"));
+    assert_eq!(wire.position(), FIRST_POSITION + 10 * PACKET_LEN as u64);
+    let mut heard = Vec::new();
+    for sequence in 10..20 {
+        assert_eq!(wire.next(&mut heard).await.unwrap(), Item::Packet);
+        assert_eq!(heard, codes(sequence));
+    }
+    server.publish(3 * N_SLOTS as u64);
+    let lost = 20 + 3 * N_SLOTS as u64 - N_SLOTS as u64 / 2 - 20;
+    let item = wire.next(&mut heard).await.unwrap();
+    assert_eq!(item, Item::Lost { n_packets: lost });
+    assert_eq!(wire.next(&mut heard).await.unwrap(), Item::Packet);
+    assert_eq!(heard, codes(20 + lost));
+    let nowhere = Wire::open(&format!("ws://{}/v1/stations/organ/stream", server.addr)).await;
+    assert!(
+        nowhere
+            .unwrap_err()
+            .to_string()
+            .contains("the stations are: piano")
+    );
+    server.stop().await;
+    let end = loop {
+        if let Err(end) = wire.next(&mut heard).await {
+            break end;
+        }
+    };
+    assert!(
+        matches!(
+            end,
+            ListenError::Closed {
+                code: close::GOING_AWAY,
+                ..
+            }
+        ),
+        "{end}"
+    );
 }
