@@ -48,6 +48,7 @@ pub struct Jitter {
     rise: f64,
     is_playing: bool,
     is_skipping: bool,
+    is_ended: bool,
     correction: f64,
     smooth_fill: f64,
     low_fill: f64,
@@ -91,6 +92,7 @@ impl Jitter {
             rise: fade,
             is_playing: false,
             is_skipping: false,
+            is_ended: false,
             correction: 0.0,
             smooth_fill: 0.0,
             low_fill: f64::INFINITY,
@@ -103,6 +105,7 @@ impl Jitter {
     /// Takes samples in. What does not fit, which is more than anybody should wait for, is left
     /// out and counted.
     pub fn push(&mut self, samples: impl IntoIterator<Item = f32>) {
+        self.is_ended = false;
         for sample in samples {
             if self.written - self.read + TAPS as u64 >= self.ring.len() as u64 {
                 self.n_skipped += 1;
@@ -124,6 +127,11 @@ impl Jitter {
             self.ring[slot] *= back as f32 / n as f32;
         }
         self.rise = 0.0;
+    }
+
+    /// Nothing comes any more until it does: to run dry now is no underrun.
+    pub fn end(&mut self) {
+        self.is_ended = true;
     }
 
     /// Fills `out`, with silence where there is nothing to play.
@@ -207,10 +215,13 @@ impl Jitter {
     fn starve(&mut self) {
         self.is_playing = false;
         self.gain = 0.0;
+        self.restart_window();
+        if self.is_ended {
+            return;
+        }
         self.n_underruns += 1;
         let more = self.target * 1.3 + samples(self.rate_hz, 20);
         self.target = more.min(samples(self.rate_hz, CEILING_MS));
-        self.restart_window();
     }
 
     /// Far too much, after a stall for example: leave the oldest out.
@@ -349,6 +360,16 @@ mod tests {
         jitter.pull(&mut heard[begin..]);
         assert!(jitter.stats().is_playing);
         assert!(largest_step(&heard) < 0.07, "{}", largest_step(&heard));
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_no_underrun() {
+        let mut jitter = Jitter::new(RATE_HZ, 200);
+        jitter.push(tone(0, 10 * PACKET));
+        jitter.end();
+        jitter.pull(&mut [0.0; 20 * PACKET]);
+        let stats = jitter.stats();
+        assert_eq!((stats.n_underruns, stats.target_ms), (0, 200));
     }
 
     #[test]

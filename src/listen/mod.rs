@@ -5,13 +5,22 @@
 //! take at its own pace. The wire format is `docs/protocol.md`.
 
 mod jitter;
+#[cfg(feature = "playback")]
+mod play;
+mod record;
 mod wire;
 
+#[cfg(feature = "playback")]
+use crate::card::CardError;
 use crate::protocol::ProtocolError;
+use crate::wav::WavError;
 use std::io;
 use tokio_tungstenite::tungstenite;
 
 pub use jitter::{Jitter, JitterStats};
+#[cfg(feature = "playback")]
+pub use play::{Heard, play};
+pub use record::{End, Recorded, Recording, record};
 pub use wire::{Item, Wire};
 
 /// Why a station is not heard, or no more.
@@ -84,6 +93,17 @@ pub enum ListenError {
     /// Retry: connected and silent.
     #[error("the station fell silent")]
     Silent,
+    /// As the file's error says.
+    #[error(transparent)]
+    Wav(#[from] WavError),
+    /// As the card's error says.
+    #[cfg(feature = "playback")]
+    #[error(transparent)]
+    Card(#[from] CardError),
+    /// Usage: the card's rate and the station's do not go together.
+    #[cfg(feature = "playback")]
+    #[error(transparent)]
+    Resample(#[from] crate::resample::ResampleError),
     /// Retry: the network's fault.
     #[error("the connection to the station broke: {0}")]
     Io(#[from] io::Error),
