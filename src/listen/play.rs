@@ -187,9 +187,14 @@ impl Player {
         }
     }
 
-    /// The card has opened an output, its first or another.
-    fn attach(&mut self, feed: CardFeed) -> Result<(), ListenError> {
+    /// The card has opened an output, its first or another. Its ring starts full of silence, or
+    /// it would empty the jitter buffer that was just gathered.
+    fn attach(&mut self, mut feed: CardFeed) -> Result<(), ListenError> {
         let resampler = Resampler::new(self.rate_hz, feed.rate_hz, self.chunk.len())?;
+        let n_slots = feed.frames.slots();
+        if let Ok(space) = feed.frames.write_chunk_uninit(n_slots) {
+            space.fill_from_iter(std::iter::repeat_n(0.0, n_slots));
+        }
         self.feed = Some((feed, resampler));
         self.n_passed = 0;
         Ok(())
