@@ -14,6 +14,7 @@ const FLOOR_MS = 120; // the target shrinks no further
 const CEILING_MS = 3000; // and grows no further
 const SURPLUS_MS = 1000; // more than this above the target is skipped
 const CAPACITY_S = 8;
+const DEAD_BAND_S = 0.03; // within this of the target the speed is left alone
 const MAX_CORRECTION = 0.003;
 const CORRECTION_PER_S = 0.05; // 100 ms too much: 0.5 % faster, if that were allowed
 const SMOOTHING_S = 2;
@@ -169,7 +170,8 @@ class Player extends AudioWorkletProcessor {
     if (!this.isPlaying) return;
     this.smoothFill += (this.fill - this.smoothFill) * (1 - Math.exp(-n / sampleRate / SMOOTHING_S));
     const errorS = (this.smoothFill - this.target) / this.rateHz;
-    const wanted = errorS * CORRECTION_PER_S;
+    const beyond = errorS - Math.max(-DEAD_BAND_S, Math.min(DEAD_BAND_S, errorS));
+    const wanted = beyond * CORRECTION_PER_S;
     this.correction = Math.max(-MAX_CORRECTION, Math.min(MAX_CORRECTION, wanted));
     if (this.fill > this.target + this.frames(SURPLUS_MS)) this.isSkipping = true;
     this.lowFill = Math.min(this.lowFill, this.fill);
