@@ -136,7 +136,7 @@ impl Collector for Figures {
 }
 
 fn encode_load(mut encoder: DescriptorEncoder<'_>, load: &LoadHistogram) -> fmt::Result {
-    let edges = LOAD_EDGES.into_iter().chain([f64::MAX]);
+    let edges = LOAD_EDGES.into_iter().chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> = edges.zip(load.buckets()).collect();
     let n_steps = buckets.iter().map(|(_, count)| count).sum();
     let help = "Compute time of a step over the time its code plays";
