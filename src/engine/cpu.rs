@@ -71,7 +71,7 @@ struct Scratch {
     narrow: Activations,
     /// Quantised inputs of `down`, F wide.
     wide: Activations,
-    /// [D], one lane's at a time.
+    /// `[D]`, one lane's at a time.
     normed: Vec<f32>,
     convolved: Vec<f32>,
     attention: AttentionScratch,
@@ -82,12 +82,12 @@ struct Scratch {
 /// What attention of one lane computes on its way.
 #[derive(Debug)]
 struct AttentionScratch {
-    /// [K/2]
+    /// `[K/2]`
     cos: Vec<f32>,
     sin: Vec<f32>,
     /// The queries of one group.
     q: Queries,
-    /// [K]: a key and a value in int8.
+    /// `[K]`: a key and a value in int8.
     key: Vec<i8>,
     value: Vec<i8>,
     /// The slots seen, as runs.
@@ -413,7 +413,7 @@ impl Lane {
         }
     }
 
-    /// Keeps `normed` [D] and writes the causal depthwise convolution ending there.
+    /// Keeps `normed` `[D]` and writes the causal depthwise convolution ending there.
     fn convolve<O: Ops>(
         &mut self,
         ops: O,

@@ -30,7 +30,7 @@ impl Default for DrawParams {
 /// 16 kHz, and the first code is a click at full scale.
 const RESOLUTION: f32 = 1.0 / (1 << 24) as f32;
 
-/// Draws a code. `logits` [V] are finite, `uniform` lies in [0, 1).
+/// Draws a code. `logits` `[V]` are finite, `uniform` lies in [0, 1).
 pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
     if params.temperature == 0.0 {
         return likeliest(logits);

@@ -67,7 +67,7 @@ pub trait Decoder: Send {
     fn prime(&mut self, lane: usize, codes: &[u8]);
 
     /// Feeds `codes` like [`prime`](Self::prime); before each one is fed, `see` gets its index in
-    /// `codes` and the logits [V] that the model held for its place.
+    /// `codes` and the logits `[V]` that the model held for its place.
     fn score(&mut self, lane: usize, codes: &[u8], see: &mut dyn FnMut(usize, &[f32]));
 
     /// Draws `n` codes in every lane named, `n` being the common length of all turns.

@@ -12,42 +12,42 @@ use super::{ModelConfig, ModelError, V};
 /// All tensors of a model in f32, row-major, matrices as [out, in].
 #[derive(Clone, Debug)]
 pub struct Weights {
-    /// [V, D]
+    /// `[V, D]`
     pub embed: Vec<f32>,
     /// `L` of them.
     pub layers: Vec<LayerWeights>,
-    /// [D]
+    /// `[D]`
     pub norm: Vec<f32>,
-    /// [V, D]
+    /// `[V, D]`
     pub head: Vec<f32>,
-    /// [V]
+    /// `[V]`
     pub head_bias: Vec<f32>,
 }
 
 /// The tensors of one layer.
 #[derive(Clone, Debug)]
 pub struct LayerWeights {
-    /// [D]
+    /// `[D]`
     pub attn_norm: Vec<f32>,
-    /// [D, W], the tap of the present position last.
+    /// `[D, W]`, the tap of the present position last.
     pub conv: Vec<f32>,
-    /// [H·K, D]
+    /// `[H·K, D]`
     pub q: Vec<f32>,
-    /// [G·K, D]
+    /// `[G·K, D]`
     pub k: Vec<f32>,
-    /// [G·K, D]
+    /// `[G·K, D]`
     pub v: Vec<f32>,
-    /// [D, H·K]
+    /// `[D, H·K]`
     pub o: Vec<f32>,
-    /// [D]
+    /// `[D]`
     pub mlp_norm: Vec<f32>,
-    /// [F, D]
+    /// `[F, D]`
     pub up: Vec<f32>,
-    /// [F]
+    /// `[F]`
     pub up_bias: Vec<f32>,
-    /// [D, F]
+    /// `[D, F]`
     pub down: Vec<f32>,
-    /// [D]
+    /// `[D]`
     pub down_bias: Vec<f32>,
 }
 

@@ -27,7 +27,7 @@ impl Rotary {
         }
     }
 
-    /// Writes cos [K/2] and sin [K/2] for rotation `p`.
+    /// Writes cos `[K/2]` and sin `[K/2]` for rotation `p`.
     pub fn angles(&self, p: u64, cos: &mut [f32], sin: &mut [f32]) {
         let period = self.turn.len() as u64;
         let p = p % period;
@@ -37,7 +37,7 @@ impl Rotary {
     }
 }
 
-/// Turns one head [K] in place by the angles whose cos [K/2] and sin [K/2] are given.
+/// Turns one head `[K]` in place by the angles whose cos `[K/2]` and sin `[K/2]` are given.
 #[inline(always)]
 pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (low, high) = head.split_at_mut(cos.len());

@@ -12,7 +12,7 @@ use crate::mulaw;
 /// Queries that are masked and multiplied at once.
 const QUERY_BLOCK: usize = 256;
 
-/// The logits [T, V] for every place of `codes` [T], teacher-forced from a cold start.
+/// The logits `[T, V]` for every place of `codes` `[T]`, teacher-forced from a cold start.
 pub fn logits(model: &Model, codes: &[u8]) -> Result<Tensor> {
     let (config, weights) = (&model.config, &model.weights);
     let rotary = Rotary::new(config.rope_period, &config.rope_harmonics);

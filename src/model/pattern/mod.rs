@@ -2,7 +2,7 @@
 //!
 //! Written once and asked by all: the mask of training and of the oracle, the KV stores of every
 //! engine, the picture that `inspect` draws. A kind of pattern is one file beside this one with a
-//! line in [`KINDS`]; the test below then holds its three views against each other.
+//! line in `KINDS`; the test below then holds its three views against each other.
 
 mod local;
 mod strided;
