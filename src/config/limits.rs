@@ -1,0 +1,83 @@
+//! What each number may be: one table for the file and for the command line.
+
+use std::fmt;
+use std::ops::{Bound, RangeBounds};
+
+/// The values a number may have. It prints as words: `above 0 and at most 1`.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits(Bound<f64>, Bound<f64>);
+
+/// Divides the logits. Above 10 every model is white noise.
+pub const TEMPERATURE: Limits = Limits(Bound::Included(0.0), Bound::Included(10.0));
+/// A sum of probabilities; at 0 nothing would be left to draw.
+pub const TOP_P: Limits = Limits(Bound::Excluded(0.0), Bound::Included(1.0));
+/// A share of the likeliest code; at 1 nothing but it would be left, which is temperature 0.
+pub const MIN_P: Limits = Limits(Bound::Included(0.0), Bound::Excluded(1.0));
+/// Audio waiting at the card: below 10 ms no desktop keeps up, above 5 s nobody waits.
+pub const LEAD_MS: Limits = Limits(Bound::Included(10.0), Bound::Included(5_000.0));
+/// What the card asks for at once.
+pub const PERIOD_MS: Limits = Limits(Bound::Included(1.0), Bound::Included(500.0));
+/// One message to a listener: shorter is mostly headers, longer is mostly waiting.
+pub const PACKET_MS: Limits = Limits(Bound::Included(5.0), Bound::Included(200.0));
+/// What a browser gathers before it plays.
+pub const JITTER_MS: Limits = Limits(Bound::Included(20.0), Bound::Included(10_000.0));
+/// Listeners at once.
+pub const MAX_LISTENERS: Limits = Limits(Bound::Included(1.0), Bound::Included(100_000.0));
+/// Seconds of sound in one file: a WAV file's length is a 32-bit number of bytes, so the file's
+/// rate and format limit it further.
+pub const SECONDS: Limits = Limits(Bound::Excluded(0.0), Bound::Included(86_400.0));
+/// Frames per second of a sound file or a card.
+pub const RATE_HZ: Limits = Limits(Bound::Included(4_000.0), Bound::Included(384_000.0));
+
+impl Limits {
+    /// Refuses a value outside the limits (and what is not a number) in words.
+    pub fn check(&self, value: f64) -> Result<(), String> {
+        if (self.0, self.1).contains(&value) {
+            Ok(())
+        } else {
+            // An f32 that came by way of a file should print as it was written there.
+            Err(format!("must be {self}, not {}", value as f32))
+        }
+    }
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Bound::Included(least) => write!(f, "at least {least}")?,
+            Bound::Excluded(least) => write!(f, "above {least}")?,
+            Bound::Unbounded => {}
+        }
+        match self.1 {
+            Bound::Included(most) => write!(f, " and at most {most}"),
+            Bound::Excluded(most) => write!(f, " and below {most}"),
+            Bound::Unbounded => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_belong_or_not_as_the_words_say() {
+        assert!(TOP_P.check(1.0).is_ok());
+        assert_eq!(
+            TOP_P.check(0.0).unwrap_err(),
+            "must be above 0 and at most 1, not 0"
+        );
+        assert!(MIN_P.check(0.0).is_ok());
+        assert_eq!(
+            MIN_P.check(1.0).unwrap_err(),
+            "must be at least 0 and below 1, not 1"
+        );
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(TEMPERATURE.check(value).is_err());
+        }
+    }
+}
