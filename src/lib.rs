@@ -8,9 +8,10 @@ pub mod mulaw;
 pub mod telemetry;
 
 pub mod broadcast;
-pub mod control;
 pub mod protocol;
 pub mod resample;
+
+pub mod control;
 pub mod wav;
 
 pub mod compute;
@@ -29,7 +30,11 @@ pub mod net;
 pub mod pump;
 
 pub mod config;
+pub mod setup;
+pub mod signals;
+
 pub mod daemon;
+pub mod render;
 
 // Aborts a test that allocates inside `assert_no_alloc`; elsewhere it is the system's allocator.
 #[cfg(test)]

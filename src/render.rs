@@ -1,0 +1,77 @@
+//! Music into a file, as fast as the engine draws it. One thread, the caller's.
+//!
+//! The codes are those that a station with the same model, seed and prompt plays, and the samples
+//! those that a card of the file's rate gets. The file appears when it is whole.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use crate::mulaw;
+use crate::pump::Stream;
+use crate::resample::{ResampleError, Resampler};
+use crate::setup::Setup;
+use crate::wav::{WavError, WavFormat, WavWriter};
+
+/// Codes between two looks at the caller.
+const CHUNK_LEN: usize = 320;
+
+/// What is to be written.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// How much, in seconds above 0.
+    pub seconds: f64,
+    /// Where.
+    pub output: PathBuf,
+    /// The file's rate; the model's when absent.
+    pub rate_hz: Option<u32>,
+    /// How the file holds its samples.
+    pub format: WavFormat,
+}
+
+/// Why there is no file.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// *Fatal*: the file cannot be written.
+    #[error(transparent)]
+    Write(#[from] WavError),
+    /// *Fatal*: no way from the model's rate to the file's.
+    #[error(transparent)]
+    Rate(#[from] ResampleError),
+    /// The caller wanted no more.
+    #[error("interrupted, and {} was not written", .0.display())]
+    Interrupted(PathBuf),
+}
+
+/// Draws and writes the first of the setup's streams. After each chunk `on_progress` hears how
+/// many codes of how many are drawn; it may break off, and nothing is left behind.
+pub fn render(
+    setup: &mut Setup,
+    order: &Order,
+    mut on_progress: impl FnMut(u64, u64) -> ControlFlow<()>,
+) -> Result<(), RenderError> {
+    let model_hz = setup.model.config.sample_rate_hz;
+    let rate_hz = order.rate_hz.unwrap_or(model_hz);
+    let n_codes = ((order.seconds * f64::from(model_hz)).round() as u64).max(1);
+    let n_frames = crate::resample::frames_for(n_codes, model_hz, rate_hz);
+    let mut resampler = Resampler::new(model_hz, rate_hz, CHUNK_LEN)?;
+    // Before the slow part, so that a wrong path is told at once.
+    let mut file = WavWriter::create(&order.output, rate_hz, order.format, Some(n_frames))?;
+
+    let decoder = &mut *setup.decoder;
+    let mut stream = Stream::open(decoder, 0, &setup.starts[0], CHUNK_LEN);
+    let mut samples = Vec::with_capacity(CHUNK_LEN);
+    let mut n_drawn = 0;
+    while n_drawn < n_codes {
+        let wanted = (n_codes - n_drawn).min(CHUNK_LEN as u64);
+        let codes = &stream.next(decoder)[..wanted as usize];
+        samples.clear();
+        samples.extend(codes.iter().map(|&code| mulaw::decode(code)));
+        file.write(resampler.process(&samples))?;
+        n_drawn += wanted;
+        if on_progress(n_drawn, n_codes).is_break() {
+            return Err(RenderError::Interrupted(order.output.clone()));
+        }
+    }
+    file.write(resampler.flush())?;
+    Ok(file.finish()?)
+}
