@@ -1,1 +1,362 @@
-//! The daemon.
+//! The daemon: what starts in which order, what stops it, and what it says of itself meanwhile.
+//!
+//! The order: the socket is bound (a port in use is told at once), the model read, prompts heard,
+//! the card opened, the pump started, listeners let in; ready is told when something was played.
+//! It ends by SIGINT or SIGTERM: the card fades out while listeners are told, and all is over
+//! within [`STOP_MAX`]; a second signal ends it there and then. [`run`] blocks the main thread; the
+//! runtime's threads are called "net" and see nothing but sockets and this module's clock.
+
+mod beat;
+mod output;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time;
+
+use crate::broadcast::{self, Source, Writer};
+use crate::config::{CardUse, Config, NetworkConfig};
+use crate::control::Controls;
+use crate::net::{self, House};
+use crate::protocol::{Draw, Facts, ModelFacts};
+use crate::pump::{Primed, Pump, PumpError, PumpSettings, Start};
+use crate::setup::{Setup, SetupError};
+use crate::signals::Signals;
+use crate::telemetry::Telemetry;
+use beat::Heart;
+use output::Output;
+
+pub use beat::Beat;
+pub use output::OutputError;
+
+/// From the first signal to the end, whatever hangs.
+pub const STOP_MAX: Duration = Duration::from_millis(1_900);
+
+/// Threads for sockets: one would do, and a second keeps a slow one from being heard.
+const N_NET_THREADS: usize = 2;
+
+/// Packets a station's ring holds, in time: who is further behind has lost some.
+const RING_MS: u32 = 4_000;
+
+/// Why the daemon did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Fatal: see [`SetupError`].
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// Retry or fatal: the address cannot be had.
+    #[error("cannot listen on {address}: {source}; name another with --listen")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Retry or fatal: there must be a card, and there is none.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// Fatal: see [`PumpError`].
+    #[error(transparent)]
+    Pump(#[from] PumpError),
+    /// Fatal: a bug.
+    #[error("the generation thread has ended; the log may tell why")]
+    PumpEnded,
+    /// Retry: the listening socket broke.
+    #[error("the network broke down: {0}")]
+    Network(io::Error),
+    /// Fatal: the system gives no thread, signal or clock.
+    #[error("cannot start: {0}")]
+    System(io::Error),
+    /// Somebody did not want to wait.
+    #[error("a second signal: left without a farewell")]
+    Forced,
+}
+
+/// Plays what `config` says until a signal comes. `on_beat` hears ten times a second how it goes.
+pub fn run(config: &Config, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), DaemonError> {
+    let listener = config.network.enabled.then(|| bind(&config.network));
+    let listener = listener.transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(N_NET_THREADS)
+        .thread_name("net")
+        .enable_all()
+        .build()
+        .map_err(DaemonError::System)?;
+    let setup = Setup::new(config)?;
+    let on_air = OnAir::start(config, setup, listener, &runtime)?;
+    let result = runtime.block_on(on_air.live(on_beat));
+    // A thread that still hangs after the farewell ends with the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Everything that runs.
+struct OnAir {
+    signals: Signals,
+    heart: Heart,
+    is_ready: Arc<AtomicBool>,
+    pump: Pump,
+    output: Option<Output>,
+    network: Option<Network>,
+}
+
+/// The server's task and the word that ends it.
+struct Network {
+    task: JoinHandle<io::Result<()>>,
+    stop: oneshot::Sender<()>,
+}
+
+impl OnAir {
+    fn start(
+        config: &Config,
+        setup: Setup,
+        listener: Option<TcpListener>,
+        runtime: &Runtime,
+    ) -> Result<Self, DaemonError> {
+        let _inside = runtime.enter();
+        let telemetry = Arc::new(Telemetry::default());
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let settings = pump_settings(config, &setup);
+        log_setup(&setup);
+        let (writers, stations) = stations(config, &setup, settings);
+        let starts: Vec<(Start, Writer)> = setup.starts.into_iter().zip(writers).collect();
+
+        let primed = Primed::new(setup.decoder, starts, settings, telemetry.clone())?;
+        // From here on something may sound, and is faded out rather than cut.
+        let signals = Signals::new().map_err(DaemonError::System)?;
+        // A card that is there before the first code plays it.
+        let output = open_output(config, primed.controls(), &telemetry)?;
+        let pump = primed.start()?;
+        let house = House {
+            stations,
+            settings: net_settings(&config.network),
+            telemetry: telemetry.clone(),
+            is_ready: is_ready.clone(),
+        };
+        let network = listener.map(|listener| Network::start(listener, house));
+        Ok(Self {
+            signals,
+            heart: Heart::new(telemetry, settings.packet_len as u64),
+            is_ready,
+            pump,
+            output,
+            network: network.transpose()?,
+        })
+    }
+
+    async fn live(mut self, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), DaemonError> {
+        let mut ticks = time::interval(beat::TICK);
+        ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let result = loop {
+            tokio::select! {
+                signal = self.signals.next() => {
+                    tracing::info!("{signal}: fading out");
+                    break Ok(());
+                }
+                error = network_end(&mut self.network) => break Err(DaemonError::Network(error)),
+                _ = ticks.tick() => {}
+            }
+            if !self.pump.is_running() {
+                break Err(DaemonError::PumpEnded);
+            }
+            if self.heart.beat(self.output.as_ref(), on_beat) {
+                self.is_ready.store(true, Ordering::Release);
+            }
+        };
+        self.is_ready.store(false, Ordering::Release);
+        beat::tell_stopping();
+        result.and(self.stop().await)
+    }
+
+    /// The card fades while the pump still feeds it and listeners are told; the pump ends last.
+    async fn stop(self) -> Result<(), DaemonError> {
+        let Self {
+            mut signals,
+            pump,
+            output,
+            network,
+            ..
+        } = self;
+        let fade = tokio::task::spawn_blocking(|| output.map(Output::stop));
+        let farewell = async move {
+            if let Some(network) = network {
+                // If nobody hears it, the task has ended already.
+                let _ = network.stop.send(());
+                let _ = network.task.await;
+            }
+        };
+        let stopping = async move {
+            let _ = tokio::join!(fade, farewell);
+            tokio::task::spawn_blocking(|| pump.stop()).await
+        };
+        tokio::select! {
+            stopped = stopping => match stopped {
+                Ok(result) => Ok(result?),
+                Err(_) => Err(PumpError::Panicked.into()),
+            },
+            _ = signals.next() => Err(DaemonError::Forced),
+            () = time::sleep(STOP_MAX) => {
+                tracing::warn!("something did not end in time and was left behind");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Network {
+    fn start(listener: TcpListener, house: House) -> Result<Self, DaemonError> {
+        let address = listener.local_addr().map_err(DaemonError::System)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(DaemonError::System)?;
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async {
+            // Dropped or sent, it means the same.
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(net::serve(listener, house, shutdown));
+        tracing::info!("listen at {}", page_address(address));
+        Ok(Self { task, stop })
+    }
+}
+
+/// How the server ended, which it does not by itself; never, where there is none.
+async fn network_end(network: &mut Option<Network>) -> io::Error {
+    match network {
+        None => std::future::pending().await,
+        Some(network) => match (&mut network.task).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => io::Error::other("the server ended"),
+            Err(error) => io::Error::other(error),
+        },
+    }
+}
+
+fn bind(network: &NetworkConfig) -> Result<TcpListener, DaemonError> {
+    let listen = || -> io::Result<TcpListener> {
+        let listener = TcpListener::bind(&network.listen)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    listen().map_err(|source| DaemonError::Listen {
+        address: network.listen.clone(),
+        source,
+    })
+}
+
+/// What to type into a browser: an address that means "all" is reached at this machine's own.
+fn page_address(address: SocketAddr) -> String {
+    match address.ip().is_unspecified() {
+        true => format!("http://localhost:{}/", address.port()),
+        false => format!("http://{address}/"),
+    }
+}
+
+fn pump_settings(config: &Config, setup: &Setup) -> PumpSettings {
+    let rate_hz = setup.model.config.sample_rate_hz;
+    PumpSettings {
+        rate_hz,
+        packet_len: (rate_hz * config.network.packet_ms / 1_000) as usize,
+        // A pause that listeners' buffers survive must be made up for afterwards.
+        lead_ms: config.card.lead_ms.max(config.network.jitter_ms),
+    }
+}
+
+fn net_settings(network: &NetworkConfig) -> net::Settings {
+    net::Settings {
+        max_listeners: network.max_listeners,
+        allowed_origins: network.allowed_origins.clone(),
+        // Full on arrival: a newcomer hears something at once.
+        burst_ms: network.jitter_ms,
+        jitter_buffer_ms: network.jitter_ms,
+        ..net::Settings::default()
+    }
+}
+
+/// One ring a station: its writing end, and what listeners get to see.
+fn stations(
+    config: &Config,
+    setup: &Setup,
+    settings: PumpSettings,
+) -> (Vec<Writer>, Vec<net::Station>) {
+    let n_slots = (RING_MS / config.network.packet_ms).max(2) as usize;
+    let named = config.stations.iter().zip(&setup.starts);
+    named
+        .map(|(station, start)| {
+            let (writer, source): (Writer, Source) = broadcast::ring(n_slots, settings.packet_len);
+            let facts = facts(&station.name, start, setup, settings);
+            (writer, net::Station { facts, source })
+        })
+        .unzip()
+}
+
+fn facts(name: &str, start: &Start, setup: &Setup, settings: PumpSettings) -> Facts {
+    Facts {
+        station: name.to_owned(),
+        model: ModelFacts {
+            name: setup.model.name.clone(),
+            sha256: setup.model.sha256.clone(),
+        },
+        seed: start.seed,
+        draw: Draw {
+            temperature: start.draw.temperature,
+            top_p: start.draw.top_p,
+            min_p: start.draw.min_p,
+        },
+        isa: setup.decoder.isa().to_owned(),
+        sample_rate_hz: settings.rate_hz,
+        packet_len: settings.packet_len as u32,
+        first_position: start.prompt.len() as u64,
+    }
+}
+
+/// `None`: without a card by wish, or because there is none and none is required.
+fn open_output(
+    config: &Config,
+    controls: Controls,
+    telemetry: &Arc<Telemetry>,
+) -> Result<Option<Output>, DaemonError> {
+    if config.card.enabled == CardUse::Off {
+        return Ok(None);
+    }
+    let station = config.card_station();
+    match Output::open(&config.card, station, controls, telemetry.clone()) {
+        Ok(output) => {
+            tracing::info!("playing on {output}");
+            Ok(Some(output))
+        }
+        Err(error) if config.card.enabled == CardUse::Auto => {
+            tracing::warn!("{error}; going on without");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Once, what a report of a fault should hold.
+fn log_setup(setup: &Setup) {
+    let model = &setup.model;
+    tracing::info!(
+        "model {} ({}), {} Hz, lanes: {}, computed by {}",
+        model.name,
+        model.sha256.get(..12).unwrap_or(&model.sha256),
+        model.config.sample_rate_hz,
+        setup.decoder.n_lanes(),
+        setup.decoder.isa(),
+    );
+    for start in &setup.starts {
+        let draw = start.draw;
+        tracing::info!(
+            "seed {}, temperature {}, top-p {}, min-p {}, prompt of {} codes",
+            start.seed,
+            draw.temperature,
+            draw.top_p,
+            draw.min_p,
+            start.prompt.len(),
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! The daemon's pulse: ready, watchdog, status and the log, all drawn from the counters.
+//!
+//! A beat to the watchdog means that codes were generated since the last one: a daemon that is
+//! alive and silent is restarted like one that is dead.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+use crate::telemetry::Telemetry;
+
+use super::output::Output;
+
+/// How often the counters are looked at.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// How often anything is said, at most.
+const SAY_EVERY: Duration = Duration::from_secs(1);
+
+/// How the daemon is, ten times a second.
+#[derive(Debug)]
+pub struct Beat<'a> {
+    /// All counters.
+    pub telemetry: &'a Telemetry,
+    /// Since the pump started.
+    pub uptime: Duration,
+    /// Why the card is silent, if there is one that should not be.
+    pub trouble: Option<String>,
+}
+
+/// What has been told so far.
+pub(super) struct Heart {
+    telemetry: Arc<Telemetry>,
+    begin: Instant,
+    /// Codes that make a packet: with fewer nothing can have been heard.
+    packet_len: u64,
+    is_ready: bool,
+    said_at: Instant,
+    codes_at_last_pat: u64,
+    faults: [u64; N_FAULTS],
+    status: String,
+    trouble: Option<String>,
+}
+
+const N_FAULTS: usize = 7;
+
+impl Heart {
+    pub fn new(telemetry: Arc<Telemetry>, packet_len: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            telemetry,
+            begin: now,
+            packet_len,
+            is_ready: false,
+            said_at: now,
+            codes_at_last_pat: 0,
+            faults: [0; N_FAULTS],
+            status: String::new(),
+            trouble: None,
+        }
+    }
+
+    /// One tick; whether the daemon is ready.
+    pub fn beat(&mut self, output: Option<&Output>, tell: &mut dyn FnMut(&Beat<'_>)) -> bool {
+        let trouble = output.and_then(Output::trouble);
+        if !self.is_ready && self.has_played(output.is_some()) {
+            self.is_ready = true;
+            tracing::info!("ready after {:.1} s", self.begin.elapsed().as_secs_f64());
+            notify(&[NotifyState::Ready]);
+        }
+        if self.said_at.elapsed() >= SAY_EVERY {
+            self.said_at = Instant::now();
+            self.pat_the_watchdog();
+            self.tell_status(output.is_some());
+            self.log_faults();
+            self.log_trouble(&trouble);
+        }
+        tell(&Beat {
+            telemetry: &self.telemetry,
+            uptime: self.begin.elapsed(),
+            trouble,
+        });
+        self.is_ready
+    }
+
+    /// With a card: a period of music was taken. Without: a packet was published.
+    fn has_played(&self, has_card: bool) -> bool {
+        let telemetry = &self.telemetry;
+        match has_card {
+            true => telemetry.card.frames.get() > 0,
+            false => telemetry.pump.codes.get() >= self.packet_len,
+        }
+    }
+
+    fn pat_the_watchdog(&mut self) {
+        let codes = self.telemetry.pump.codes.get();
+        if codes > self.codes_at_last_pat {
+            self.codes_at_last_pat = codes;
+            notify(&[NotifyState::Watchdog]);
+        }
+    }
+
+    fn tell_status(&mut self, has_card: bool) {
+        let (card, net) = (&self.telemetry.card, &self.telemetry.net);
+        let place = match (has_card, card.is_live.get()) {
+            (false, _) => "no card",
+            (true, 0) => "card lost",
+            (true, _) => "card playing",
+        };
+        let status = format!(
+            "{place}, {} listeners, {} underruns",
+            net.listeners.get(),
+            card.ring_underruns.get()
+        );
+        if status != self.status {
+            notify(&[NotifyState::Status(&status)]);
+            self.status = status;
+        }
+    }
+
+    /// One line a second at most, and only of what moved.
+    fn log_faults(&mut self) {
+        let now = faults(&self.telemetry);
+        let moved: Vec<String> = now
+            .iter()
+            .zip(&self.faults)
+            .filter(|((_, now), before)| now > before)
+            .map(|((what, now), before)| format!("{} {what}", now - before))
+            .collect();
+        self.faults = now.map(|(_, n)| n);
+        if !moved.is_empty() {
+            tracing::warn!("in the last second: {}", moved.join(", "));
+        }
+    }
+
+    fn log_trouble(&mut self, trouble: &Option<String>) {
+        match (&self.trouble, trouble) {
+            (before, Some(now)) if before.as_ref() != Some(now) => {
+                tracing::warn!("the card is silent: {now}");
+            }
+            (Some(_), None) => tracing::info!("the card plays again"),
+            _ => {}
+        }
+        self.trouble.clone_from(trouble);
+    }
+}
+
+/// What should not move, and what to call it.
+fn faults(telemetry: &Telemetry) -> [(&'static str, u64); N_FAULTS] {
+    let Telemetry { pump, card, net } = telemetry;
+    [
+        ("chunks computed too late", pump.late_chunks.get()),
+        ("underruns at the card", card.ring_underruns.get()),
+        ("xruns of the device", card.device_xruns.get()),
+        ("times the card was opened anew", card.rebuilds.get()),
+        ("packets lost by slow listeners", net.packets_lost.get()),
+        ("hopelessly slow listeners closed", net.closed_slow.get()),
+        ("listeners refused", net.refused.get()),
+    ]
+}
+
+/// Tells the service manager that the end was asked for.
+pub(super) fn tell_stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+/// Without a service manager this does nothing; one that cannot be reached is not worth an end.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager did not hear");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_told_once_something_was_played() {
+        let telemetry = Arc::new(Telemetry::default());
+        let mut heart = Heart::new(telemetry.clone(), 320);
+        let mut n_beats = 0;
+        let mut count = |_: &Beat<'_>| n_beats += 1;
+        assert!(!heart.beat(None, &mut count));
+        telemetry.pump.codes.add(319);
+        assert!(!heart.beat(None, &mut count));
+        assert!(!heart.has_played(true));
+        telemetry.pump.codes.add(1);
+        assert!(heart.beat(None, &mut count));
+        assert!(!heart.has_played(true));
+        telemetry.card.frames.add(1);
+        assert!(heart.has_played(true));
+        assert_eq!(n_beats, 3);
+    }
+
+    #[test]
+    fn every_fault_counter_is_watched() {
+        let telemetry = Telemetry::default();
+        assert!(faults(&telemetry).iter().all(|&(_, n)| n == 0));
+        telemetry.pump.late_chunks.add(1);
+        telemetry.card.ring_underruns.add(1);
+        telemetry.card.device_xruns.add(1);
+        telemetry.card.rebuilds.add(1);
+        telemetry.net.packets_lost.add(1);
+        telemetry.net.closed_slow.add(1);
+        telemetry.net.refused.add(1);
+        assert!(faults(&telemetry).iter().all(|&(_, n)| n == 1));
+    }
+}
