@@ -1,2 +1,33 @@
-//! The command line.
-fn main() {}
+//! `longwave`: understands the command line, does what it says, and turns errors into exit codes.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::args::{Cli, Command};
+use cli::exit::Outcome;
+use cli::pages;
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => cli::exit::report(&run(cli.command)),
+        Err(error) => cli::exit::usage(&error),
+    }
+}
+
+fn run(command: Command) -> Outcome {
+    match command {
+        Command::Bench(args) => cli::bench::run(args),
+        Command::CheckConfig(args) => pages::check_config(&args.config),
+        Command::Completions { shell } => pages::completions(shell),
+        #[cfg(feature = "playback")]
+        Command::Devices(args) => cli::devices::run(args.names),
+        Command::Inspect { model } => pages::inspect(model),
+        Command::Man { output } => pages::man(output),
+        #[cfg(feature = "playback")]
+        Command::Play(args) => cli::live::run(&args.resolve()?),
+        Command::Render(args) => cli::render::run(args),
+        Command::Serve(args) => cli::live::run(&args.resolve()?),
+    }
+}

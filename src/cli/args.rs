@@ -1,0 +1,505 @@
+//! What can be typed: the one source of `--help`, the man pages and the shell completions.
+//!
+//! Nothing has a default here: options that are absent leave the configuration as it is, and the
+//! defaults that the help names are compared with [`Config::default`] by a test.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use longwave::config::limits::{self, Limits};
+use longwave::config::{self, CardUse, Config, ConfigError, Device};
+use longwave::engine::Isa;
+use longwave::wav::WavFormat;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "longwave",
+    version = VERSION,
+    about = "Endless music, drawn sample by sample by a sparse transformer",
+    after_help = "Examples:
+  longwave play                      listen on the sound card
+  longwave serve                     serve listeners on http://127.0.0.1:8420/
+  longwave render -s 30 -o out.wav   write 30 seconds to a file
+
+Exit codes: 0 done, 1 internal error, 64 usage, 69 sound card or port unavailable (try again),
+78 configuration, model or prompt invalid."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The release, and the commit where one is known.
+const VERSION: &str = match option_env!("LONGWAVE_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// One variant a command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    #[cfg(feature = "playback")]
+    /// Play on the sound card until interrupted
+    #[command(after_help = "Examples:
+  longwave play
+  longwave play --seed 7 --temperature 0.9
+  longwave play --prompt seed.wav --output-device hw:CARD=PCH,DEV=0")]
+    Play(PlayArgs),
+
+    /// Run the daemon: listeners on the network, and the sound card if there is one
+    #[command(after_help = "Examples:
+  longwave serve
+  longwave serve --listen 0.0.0.0:8420 --no-card
+  longwave serve --config /etc/longwave/config.toml")]
+    Serve(ServeArgs),
+
+    /// Write music to a WAV file, faster than real time
+    #[command(after_help = "Examples:
+  longwave render --seconds 60 --output minute.wav
+  longwave render -s 10 -o ten.wav --seed 7 --rate 48000 --format f32
+  longwave render -s 30 -o on.wav --prompt seed.wav")]
+    Render(RenderArgs),
+
+    #[cfg(feature = "playback")]
+    /// List the sound cards
+    #[command(after_help = "Examples:
+  longwave devices
+  longwave play --output-device \"$(longwave devices --names | head -1)\"")]
+    Devices(DevicesArgs),
+
+    /// Describe a model: sizes, memory, and who sees whom
+    #[command(after_help = "Examples:
+  longwave inspect
+  longwave inspect models/piano-16k | less")]
+    Inspect {
+        /// A model's directory or name [default: piano-16k]
+        #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
+        model: Option<PathBuf>,
+    },
+
+    /// Measure how fast this machine decodes a model
+    #[command(after_help = "Examples:
+  longwave bench
+  longwave bench --seconds 10 --isa avx2
+  longwave bench --json > bench.json")]
+    Bench(BenchArgs),
+
+    /// Say whether a configuration is right, and what it comes to
+    #[command(after_help = "Examples:
+  longwave check-config /etc/longwave/config.toml
+  longwave check-config examples/longwave.toml > resolved.toml")]
+    CheckConfig(CheckConfigArgs),
+
+    /// Print completions for a shell
+    #[command(after_help = "Examples:
+  longwave completions bash > ~/.local/share/bash-completion/completions/longwave
+  longwave completions fish > ~/.config/fish/completions/longwave.fish")]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+
+    /// Print the man page, or write one page a command
+    #[command(after_help = "Examples:
+  longwave man | man -l -
+  longwave man --output ~/.local/share/man/man1")]
+    Man {
+        /// A directory for longwave.1, longwave-play.1, ...
+        #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        output: Option<PathBuf>,
+    },
+}
+
+/// Which model, and what computes it.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A model's directory, or its name in ./models or PREFIX/share/longwave/models
+    /// [default: piano-16k]
+    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub model: Option<PathBuf>,
+
+    /// What computes [default: cpu]
+    #[arg(long, value_name = "DEVICE", value_parser = device())]
+    pub device: Option<Device>,
+
+    /// Force an instruction set [default: the best this machine has]
+    #[arg(long, value_name = "ISA", value_parser = PossibleValuesParser::new(Isa::ALL.map(Isa::name)))]
+    pub isa: Option<String>,
+}
+
+/// How a stream begins and chooses its codes.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Music")]
+pub struct StreamArgs {
+    /// The same seed and model play the same for ever [default: from the clock, and told]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Below 1 the likely becomes likelier, 0 takes the likeliest always [default: 0.95]
+    #[arg(long, value_name = "T", allow_negative_numbers = true,
+        value_parser = within::<f32>(limits::TEMPERATURE))]
+    pub temperature: Option<f32>,
+
+    /// Keep the fewest codes whose probabilities reach P; 1 keeps all [default: 1]
+    #[arg(long, value_name = "P", allow_negative_numbers = true,
+        value_parser = within::<f32>(limits::TOP_P))]
+    pub top_p: Option<f32>,
+
+    /// Keep codes at least P times as likely as the likeliest; 0 keeps all [default: 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true,
+        value_parser = within::<f32>(limits::MIN_P))]
+    pub min_p: Option<f32>,
+
+    /// A WAV file, of any rate, that the model hears first and then continues
+    #[arg(long, value_name = "F.wav", value_hint = ValueHint::FilePath)]
+    pub prompt: Option<PathBuf>,
+}
+
+/// `play`
+#[cfg(feature = "playback")]
+#[derive(Debug, Args)]
+pub struct PlayArgs {
+    #[command(flatten)]
+    pub file: FileArgs,
+    #[command(flatten)]
+    pub card: CardArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub stream: StreamArgs,
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen [default: 127.0.0.1:8420]
+    #[arg(long, short, value_name = "HOST:PORT", value_parser = address)]
+    pub listen: Option<String>,
+
+    /// Leave the sound card alone
+    #[arg(long, conflicts_with = "output_device")]
+    pub no_card: bool,
+
+    #[command(flatten)]
+    pub file: FileArgs,
+    #[command(flatten)]
+    pub card: CardArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub stream: StreamArgs,
+}
+
+/// The configuration file.
+#[derive(Debug, Default, Args)]
+pub struct FileArgs {
+    /// Read the configuration from a file; what the command line says goes before it
+    #[arg(long, short, value_name = "F.toml", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+}
+
+/// Which sound card.
+#[derive(Debug, Default, Args)]
+pub struct CardArgs {
+    /// A sound card, as `longwave devices` names it [default: the system's]
+    #[arg(long, value_name = "NAME")]
+    pub output_device: Option<String>,
+}
+
+/// `render`
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    /// How much music
+    #[arg(long, short, value_name = "S", allow_negative_numbers = true,
+        value_parser = within::<f64>(limits::SECONDS))]
+    pub seconds: f64,
+
+    /// Where to write; an existing file is replaced once the new one is whole
+    #[arg(long, short, value_name = "F.wav", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+
+    /// Frames per second of the file [default: the model's]
+    #[arg(long, short, value_name = "HZ", value_parser = within::<u32>(limits::RATE_HZ))]
+    pub rate: Option<u32>,
+
+    /// How the file holds its samples [default: s16]
+    #[arg(long, short, value_name = "FORMAT", value_parser = format())]
+    pub format: Option<WavFormat>,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub stream: StreamArgs,
+}
+
+/// `devices`
+#[cfg(feature = "playback")]
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// Only the names that --output-device takes, one a line
+    #[arg(long)]
+    pub names: bool,
+}
+
+/// `bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// How long each case runs
+    #[arg(long, short, value_name = "S", default_value_t = 3.0,
+        value_parser = within::<f64>(limits::SECONDS))]
+    pub seconds: f64,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `check-config`
+#[derive(Debug, Args)]
+pub struct CheckConfigArgs {
+    /// The configuration
+    #[arg(value_name = "F.toml", value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+}
+
+impl FileArgs {
+    /// The file's configuration, or the defaults where none is named.
+    pub fn read(&self) -> Result<Config, ConfigError> {
+        self.config
+            .as_deref()
+            .map_or_else(|| Ok(Config::default()), Config::read)
+    }
+}
+
+impl ModelArgs {
+    fn apply(self, config: &mut Config) {
+        replace(&mut config.model, self.model);
+        replace(&mut config.device, self.device);
+        config.isa = self.isa.or(config.isa.take());
+    }
+}
+
+impl StreamArgs {
+    /// Changes every station: with several, the file is the place to tell them apart.
+    fn apply(self, config: &mut Config) {
+        for station in &mut config.stations {
+            station.seed = self.seed.or(station.seed);
+            replace(&mut station.temperature, self.temperature);
+            replace(&mut station.top_p, self.top_p);
+            replace(&mut station.min_p, self.min_p);
+            station.prompt = self.prompt.clone().or(station.prompt.take());
+        }
+    }
+}
+
+#[cfg(feature = "playback")]
+impl PlayArgs {
+    /// What the file and the command line come to.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let mut config = self.file.read()?;
+        self.model.apply(&mut config);
+        self.stream.apply(&mut config);
+        config.card.enabled = CardUse::Required;
+        config.network.enabled = false;
+        config.card.output_device = self.card.output_device.or(config.card.output_device);
+        config.check().map(|()| config)
+    }
+}
+
+impl ServeArgs {
+    /// What the file and the command line come to.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let mut config = self.file.read()?;
+        self.model.apply(&mut config);
+        self.stream.apply(&mut config);
+        replace(&mut config.network.listen, self.listen);
+        if self.no_card {
+            config.card.enabled = CardUse::Off;
+        }
+        if self.card.output_device.is_some() {
+            // Whoever names a card wants to hear it.
+            config.card.enabled = CardUse::Required;
+            config.card.output_device = self.card.output_device;
+        }
+        config.check().map(|()| config)
+    }
+}
+
+impl BenchArgs {
+    /// The model that the command line describes.
+    pub fn resolve(&mut self) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        std::mem::take(&mut self.model).apply(&mut config);
+        config.check().map(|()| config)
+    }
+}
+
+impl RenderArgs {
+    /// The model and the one station that the command line describes.
+    pub fn resolve(&mut self) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        std::mem::take(&mut self.model).apply(&mut config);
+        std::mem::take(&mut self.stream).apply(&mut config);
+        config.check().map(|()| config)
+    }
+}
+
+fn replace<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+/// A parser of numbers that refuses what `limits` does.
+fn within<T>(limits: Limits) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr<Err: ToString> + Into<f64> + Copy,
+{
+    move |text| {
+        let value: T = text.parse().map_err(|why: T::Err| why.to_string())?;
+        limits.check(value.into()).map(|()| value)
+    }
+}
+
+fn device() -> impl TypedValueParser<Value = Device> {
+    PossibleValuesParser::new(["cpu"]).map(|_| Device::Cpu)
+}
+
+fn format() -> impl TypedValueParser<Value = WavFormat> {
+    let names = WavFormat::ALL.map(WavFormat::name);
+    PossibleValuesParser::new(names)
+        .try_map(|name| name.parse::<WavFormat>().map_err(eyre::Report::msg))
+}
+
+fn address(text: &str) -> Result<String, String> {
+    config::check_address(text).map(|()| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn config(line: &str) -> Config {
+        match Cli::parse_from(line.split(' ')).command {
+            Command::Serve(args) => args.resolve().unwrap(),
+            Command::Play(args) => args.resolve().unwrap(),
+            other => panic!("{other:?} has no configuration"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_the_true_defaults() {
+        let help = Cli::command()
+            .find_subcommand_mut("serve")
+            .unwrap()
+            .render_long_help()
+            .to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (all, station) = (Config::default(), &Config::default().stations[0]);
+        for default in [
+            config::DEFAULT_MODEL.to_owned(),
+            all.network.listen,
+            station.temperature.to_string(),
+            station.top_p.to_string(),
+            station.min_p.to_string(),
+        ] {
+            assert!(
+                help.contains(&format!("[default: {default}]")),
+                "{default}: {help}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_command_teaches_by_example() {
+        for command in Cli::command().get_subcommands() {
+            let examples = command.get_after_help().map(ToString::to_string);
+            let examples = examples.unwrap_or_default();
+            let lines = examples
+                .lines()
+                .filter(|line| line.starts_with("  longwave "));
+            assert!(
+                lines.count() >= 2,
+                "{} has too few examples",
+                command.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn every_example_of_the_help_can_be_typed() {
+        let command = Cli::command();
+        let helps = command
+            .get_subcommands()
+            .filter_map(clap::Command::get_after_help);
+        for line in helps.flat_map(|help| {
+            let lines = help.to_string();
+            lines.lines().map(str::to_owned).collect::<Vec<_>>()
+        }) {
+            let Some(line) = line.strip_prefix("  longwave ") else {
+                continue;
+            };
+            let line = line.split(['>', '|', '"']).next().unwrap().trim();
+            let words = ["longwave"].into_iter().chain(line.split(' '));
+            if let Err(why) = Cli::try_parse_from(words) {
+                // A name that the shell would have put in is cut off with its quotes.
+                assert!(line.ends_with("--output-device"), "{line}: {why}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_defaults() {
+        let config = config("longwave serve --listen 0.0.0.0:1 --seed 7 --top-p 0.5 -m tiny");
+        assert_eq!(config.network.listen, "0.0.0.0:1");
+        assert_eq!(
+            (config.stations[0].seed, config.stations[0].top_p),
+            (Some(7), 0.5)
+        );
+        assert_eq!(config.model, PathBuf::from("tiny"));
+        assert_eq!(config.card, Config::default().card);
+    }
+
+    #[test]
+    fn naming_a_card_requires_it() {
+        let card = config("longwave serve --output-device hw:1").card;
+        assert_eq!(card.enabled, CardUse::Required);
+        assert_eq!(config("longwave play").card.enabled, CardUse::Required);
+        assert_eq!(
+            config("longwave serve --no-card").card.enabled,
+            CardUse::Off
+        );
+    }
+
+    #[test]
+    fn numbers_out_of_their_limits_are_refused() {
+        for line in [
+            "longwave play --temperature nan",
+            "longwave play --temperature -1",
+            "longwave play --top-p 0",
+            "longwave play --min-p 1",
+            "longwave play --seed -1",
+            "longwave render -o a.wav -s 0",
+            "longwave render -o a.wav -s inf",
+            "longwave render -o a.wav -s 1 --rate 1",
+            "longwave serve --listen 8420",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

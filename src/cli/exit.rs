@@ -1,0 +1,161 @@
+//! Errors become exit codes here and nowhere else.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use longwave::config::ConfigError;
+use longwave::daemon::{DaemonError, OutputError};
+use longwave::model::ModelError;
+use longwave::render::RenderError;
+use longwave::setup::SetupError;
+use longwave::wav::WavError;
+
+/// A command's end; `main` alone prints the error.
+pub type Outcome = eyre::Result<()>;
+
+/// Something went wrong that is nobody's fault but the program's or the machine's.
+const INTERNAL: u8 = 1;
+/// The command line is not understood.
+const USAGE: u8 = 64;
+/// A sound card or a port is not to be had now: trying again may help.
+const UNAVAILABLE: u8 = 69;
+/// The configuration, the model or the prompt is wrong: repetition does not help.
+const CONFIG: u8 = 78;
+
+/// Prints one sentence if there is something to say.
+pub fn report(outcome: &Outcome) -> ExitCode {
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
+    if is_closed_pipe(error) {
+        // Whoever reads us has enough: `longwave inspect | head` is a success.
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("longwave: {error}");
+    ExitCode::from(code(error))
+}
+
+/// Prints what clap says: help as it is, errors as one sentence.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed pipe is the reader's choice.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+        }
+        _ => eprintln!("longwave: {}", one_sentence(&error.render().to_string())),
+    }
+    ExitCode::from(USAGE)
+}
+
+fn code(error: &eyre::Report) -> u8 {
+    error.chain().find_map(code_of).unwrap_or(INTERNAL)
+}
+
+fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
+    if cause.is::<ConfigError>() || cause.is::<ModelError>() || cause.is::<SetupError>() {
+        return Some(CONFIG);
+    }
+    if cause.is::<OutputError>() {
+        return Some(UNAVAILABLE);
+    }
+    let daemon = cause.downcast_ref().and_then(of_daemon);
+    daemon.or_else(|| cause.downcast_ref().and_then(of_render))
+}
+
+fn of_daemon(error: &DaemonError) -> Option<u8> {
+    match error {
+        DaemonError::Setup(_) => Some(CONFIG),
+        DaemonError::Listen { .. } | DaemonError::Output(_) | DaemonError::Network(_) => {
+            Some(UNAVAILABLE)
+        }
+        _ => None,
+    }
+}
+
+fn of_render(error: &RenderError) -> Option<u8> {
+    match error {
+        // More than a file can hold, or a rate that nothing converts to, was asked for.
+        RenderError::Rate(_) | RenderError::Write(WavError::TooLong { .. }) => Some(USAGE),
+        RenderError::Write(_) | RenderError::Interrupted(_) => None,
+    }
+}
+
+fn is_closed_pipe(error: &eyre::Report) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Joins clap's paragraphs; of the usage, only where to read more.
+fn one_sentence(rendered: &str) -> String {
+    let usage = rendered
+        .lines()
+        .find_map(|line| line.strip_prefix("Usage: longwave "));
+    let command = usage
+        .and_then(|usage| usage.split(' ').next())
+        .filter(|word| is_command(word));
+    let help = command.map_or("longwave --help".into(), |word| {
+        format!("longwave {word} --help")
+    });
+    let told: Vec<&str> = rendered
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let told = told.join("; ").replace(":; ", ": ");
+    format!("{}; see {help}", told.trim_start_matches("error: "))
+}
+
+fn is_command(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::Cli;
+
+    fn sentence(line: &str) -> String {
+        let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+        one_sentence(&error.render().to_string())
+    }
+
+    #[test]
+    fn clap_is_heard_in_one_sentence() {
+        assert_eq!(
+            sentence("longwave play --sed 3"),
+            "unexpected argument '--sed' found; tip: a similar argument exists: '--seed'; \
+             see longwave play --help"
+        );
+        assert_eq!(
+            sentence("longwave render -s 3"),
+            "the following required arguments were not provided: --output <F.wav>; \
+             see longwave render --help"
+        );
+        assert_eq!(
+            sentence("longwave play --top-p 2"),
+            "invalid value '2' for '--top-p <P>': must be above 0 and at most 1, not 2; \
+             see longwave --help"
+        );
+    }
+
+    #[test]
+    fn a_wrapped_error_keeps_its_code() {
+        let error = ConfigError::Value {
+            key: "card.lead_ms".into(),
+            why: "must be more".into(),
+        };
+        let error = eyre::Report::new(error).wrap_err("while starting");
+        assert_eq!(code(&error), CONFIG);
+        assert_eq!(code(&eyre::eyre!("no idea")), INTERNAL);
+    }
+}

@@ -1,0 +1,142 @@
+//! `play` and `serve`: the daemon with its log, and on a terminal a line of how it goes.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use longwave::config::Config;
+use longwave::daemon::{self, Beat};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::exit::Outcome;
+
+/// Runs until a signal comes.
+pub fn run(config: &Config) -> Outcome {
+    let line = StatusLine::new();
+    start_log(line.bar.clone());
+    let mut gauge = Gauge::default();
+    let result = daemon::run(config, &mut |beat| line.show(&gauge.read(beat)));
+    line.bar.finish_and_clear();
+    Ok(result?)
+}
+
+/// To stderr, around the status line. `RUST_LOG` says how much; journald knows the time itself.
+fn start_log(bar: ProgressBar) {
+    let filter = EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("warn,longwave=info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_writer(LogWriter(bar))
+        .with_ansi(io::stderr().is_terminal());
+    match io::stderr().is_terminal() || std::env::var_os("JOURNAL_STREAM").is_some() {
+        true => log.without_time().init(),
+        false => log.init(),
+    }
+}
+
+/// Steps aside for a line of the log, so that the status line stays the last.
+#[derive(Clone)]
+struct LogWriter(ProgressBar);
+
+impl MakeWriter<'_> for LogWriter {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Drawn on a terminal only.
+struct StatusLine {
+    bar: ProgressBar,
+}
+
+impl StatusLine {
+    fn new() -> Self {
+        let style = ProgressStyle::with_template("{spinner} {msg}");
+        let bar = ProgressBar::new_spinner()
+            .with_style(style.expect("the template is constant and tested"));
+        Self { bar }
+    }
+
+    fn show(&self, text: &str) {
+        self.bar.set_message(text.to_owned());
+        self.bar.tick();
+    }
+}
+
+/// Turns sums into what happened since the last look.
+#[derive(Default)]
+struct Gauge {
+    n_chunks: u64,
+    load_sum: f64,
+    load: f64,
+}
+
+impl Gauge {
+    fn read(&mut self, beat: &Beat<'_>) -> String {
+        let (pump, card) = (&beat.telemetry.pump, &beat.telemetry.card);
+        let n_chunks: u64 = pump.step_load.buckets().iter().sum();
+        let load_sum = pump.step_load.sum();
+        if n_chunks > self.n_chunks {
+            self.load = (load_sum - self.load_sum) / (n_chunks - self.n_chunks) as f64;
+        }
+        (self.n_chunks, self.load_sum) = (n_chunks, load_sum);
+        let trouble = beat
+            .trouble
+            .as_ref()
+            .map(|why| format!(", card silent: {why}"));
+        format!(
+            "{}  {} listeners, {:.0} % of a core, {} underruns{}",
+            clock(beat.uptime),
+            beat.telemetry.net.listeners.get(),
+            self.load * 100.0,
+            card.ring_underruns.get() + card.device_xruns.get(),
+            trouble.unwrap_or_default(),
+        )
+    }
+}
+
+fn clock(uptime: Duration) -> String {
+    let s = uptime.as_secs();
+    format!("{}:{:02}:{:02}", s / 3_600, s / 60 % 60, s % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use longwave::telemetry::Telemetry;
+
+    use super::*;
+
+    #[test]
+    fn the_status_line_shows_the_load_since_the_last_look() {
+        StatusLine::new();
+        let telemetry = Telemetry::default();
+        let beat = Beat {
+            telemetry: &telemetry,
+            uptime: Duration::from_secs(3_723),
+            trouble: Some("unplugged".into()),
+        };
+        let mut gauge = Gauge::default();
+        telemetry.pump.step_load.observe(0.9);
+        gauge.read(&beat);
+        telemetry.pump.step_load.observe(0.5);
+        telemetry.card.ring_underruns.add(2);
+        assert_eq!(
+            gauge.read(&beat),
+            "1:02:03  0 listeners, 50 % of a core, 2 underruns, card silent: unplugged"
+        );
+    }
+}

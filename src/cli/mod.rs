@@ -1,0 +1,10 @@
+//! The command line: what can be typed, what each command does, what its end means.
+
+pub mod args;
+pub mod bench;
+#[cfg(feature = "playback")]
+pub mod devices;
+pub mod exit;
+pub mod live;
+pub mod pages;
+pub mod render;

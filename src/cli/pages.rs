@@ -1,0 +1,53 @@
+//! Commands that only print: completions, man pages, a model, the resolved configuration.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::CommandFactory;
+use longwave::config::{self, Config};
+use longwave::inspect;
+use longwave::model::Model;
+
+use super::args::Cli;
+use super::exit::Outcome;
+
+/// `completions SHELL`
+pub fn completions(shell: clap_complete::Shell) -> Outcome {
+    let mut page = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "longwave", &mut page);
+    print(&page)
+}
+
+/// `man`: the main page to standard output, or every page into a directory.
+pub fn man(directory: Option<PathBuf>) -> Outcome {
+    if let Some(directory) = directory {
+        return clap_mangen::generate_to(Cli::command(), &directory).map_err(|error| {
+            eyre::eyre!("cannot write man pages to {}: {error}", directory.display())
+        });
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    print(&page)
+}
+
+/// `inspect MODEL`
+pub fn inspect(model: Option<PathBuf>) -> Outcome {
+    let name = model.unwrap_or_else(|| config::DEFAULT_MODEL.into());
+    let model = Arc::new(Model::load(&config::find_model(&name)?)?);
+    print(inspect::describe(&model).as_bytes())
+}
+
+/// `check-config F.toml`: what it comes to, the model found.
+pub fn check_config(path: &Path) -> Outcome {
+    let mut config = Config::read(path)?;
+    config.model = config::find_model(&config.model)?;
+    print(config.to_string().as_bytes())
+}
+
+/// Writes to standard output; a closed pipe is an error like any other, and known as one.
+pub fn print(page: &[u8]) -> Outcome {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(page)?;
+    Ok(stdout.flush()?)
+}

@@ -1,0 +1,92 @@
+//! `render`: a progress bar around [`longwave::render`].
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use longwave::render::{Order, render};
+use longwave::setup::Setup;
+use longwave::signals::Signals;
+use longwave::wav::WavFormat;
+use tokio::runtime::Builder;
+
+use super::args::RenderArgs;
+use super::exit::Outcome;
+
+/// Shown on a terminal only; the last line says what a person needs to do it again.
+pub fn run(mut args: RenderArgs) -> Outcome {
+    let config = args.resolve()?;
+    let order = Order {
+        seconds: args.seconds,
+        output: args.output,
+        rate_hz: args.rate,
+        format: args.format.unwrap_or(WavFormat::S16),
+    };
+    let mut setup = Setup::new(&config)?;
+    let is_interrupted = interrupt_flag()?;
+    let rate_hz = f64::from(setup.model.config.sample_rate_hz);
+    let bar = progress_bar();
+    let begin = Instant::now();
+    let result = render(&mut setup, &order, |n_drawn, n_codes| {
+        bar.set_length(n_codes);
+        bar.set_position(n_drawn);
+        bar.set_message(format!("{:.2}", x_realtime(n_drawn, rate_hz, begin)));
+        match is_interrupted.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    let n_codes = bar.length().unwrap_or(0);
+    bar.finish_and_clear();
+    result?;
+    eprintln!(
+        "{}: {} s, seed {}, {:.2} x real time",
+        order.output.display(),
+        order.seconds,
+        setup.starts[0].seed,
+        x_realtime(n_codes, rate_hz, begin),
+    );
+    Ok(())
+}
+
+fn x_realtime(n_codes: u64, rate_hz: f64, begin: Instant) -> f64 {
+    n_codes as f64 / rate_hz / begin.elapsed().as_secs_f64().max(1e-9)
+}
+
+fn progress_bar() -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg} x real time, {eta} left")
+            .expect("the template is constant and tested");
+    ProgressBar::no_length().with_style(style)
+}
+
+/// Raised by Ctrl-C or SIGTERM, so that the file begun is taken away; a second one kills.
+fn interrupt_flag() -> eyre::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let raised = flag.clone();
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::new()?
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(signals.next());
+            raised.store(true, Ordering::Relaxed);
+            runtime.block_on(signals.next());
+            std::process::exit(1);
+        })?;
+    Ok(flag)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_progress_bar_can_be_drawn() {
+        super::progress_bar();
+    }
+}
