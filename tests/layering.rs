@@ -1,0 +1,180 @@
+//! The dependency law of ARCHITECTURE.md as a test: who may name whom, and who owns which crate.
+//!
+//! It reads lines, not syntax, and the house style keeps that sound: no `use crate::{a, b}` at
+//! crate level and no `super::super`, which it checks as well. A module without a row fails, so
+//! does a row without a module.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// Who may name whom inside the crate: what a row does not list is forbidden to that module.
+const LAW: &[(&str, &[&str])] = &[
+    ("mulaw", &[]),
+    ("telemetry", &[]),
+    ("broadcast", &[]),
+    ("protocol", &["mulaw"]),
+    ("resample", &[]),
+    ("wav", &["mulaw", "resample"]),
+    ("control", &["resample"]),
+    ("compute", &[]),
+    ("model", &[]),
+    ("engine", &["model", "compute", "mulaw"]),
+    ("bench", &["model", "engine"]),
+    ("inspect", &["model", "engine"]),
+    ("train", &["model", "compute", "engine", "mulaw"]),
+    ("card", &["telemetry"]),
+    (
+        "net",
+        &["broadcast", "control", "protocol", "mulaw", "telemetry"],
+    ),
+    (
+        "listen",
+        &["protocol", "mulaw", "card", "resample", "telemetry", "wav"],
+    ),
+    (
+        "pump",
+        &[
+            "engine",
+            "model",
+            "broadcast",
+            "control",
+            "mulaw",
+            "resample",
+            "telemetry",
+        ],
+    ),
+    // Values only: how a stream draws, and the names of instruction sets.
+    ("config", &["engine"]),
+    ("signals", &[]),
+    (
+        "setup",
+        &["config", "engine", "model", "mulaw", "pump", "wav"],
+    ),
+    ("render", &["mulaw", "pump", "resample", "setup", "wav"]),
+    (
+        "daemon",
+        &[
+            "broadcast",
+            "card",
+            "config",
+            "control",
+            "net",
+            "protocol",
+            "pump",
+            "setup",
+            "signals",
+            "telemetry",
+        ],
+    ),
+];
+
+/// Crates that only these modules may name.
+const OWNED: &[(&str, &[&str])] = &[
+    ("axum", &["net"]),
+    ("candle_core", &["train", "model"]),
+    ("clap", &[]),
+    ("cpal", &["card"]),
+    ("crossbeam_channel", &["control"]),
+    ("eyre", &[]),
+    ("hound", &["wav", "train"]),
+    ("hyper", &["net"]),
+    ("indicatif", &[]),
+    ("prometheus_client", &["net"]),
+    ("rtrb", &["pump", "card", "control", "listen"]),
+    ("rubato", &["resample"]),
+    ("safetensors", &["model", "train"]),
+    ("sd_notify", &["daemon"]),
+    ("tokio", &["net", "listen", "daemon", "signals"]),
+    ("tokio_tungstenite", &["listen"]),
+    ("toml", &["config"]),
+    ("tracing", &["daemon", "net", "listen", "train"]),
+];
+
+#[test]
+fn modules_name_only_what_the_law_allows() {
+    let mut faults = Vec::new();
+    each_line(&mut |module, place, line| {
+        let allowed = LAW.iter().find(|(name, _)| *name == module);
+        let Some((_, allowed)) = allowed else {
+            faults.push(format!("{place}: {module} has no row in LAW"));
+            return;
+        };
+        let others = LAW.iter().map(|(other, _)| *other);
+        for other in others.filter(|other| *other != module && !allowed.contains(other)) {
+            if names(line, &format!("crate::{other}")) {
+                faults.push(format!("{place}: {module} -> {other}"));
+            }
+        }
+        for (owned, _) in OWNED.iter().filter(|row| !row.1.contains(&module)) {
+            if names(line, owned) && line.contains(&format!("{owned}::")) {
+                faults.push(format!("{place}: {module} -> the crate {owned}"));
+            }
+        }
+        if line.contains("super::super") || line.contains("use crate::{") {
+            faults.push(format!("{place}: a path that this test cannot read"));
+        }
+    });
+    assert!(faults.is_empty(), "layering broken:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn every_row_of_the_law_has_its_module() {
+    let mut modules = BTreeSet::new();
+    walk(Path::new("src"), &mut |file, _| {
+        modules.extend(module_of(file))
+    });
+    let rows: BTreeSet<String> = LAW.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(rows, modules);
+}
+
+#[test]
+fn a_module_is_declared_after_all_that_it_may_name() {
+    let lib = fs::read_to_string("src/lib.rs").unwrap();
+    let place = |module: &str| lib.find(&format!("pub mod {module};")).unwrap_or(0);
+    for (module, allowed) in LAW {
+        let early = allowed.iter().find(|other| place(other) > place(module));
+        assert_eq!(early, None, "{module} may name it, but it stands above");
+    }
+}
+
+/// Visits the library's code, line by line, without comments.
+fn each_line(visit: &mut dyn FnMut(&str, &str, &str)) {
+    walk(Path::new("src"), &mut |file, text| {
+        let Some(module) = module_of(file) else {
+            return;
+        };
+        let code = text.lines().enumerate();
+        for (n, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            visit(&module, &format!("{}:{}", file.display(), n + 1), line);
+        }
+    });
+}
+
+/// The library's module that a file belongs to; the program around it has no layer.
+fn module_of(file: &Path) -> Option<String> {
+    let first = file.strip_prefix("src").ok()?.iter().next()?.to_str()?;
+    let module = first.trim_end_matches(".rs");
+    (!matches!(module, "lib" | "main" | "cli")).then(|| module.to_owned())
+}
+
+/// Does `line` hold `path` as a whole path, not as a part of a longer identifier?
+fn names(line: &str, path: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(path).any(|(at, _)| {
+        !line[..at].ends_with(is_word) && !line[at + path.len()..].starts_with(is_word)
+    })
+}
+
+fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, &str)) {
+    for entry in fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
+        if entry.is_dir() {
+            walk(&entry, visit);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            visit(&entry, &fs::read_to_string(&entry).unwrap());
+        }
+    }
+}

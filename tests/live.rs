@@ -1,0 +1,278 @@
+//! The daemon as it runs: a real process, real sockets, the codes that `render` writes, and its end.
+//!
+//! Times only bound what must not hang; everything else is compared code for code.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use longwave::mulaw;
+use longwave::protocol::{Event, Hello, Packet, close};
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+
+/// Nothing here takes so long, on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const SEED: &str = "20";
+
+/// A running `longwave serve` with the tiny model, killed if a test gives up on it.
+struct Daemon {
+    child: Child,
+    log: Receiver<String>,
+    /// `127.0.0.1:PORT`
+    address: String,
+}
+
+impl Daemon {
+    fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_longwave"))
+            .args(["serve", "--model", "tiny", "--listen", "127.0.0.1:0"])
+            .args(["--seed", SEED])
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .env_remove("RUST_LOG")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, log) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                // A test that has seen enough no longer listens.
+                let _ = sender.send(line);
+            }
+        });
+        let mut daemon = Self {
+            child,
+            log,
+            address: String::new(),
+        };
+        let line = daemon.log_line("http://");
+        let address = line.split("http://").nth(1).unwrap();
+        daemon.address = address.trim_end_matches('/').to_owned();
+        daemon
+    }
+
+    /// Reads the log on to a line that holds `word`.
+    fn log_line(&self, word: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("no line with {word} in the log"));
+            if line.contains(word) {
+                return line;
+            }
+        }
+    }
+
+    fn http(&self, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n",
+            self.address
+        )
+        .unwrap();
+        stream
+    }
+
+    fn status_of(&self, path: &str) -> String {
+        let mut line = String::new();
+        BufReader::new(self.http(path))
+            .read_line(&mut line)
+            .unwrap();
+        line.split(' ').nth(1).unwrap().to_owned()
+    }
+
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begin.elapsed() < PATIENCE, "it does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+type Socket =
+    tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+
+/// Listens until `n` packets have come: the hello, and all their codes.
+async fn listen(daemon: &Daemon, n: u64) -> (Hello, Vec<u8>, Socket) {
+    let url = format!("ws://{}/v1/stations/main/stream", daemon.address);
+    let (mut socket, _) = connect_async(url).await.unwrap();
+    let hello = match socket.next().await.unwrap().unwrap() {
+        Message::Text(text) => Event::from_json(&text).unwrap(),
+        other => panic!("{other:?} is no hello"),
+    };
+    let Event::Hello(hello) = hello else {
+        panic!("{hello:?} is no hello");
+    };
+    let mut codes = Vec::new();
+    let mut expected = hello.sequence;
+    while expected < hello.sequence + n {
+        if let Message::Binary(message) = socket.next().await.unwrap().unwrap() {
+            let packet = Packet::decode(&message).unwrap();
+            assert_eq!(packet.sequence, expected, "a packet was lost");
+            codes.extend(packet.codes());
+            expected += 1;
+        }
+    }
+    (*hello, codes, socket)
+}
+
+/// What `render` makes of the same seed: its first `n` codes.
+fn rendered(n: u64) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("out.wav");
+    let seconds = (n as f64 / 16_000.0).to_string();
+    let status = Command::new(env!("CARGO_BIN_EXE_longwave"))
+        .args([
+            "render", "--model", "tiny", "--seed", SEED, "--format", "f32",
+        ])
+        .args(["--seconds", &seconds, "--output"])
+        .arg(&file)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let mut reader = hound::WavReader::open(&file).unwrap();
+    let samples = reader.samples::<f32>().map(Result::unwrap);
+    samples
+        .map(|sample| mulaw::encode(sample).unwrap())
+        .collect()
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
+}
+
+#[tokio::test]
+async fn every_way_to_listen_carries_the_codes_that_render_writes() {
+    let daemon = Daemon::start(&["--no-card"], &[]);
+    let mut wav = BufReader::new(daemon.http("/v1/stations/main/stream.wav"));
+    let (hello, codes, _socket) = listen(&daemon, 50).await;
+    assert_eq!(hello.facts.seed.to_string(), SEED);
+
+    let mut head = String::new();
+    while wav.read_line(&mut head).unwrap() > 2 {}
+    let mut sound = vec![0; 44 + 2 * 16_000];
+    wav.read_exact(&mut sound).unwrap();
+    let samples = sound[44..]
+        .chunks_exact(2)
+        .map(|s| i16::from_le_bytes([s[0], s[1]]));
+    let heard: Vec<u8> = samples
+        .map(|sample| mulaw::encode(f32::from(sample) / 32_767.0).unwrap())
+        .collect();
+
+    let first = hello.position as usize;
+    let written = rendered((first + codes.len() + 32_000) as u64);
+    assert!(
+        codes == written[first..first + codes.len()],
+        "the WebSocket plays something else"
+    );
+    // The WAV stream does not say where it begins, but a second of music is found once.
+    assert!(
+        find(&written, &heard).is_some(),
+        "stream.wav plays something else"
+    );
+}
+
+#[tokio::test]
+async fn a_signal_ends_it_well_and_listeners_are_told() {
+    for name in ["TERM", "INT"] {
+        let mut daemon = Daemon::start(&["--no-card"], &[]);
+        let (_, _, mut socket) = listen(&daemon, 5).await;
+        daemon.log_line("ready after");
+        assert_eq!(daemon.status_of("/readyz"), "200");
+        daemon.signal(name);
+        let mut code = None;
+        while let Some(Ok(message)) = socket.next().await {
+            if let Message::Close(Some(frame)) = message {
+                code = Some(u16::from(frame.code));
+            }
+        }
+        assert_eq!(code, Some(close::GOING_AWAY));
+        assert_eq!(daemon.end().code(), Some(0), "SIG{name}");
+    }
+}
+
+#[test]
+fn the_service_manager_hears_ready_status_watchdog_and_stopping() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut daemon = Daemon::start(&["--no-card"], &[("NOTIFY_SOCKET", text(&path))]);
+    let wait_for = |wanted: &str| {
+        let mut message = [0; 1_024];
+        loop {
+            let n = manager.recv(&mut message).unwrap();
+            if String::from_utf8_lossy(&message[..n]).contains(wanted) {
+                break;
+            }
+        }
+    };
+    wait_for("READY=1");
+    wait_for("WATCHDOG=1");
+    wait_for("STATUS=no card, 0 listeners");
+    wait_for("WATCHDOG=1");
+    daemon.signal("TERM");
+    wait_for("STOPPING=1");
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+#[test]
+fn every_station_of_a_file_is_on_the_air() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("two.toml");
+    let stations = "[[station]]\nname = \"one\"\n[[station]]\nname = \"two\"\ntop_p = 0.9\n";
+    std::fs::write(&file, stations).unwrap();
+    let daemon = Daemon::start(&["--no-card", "--config", text(&file)], &[]);
+    for (path, status) in [
+        ("/v1/stations/one/stream.wav", "200"),
+        ("/v1/stations/two/stream.wav", "200"),
+        ("/v1/stations/main/stream.wav", "404"),
+        ("/healthz", "200"),
+        ("/metrics", "200"),
+        ("/", "200"),
+    ] {
+        assert_eq!(daemon.status_of(path), status, "{path}");
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
