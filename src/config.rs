@@ -128,7 +128,7 @@ impl Default for StationConfig {
     fn default() -> Self {
         let draw = DrawParams::default();
         Self {
-            name: "main".into(),
+            name: "piano".into(),
             // New music at each start; the log tells the seed, so it can be played again.
             seed: None,
             temperature: draw.temperature,
@@ -596,7 +596,7 @@ mod tests {
     fn stations_are_told_apart() {
         let twice = "[[station]]\nname = \"a\"\n[[station]]\nname = \"a\"";
         assert!(refusal(twice).starts_with("c.toml, line 4"));
-        assert!(refusal("[card]\nstation = \"b\"").contains("there is no station b, only main"));
+        assert!(refusal("[card]\nstation = \"b\"").contains("there is no station b, only piano"));
         assert!(refusal("[[station]]\nname = \"a/b\"").contains("letters"));
     }
 

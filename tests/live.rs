@@ -128,7 +128,7 @@ type Socket =
 
 /// Listens until `n` packets have come: the hello, and all their codes.
 async fn listen(daemon: &Daemon, n: u64) -> (Hello, Vec<u8>, Socket) {
-    let url = format!("ws://{}/v1/stations/main/stream", daemon.address);
+    let url = format!("ws://{}/v1/stations/piano/stream", daemon.address);
     let (mut socket, _) = connect_async(url).await.unwrap();
     let hello = match socket.next().await.unwrap().unwrap() {
         Message::Text(text) => Event::from_json(&text).unwrap(),
@@ -182,7 +182,7 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 #[tokio::test]
 async fn every_way_to_listen_carries_the_codes_that_render_writes() {
     let daemon = Daemon::start(&["--no-card"], &[]);
-    let mut wav = BufReader::new(daemon.http("/v1/stations/main/stream.wav"));
+    let mut wav = BufReader::new(daemon.http("/v1/stations/piano/stream.wav"));
     let (hello, codes, _socket) = listen(&daemon, 50).await;
     assert_eq!(hello.facts.seed.to_string(), SEED);
 
@@ -264,7 +264,7 @@ fn every_station_of_a_file_is_on_the_air() {
     for (path, status) in [
         ("/v1/stations/one/stream.wav", "200"),
         ("/v1/stations/two/stream.wav", "200"),
-        ("/v1/stations/main/stream.wav", "404"),
+        ("/v1/stations/piano/stream.wav", "404"),
         ("/healthz", "200"),
         ("/metrics", "200"),
         ("/", "200"),

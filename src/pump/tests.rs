@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::broadcast::{self, Next, Source};
+use crate::engine;
+use crate::mulaw;
 use crate::resample::Resampler;
-use crate::{engine, mulaw};
 use assert_no_alloc::assert_no_alloc;
 
 const SETTINGS: PumpSettings = PumpSettings {
