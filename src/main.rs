@@ -24,6 +24,7 @@ fn run(command: Command) -> Outcome {
         #[cfg(feature = "playback")]
         Command::Devices(args) => cli::devices::run(args.names),
         Command::Inspect { model } => pages::inspect(model),
+        Command::Listen(args) => cli::listen::run(args),
         Command::Man { output } => pages::man(output),
         #[cfg(feature = "playback")]
         Command::Play(args) => cli::live::run(&args.resolve()?),

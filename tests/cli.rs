@@ -174,7 +174,8 @@ fn weights_that_are_no_numbers_are_refused() {
 
 #[test]
 fn a_configuration_that_does_not_fit_the_weights_is_refused() {
-    let edits: [(&str, fn(&mut Value)); 4] = [
+    type Edit = fn(&mut Value);
+    let edits: [(&str, Edit); 4] = [
         ("d_model", |config| config["d_model"] = 64.into()),
         ("telepathic", |config| {
             config["pattern"][0] = "telepathic".into()
@@ -316,6 +317,20 @@ fn a_port_in_use_is_unavailable() {
     let address = taken.local_addr().unwrap().to_string();
     let arguments = ["serve", "-m", "tiny", "--no-card", "--listen", &address];
     refused(UNAVAILABLE, &arguments, &[&address, "--listen"]);
+}
+
+#[test]
+fn a_station_that_cannot_be_reached_is_told() {
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    refused(
+        UNAVAILABLE,
+        &["listen", &format!("http://{free}/")],
+        &["is longwave running"],
+    );
+    refused(USAGE, &["listen", "gopher://there"], &["gopher://there"]);
 }
 
 #[cfg(feature = "playback")]

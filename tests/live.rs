@@ -166,7 +166,12 @@ fn rendered(n: u64) -> Vec<u8> {
         .status()
         .unwrap();
     assert!(status.success());
-    let mut reader = hound::WavReader::open(&file).unwrap();
+    codes_of(&file)
+}
+
+/// The codes that became the samples of an f32 file.
+fn codes_of(file: &Path) -> Vec<u8> {
+    let mut reader = hound::WavReader::open(file).unwrap();
     let samples = reader.samples::<f32>().map(Result::unwrap);
     samples
         .map(|sample| mulaw::encode(sample).unwrap())
@@ -208,6 +213,30 @@ async fn every_way_to_listen_carries_the_codes_that_render_writes() {
         find(&written, &heard).is_some(),
         "stream.wav plays something else"
     );
+}
+
+#[test]
+fn a_recording_holds_the_codes_that_render_writes() {
+    let daemon = Daemon::start(&["--no-card"], &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("recorded.wav");
+    let status = Command::new(env!("CARGO_BIN_EXE_longwave"))
+        .args(["listen", &format!("http://{}/", daemon.address)])
+        .args([
+            "--seconds",
+            "0.5",
+            "--format",
+            "f32",
+            "--output",
+            text(&file),
+        ])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let heard = codes_of(&file);
+    assert_eq!(heard.len(), 8_000);
+    // It came to listen within the first half minute.
+    assert!(find(&rendered(30 * 16_000), &heard).is_some());
 }
 
 #[tokio::test]

@@ -64,6 +64,13 @@ pub enum Command {
   longwave render -s 30 -o on.wav --prompt seed.wav")]
     Render(RenderArgs),
 
+    /// Hear or record a remote station
+    #[command(after_help = "Examples:
+  longwave listen http://127.0.0.1:8420/
+  longwave listen ws://radio.local:8420/v1/stations/piano/stream
+  longwave listen http://127.0.0.1:8420/ --output hour.wav --seconds 3600")]
+    Listen(ListenArgs),
+
     #[cfg(feature = "playback")]
     /// List the sound cards
     #[command(after_help = "Examples:
@@ -235,6 +242,30 @@ pub struct RenderArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub stream: StreamArgs,
+}
+
+/// `listen`
+#[derive(Debug, Args)]
+pub struct ListenArgs {
+    /// A server, whose first station is taken, or a station's stream
+    #[arg(value_name = "URL", value_hint = ValueHint::Url)]
+    pub url: String,
+
+    /// Write to a file instead of the sound card
+    #[arg(long, short, value_name = "F.wav", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+
+    /// How long [default: until interrupted]
+    #[arg(long, short, value_name = "S", allow_negative_numbers = true,
+        value_parser = within::<f64>(limits::SECONDS))]
+    pub seconds: Option<f64>,
+
+    /// How the file holds its samples [default: s16]
+    #[arg(long, short, value_name = "FORMAT", value_parser = format(), requires = "output")]
+    pub format: Option<WavFormat>,
+
+    #[command(flatten)]
+    pub card: CardArgs,
 }
 
 /// `devices`

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use longwave::config::ConfigError;
 use longwave::daemon::{DaemonError, OutputError};
+use longwave::listen::ListenError;
 use longwave::model::ModelError;
 use longwave::render::RenderError;
 use longwave::setup::SetupError;
@@ -65,7 +66,9 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
         return Some(UNAVAILABLE);
     }
     let daemon = cause.downcast_ref().and_then(of_daemon);
-    daemon.or_else(|| cause.downcast_ref().and_then(of_render))
+    let render = || cause.downcast_ref().and_then(of_render);
+    let listen = || cause.downcast_ref().and_then(of_listen);
+    daemon.or_else(render).or_else(listen)
 }
 
 fn of_daemon(error: &DaemonError) -> Option<u8> {
@@ -83,6 +86,20 @@ fn of_render(error: &RenderError) -> Option<u8> {
         // More than a file can hold, or a rate that nothing converts to, was asked for.
         RenderError::Rate(_) | RenderError::Write(WavError::TooLong { .. }) => Some(USAGE),
         RenderError::Write(_) | RenderError::Interrupted(_) => None,
+    }
+}
+
+fn of_listen(error: &ListenError) -> Option<u8> {
+    use ListenError as E;
+    match error {
+        E::Url(_) | E::Tls(_) | E::NoStation { .. } => Some(USAGE),
+        #[cfg(feature = "playback")]
+        E::Card(_) => Some(UNAVAILABLE),
+        E::Refused { status: 503, .. } => Some(UNAVAILABLE),
+        E::Refused { .. } => Some(USAGE),
+        E::Connect { .. } | E::NoAnswer { .. } | E::Closed { .. } => Some(UNAVAILABLE),
+        E::Broken | E::Silent | E::Io(_) | E::Socket(_) => Some(UNAVAILABLE),
+        _ => None,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod bench;
 #[cfg(feature = "playback")]
 pub mod devices;
 pub mod exit;
+pub mod listen;
 pub mod live;
 pub mod pages;
 pub mod render;
