@@ -320,7 +320,11 @@ impl AttentionScratch {
         for (group, (q, attended)) in groups.enumerate() {
             self.group(ops, cache, group, q, attended);
         }
-        pattern.visible(position + 1, &mut |run| ops.prefetch(cache.lines(&run)));
+        pattern.visible(position + 1, &mut |run| {
+            if !self.runs.contains(&run) {
+                ops.prefetch(cache.lines(&run));
+            }
+        });
     }
 
     /// The heads that share one KV head: `attended = softmax(q · keys / sqrt(K)) · values`.
