@@ -12,7 +12,7 @@ mod output;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -100,7 +100,6 @@ pub fn run(config: &Config, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), Da
 struct OnAir {
     signals: Signals,
     heart: Heart,
-    is_ready: Arc<AtomicBool>,
     pump: Pump,
     output: Option<Output>,
     network: Option<Network>,
@@ -142,8 +141,7 @@ impl OnAir {
         let network = listener.map(|listener| Network::start(listener, house));
         Ok(Self {
             signals,
-            heart: Heart::new(telemetry, settings.packet_len as u64),
-            is_ready,
+            heart: Heart::new(telemetry, settings.packet_len as u64, is_ready),
             pump,
             output,
             network: network.transpose()?,
@@ -165,12 +163,9 @@ impl OnAir {
             if !self.pump.is_running() {
                 break Err(DaemonError::PumpEnded);
             }
-            if self.heart.beat(self.output.as_ref(), on_beat) {
-                self.is_ready.store(true, Ordering::Release);
-            }
+            self.heart.beat(self.output.as_ref(), on_beat);
         };
-        self.is_ready.store(false, Ordering::Release);
-        beat::tell_stopping();
+        self.heart.stop();
         result.and(self.stop().await)
     }
 

@@ -4,6 +4,7 @@
 //! alive and silent is restarted like one that is dead.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -35,7 +36,8 @@ pub(super) struct Heart {
     begin: Instant,
     /// Codes that make a packet: with fewer nothing can have been heard.
     packet_len: u64,
-    is_ready: bool,
+    /// What `/readyz` answers.
+    is_ready: Arc<AtomicBool>,
     said_at: Instant,
     codes_at_last_pat: u64,
     faults: [u64; N_FAULTS],
@@ -46,13 +48,13 @@ pub(super) struct Heart {
 const N_FAULTS: usize = 7;
 
 impl Heart {
-    pub fn new(telemetry: Arc<Telemetry>, packet_len: u64) -> Self {
+    pub fn new(telemetry: Arc<Telemetry>, packet_len: u64, is_ready: Arc<AtomicBool>) -> Self {
         let now = Instant::now();
         Self {
             telemetry,
             begin: now,
             packet_len,
-            is_ready: false,
+            is_ready,
             said_at: now,
             codes_at_last_pat: 0,
             faults: [0; N_FAULTS],
@@ -61,11 +63,12 @@ impl Heart {
         }
     }
 
-    /// One tick; whether the daemon is ready.
-    pub fn beat(&mut self, output: Option<&Output>, tell: &mut dyn FnMut(&Beat<'_>)) -> bool {
+    /// One tick.
+    pub fn beat(&mut self, output: Option<&Output>, tell: &mut dyn FnMut(&Beat<'_>)) {
         let trouble = output.and_then(Output::trouble);
-        if !self.is_ready && self.has_played(output.is_some()) {
-            self.is_ready = true;
+        if !self.is_ready.load(Ordering::Relaxed) && self.has_played(output.is_some()) {
+            // Before it is told: whoever hears of it may ask at once.
+            self.is_ready.store(true, Ordering::Release);
             tracing::info!("ready after {:.1} s", self.begin.elapsed().as_secs_f64());
             notify(&[NotifyState::Ready]);
         }
@@ -81,7 +84,12 @@ impl Heart {
             uptime: self.begin.elapsed(),
             trouble,
         });
-        self.is_ready
+    }
+
+    /// The end was asked for: nobody should come any more.
+    pub fn stop(&self) {
+        self.is_ready.store(false, Ordering::Release);
+        notify(&[NotifyState::Stopping]);
     }
 
     /// With a card: a period of music was taken. Without: a packet was published.
@@ -160,11 +168,6 @@ fn faults(telemetry: &Telemetry) -> [(&'static str, u64); N_FAULTS] {
     ]
 }
 
-/// Tells the service manager that the end was asked for.
-pub(super) fn tell_stopping() {
-    notify(&[NotifyState::Stopping]);
-}
-
 /// Without a service manager this does nothing; one that cannot be reached is not worth an end.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
@@ -179,15 +182,17 @@ mod tests {
     #[test]
     fn ready_is_told_once_something_was_played() {
         let telemetry = Arc::new(Telemetry::default());
-        let mut heart = Heart::new(telemetry.clone(), 320);
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let mut heart = Heart::new(telemetry.clone(), 320, is_ready.clone());
         let mut n_beats = 0;
         let mut count = |_: &Beat<'_>| n_beats += 1;
-        assert!(!heart.beat(None, &mut count));
+        heart.beat(None, &mut count);
         telemetry.pump.codes.add(319);
-        assert!(!heart.beat(None, &mut count));
-        assert!(!heart.has_played(true));
+        heart.beat(None, &mut count);
+        assert!(!is_ready.load(Ordering::Relaxed));
         telemetry.pump.codes.add(1);
-        assert!(heart.beat(None, &mut count));
+        heart.beat(None, &mut count);
+        assert!(is_ready.load(Ordering::Relaxed));
         assert!(!heart.has_played(true));
         telemetry.card.frames.add(1);
         assert!(heart.has_played(true));
