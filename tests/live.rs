@@ -154,28 +154,35 @@ async fn listen(daemon: &Daemon, n: u64) -> (Hello, Vec<u8>, Socket) {
 fn rendered(n: u64) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("out.wav");
-    let seconds = (n as f64 / 16_000.0).to_string();
+    render(&file, n as f64 / 16_000.0, "16000");
+    codes_of(&file)
+}
+
+fn render(file: &Path, seconds: f64, rate_hz: &str) {
     let status = Command::new(env!("CARGO_BIN_EXE_longwave"))
         .args([
             "render", "--model", "tiny", "--seed", SEED, "--format", "f32",
         ])
-        .args(["--seconds", &seconds, "--output"])
-        .arg(&file)
+        .args(["--seconds", &seconds.to_string(), "--rate", rate_hz])
+        .args(["--output", text(file)])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::null())
         .status()
         .unwrap();
     assert!(status.success());
-    codes_of(&file)
 }
 
 /// The codes that became the samples of an f32 file.
 fn codes_of(file: &Path) -> Vec<u8> {
-    let mut reader = hound::WavReader::open(file).unwrap();
-    let samples = reader.samples::<f32>().map(Result::unwrap);
+    let samples = samples_of(file).into_iter();
     samples
         .map(|sample| mulaw::encode(sample).unwrap())
         .collect()
+}
+
+fn samples_of(file: &Path) -> Vec<f32> {
+    let mut reader = hound::WavReader::open(file).unwrap();
+    reader.samples::<f32>().map(Result::unwrap).collect()
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
@@ -237,6 +244,62 @@ fn a_recording_holds_the_codes_that_render_writes() {
     assert_eq!(heard.len(), 8_000);
     // It came to listen within the first half minute.
     assert!(find(&rendered(30 * 16_000), &heard).is_some());
+}
+
+/// What a card made of software (`tests/fakecard`) played lies in a file. The buffers are long, for
+/// the machine may be busy.
+#[cfg(feature = "playback")]
+#[test]
+fn the_card_plays_the_samples_that_render_writes() {
+    const RATE_HZ: usize = 48_000;
+    const FADE_LEN: usize = RATE_HZ / 20;
+    let dir = tempfile::tempdir().unwrap();
+    let (card, config) = (dir.path().join("card"), dir.path().join("c.toml"));
+    let made = Command::new("tests/fakecard/fakecard.sh")
+        .args(["make", text(&card)])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "the fake card could not be built");
+    std::fs::write(
+        &config,
+        "[card]\nenabled = true\nlead_ms = 400\nperiod_ms = 100\n",
+    )
+    .unwrap();
+    let alsa = card.join("asound.conf");
+    let environment = [("ALSA_CONFIG_PATH", text(&alsa))];
+    let mut daemon = Daemon::start(&["--config", text(&config)], &environment);
+    let recording = card.join("played.raw");
+    let n_recorded = || std::fs::metadata(&recording).map_or(0, |file| file.len() / 8) as usize;
+    let begin = Instant::now();
+    while n_recorded() < 4 * RATE_HZ {
+        assert!(begin.elapsed() < PATIENCE, "the card does not play");
+        thread::sleep(Duration::from_millis(20));
+    }
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().code(), Some(0));
+
+    let bytes = std::fs::read(&recording).unwrap();
+    let frames = bytes.chunks_exact(8);
+    let played: Vec<f32> = frames
+        .map(|frame| f32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]))
+        .collect();
+    let file = dir.path().join("out.wav");
+    render(
+        &file,
+        (played.len() / RATE_HZ + 1) as f64,
+        &RATE_HZ.to_string(),
+    );
+    let written = samples_of(&file);
+    let start = played.iter().position(|&sample| sample != 0.0).unwrap();
+    let pairs = played[start..].iter().zip(&written).skip(FADE_LEN);
+    let n_equal = pairs
+        .take_while(|(played, written)| played == written)
+        .count();
+    // Four seconds, less both fades and what was silent before the first.
+    assert!(
+        n_equal > 3 * RATE_HZ,
+        "only {n_equal} frames are those of the file"
+    );
 }
 
 #[tokio::test]

@@ -149,9 +149,9 @@ mod tests {
     #[test]
     fn clap_is_heard_in_one_sentence() {
         assert_eq!(
-            sentence("longwave play --sed 3"),
+            sentence("longwave serve --sed 3"),
             "unexpected argument '--sed' found; tip: a similar argument exists: '--seed'; \
-             see longwave play --help"
+             see longwave serve --help"
         );
         assert_eq!(
             sentence("longwave render -s 3"),
@@ -159,7 +159,7 @@ mod tests {
              see longwave render --help"
         );
         assert_eq!(
-            sentence("longwave play --top-p 2"),
+            sentence("longwave serve --top-p 2"),
             "invalid value '2' for '--top-p <P>': must be above 0 and at most 1, not 2; \
              see longwave --help"
         );
