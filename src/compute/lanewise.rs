@@ -45,6 +45,16 @@ pub fn gelu(x: &mut [f32]) {
     }
 }
 
+/// Turns pairs (i, i + half) of one head in place, by the angles whose cos and sin are given for
+/// each pair.
+#[inline(always)]
+pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (low, high) = head.split_at_mut(cos.len());
+    for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    }
+}
+
 /// Eight bits per value, symmetric: `x ≈ scale · out`, out in −127..=127. Returns the scale.
 #[inline(always)]
 pub fn quantize(x: &[f32], out: &mut [i8]) -> f32 {
@@ -262,6 +272,13 @@ mod tests {
             assert!((f64::from(*weight) * f64::from(unit) - exact).abs() < f64::from(unit) * 0.51);
         }
         assert_eq!(weights[17], 0);
+    }
+
+    #[test]
+    fn a_rotation_turns_each_pair_by_its_angle() {
+        let mut head = [1.0, 0.0, 0.0, 2.0];
+        rotate(&mut head, &[0.0, 1.0], &[1.0, 0.0]);
+        assert_eq!(head, [0.0, 0.0, 1.0, 2.0]);
     }
 
     #[test]

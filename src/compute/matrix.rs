@@ -16,12 +16,20 @@ pub struct Matrix {
     n_out: usize,
     n_quads: usize,
     lines: Vec<Line>,
-    /// Per row, filled up: what one step of its bytes is worth.
-    pub(super) scales: Vec<f32>,
-    /// Per row, filled up: the sum of its bytes, what the zero of the activations counts.
-    pub(super) sums: Vec<i32>,
-    /// Per row, filled up.
-    pub(super) bias: Vec<f32>,
+    rows: Vec<Rows>,
+}
+
+/// The lines of a panel, `[in / 4][4]`, and its rows.
+pub(super) type Panel<'a> = (&'a [[Line; LINES_PER_QUAD]], &'a [Rows; PANEL / 16]);
+
+/// What turns sixteen integer sums into sixteen numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rows {
+    /// What one step of a row's bytes is worth.
+    pub scales: [f32; 16],
+    /// The sum of a row's bytes: what the zero of the activations counts.
+    pub sums: [i32; 16],
+    pub bias: [f32; 16],
 }
 
 impl Matrix {
@@ -34,16 +42,17 @@ impl Matrix {
             n_out,
             n_quads,
             lines: vec![Line([0; 64]); n_rows / 16 * n_quads],
-            scales: vec![0.0; n_rows],
-            sums: vec![0; n_rows],
-            bias: vec![0.0; n_rows],
+            rows: vec![Rows::default(); n_rows / 16],
         };
-        packed.bias[..bias.len()].copy_from_slice(bias);
+        for (row, bias) in bias.iter().enumerate() {
+            packed.rows[row / 16].bias[row % 16] = *bias;
+        }
         let mut bytes = vec![0; n_in];
         for (row, weights) in weights.chunks_exact(n_in).enumerate() {
-            packed.scales[row] = lanewise::quantize(weights, &mut bytes);
+            let scale = lanewise::quantize(weights, &mut bytes);
+            packed.rows[row / 16].scales[row % 16] = scale;
             for (column, byte) in bytes.iter().enumerate() {
-                packed.sums[row] += i32::from(*byte);
+                packed.rows[row / 16].sums[row % 16] += i32::from(*byte);
                 let (line, at) = packed.place(row, column);
                 packed.lines[line].0[at] = *byte as u8;
             }
@@ -58,12 +67,13 @@ impl Matrix {
 
     /// Bytes that one product reads.
     pub fn n_bytes(&self) -> usize {
-        self.lines.len() * 64 + self.scales.len() * 12
+        self.lines.len() * 64 + self.rows.len() * size_of::<Rows>()
     }
 
-    /// The lines of one panel of 64 rows, [in / 4][4].
-    pub(super) fn panels(&self) -> impl Iterator<Item = &[[Line; LINES_PER_QUAD]]> {
-        self.lines.as_chunks().0.chunks_exact(self.n_quads)
+    /// Panel after panel: the lines of 64 rows, `[in / 4][4]`, and what finishes their sums.
+    pub(super) fn panels(&self) -> impl Iterator<Item = Panel<'_>> {
+        let lines = self.lines.as_chunks().0.chunks_exact(self.n_quads);
+        lines.zip(self.rows.as_chunks().0)
     }
 
     fn place(&self, row: usize, column: usize) -> (usize, usize) {

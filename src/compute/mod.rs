@@ -72,6 +72,11 @@ pub trait Ops: Copy + std::fmt::Debug + Send + Sync + 'static {
         lanewise::gelu(x);
     }
 
+    /// [`lanewise::rotate`]
+    fn rotate(self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+        lanewise::rotate(head, cos, sin);
+    }
+
     /// [`lanewise::quantize`]
     fn quantize(self, x: &[f32], out: &mut [i8]) -> f32 {
         lanewise::quantize(x, out)

@@ -19,10 +19,11 @@ impl Ops for Portable {
         let n_out = matrix.n_out();
         for (b, y) in y.chunks_exact_mut(n_out).enumerate() {
             let (bytes, (scale, zero)) = (x.bytes(b), x.scale(b));
-            for (panel, (i, y)) in matrix.panels().zip(y.chunks_mut(PANEL).enumerate()) {
-                let sums = panel_sums(panel, bytes, zero);
-                for ((row, y), sum) in (i * PANEL..).zip(y).zip(sums) {
-                    *y = sum as f32 * (matrix.scales[row] * scale) + matrix.bias[row];
+            for ((lines, rows), y) in matrix.panels().zip(y.chunks_mut(PANEL)) {
+                let sums = panel_sums(lines, bytes, zero);
+                for (i, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
+                    let row = &rows[i / 16];
+                    *y = sum as f32 * (row.scales[i % 16] * scale) + row.bias[i % 16];
                 }
             }
         }

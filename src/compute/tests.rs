@@ -105,9 +105,9 @@ fn attended(ops: impl Ops, group: &HeadGroup<'_>, q: &Queries) -> [Vec<u32>; 2] 
 /// All float stages, one after another, as bits.
 fn float_stages(ops: impl Ops, x: &[f32], y: &[f32]) -> Vec<u32> {
     let n = x.len();
-    let mut out = vec![0.0; 6 * n];
+    let mut out = vec![0.0; 7 * n];
     let parts: Vec<&mut [f32]> = out.chunks_mut(n).collect();
-    let [norm, product, sum, gelu, exp, scores] = parts.try_into().unwrap();
+    let [norm, product, sum, gelu, exp, turned, scores] = parts.try_into().unwrap();
     ops.rms_norm(x, y, 1e-5, norm);
     ops.multiply_add(x, y, product);
     sum.copy_from_slice(y);
@@ -116,6 +116,8 @@ fn float_stages(ops: impl Ops, x: &[f32], y: &[f32]) -> Vec<u32> {
     ops.gelu(gelu);
     exp.copy_from_slice(x);
     ops.exp_of_difference(exp, 0.5);
+    turned.copy_from_slice(x);
+    ops.rotate(&mut turned[..n / 2 * 2], &y[..n / 2], &y[n - n / 2..]);
     scores.copy_from_slice(x);
     let whole = n / 16 * 16;
     let mut weights = vec![0; whole];

@@ -78,6 +78,7 @@ macro_rules! all_ops {
             multiply_add = lanewise::multiply_add, (x: &[f32], y: &[f32], out: &mut [f32]);
             add = lanewise::add, (x: &[f32], out: &mut [f32]);
             gelu = lanewise::gelu, (x: &mut [f32]);
+            rotate = lanewise::rotate, (head: &mut [f32], cos: &[f32], sin: &[f32]);
             quantize = lanewise::quantize, (x: &[f32], out: &mut [i8]) -> f32;
             quantize_range = lanewise::quantize_range, (x: &[f32], out: &mut [u8]) -> (f32, i32);
             softmax = lanewise::softmax,

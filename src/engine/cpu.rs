@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Decoder, Turn, check_turns, draw, noise};
 use crate::compute::{Activations, LayerCache, Matrix, Ops, Queries, SLOTS_PER_BLOCK, blocks_of};
-use crate::model::{Model, ModelConfig, Pattern, Rotary, V, rotate};
+use crate::model::{Model, ModelConfig, Pattern, Rotary, V};
 use crate::mulaw;
 
 /// The engine for instruction set `O`.
@@ -297,7 +297,7 @@ impl AttentionScratch {
             .rotary
             .angles(pattern.rotation(position), &mut self.cos, &mut self.sin);
         for head in q.chunks_exact_mut(k).chain(keys.chunks_exact_mut(k)) {
-            rotate(head, &self.cos, &self.sin);
+            ops.rotate(head, &self.cos, &self.sin);
         }
         let slot = pattern.slot(position);
         let pairs = keys.chunks_exact(k).zip(values.chunks_exact(k));

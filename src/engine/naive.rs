@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::{Decoder, Turn, check_turns, draw, noise};
-use crate::model::{LayerWeights, Model, Rotary, V, rotate};
+use crate::model::{LayerWeights, Model, Rotary, V};
 use crate::mulaw;
 
 /// Weights and the state of every lane.
@@ -203,6 +203,16 @@ fn attend(
         out.extend(mixed);
     }
     out
+}
+
+/// Turns pairs (i, i + K/2) of one head.
+fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let half = cos.len();
+    for i in 0..half {
+        let (a, b) = (head[i], head[i + half]);
+        head[i] = a * cos[i] - b * sin[i];
+        head[i + half] = a * sin[i] + b * cos[i];
+    }
 }
 
 fn mlp(layer: &LayerWeights, m: &[f32]) -> Vec<f32> {

@@ -16,7 +16,7 @@ pub use checkpoint::{LayerWeights, Weights};
 pub(crate) use config::lcm;
 pub use config::{Codec, ModelConfig};
 pub use pattern::Pattern;
-pub use rotary::{Rotary, rotate};
+pub use rotary::Rotary;
 
 use std::path::{Path, PathBuf};
 

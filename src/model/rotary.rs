@@ -37,15 +37,6 @@ impl Rotary {
     }
 }
 
-/// Turns one head `[K]` in place by the angles whose cos `[K/2]` and sin `[K/2]` are given.
-#[inline(always)]
-pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let (low, high) = head.split_at_mut(cos.len());
-    for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,26 +54,5 @@ mod tests {
             assert_eq!(at(p), at(p + hour_100));
         }
         assert_eq!(at(0), ([1.0; 3], [0.0; 3]));
-    }
-
-    #[test]
-    fn scores_depend_on_distance_alone() {
-        let rotary = Rotary::new(64, &[5, 1]);
-        let turned = |x: [f32; 4], p: u64| {
-            let (mut cos, mut sin) = ([0.0; 2], [0.0; 2]);
-            rotary.angles(p, &mut cos, &mut sin);
-            let mut x = x;
-            rotate(&mut x, &cos, &sin);
-            x
-        };
-        let (q, k) = ([0.3, -1.2, 0.7, 0.1], [1.0, 0.4, -0.2, 0.9]);
-        let score = |tq: u64, tk: u64| -> f32 {
-            turned(q, tq)
-                .iter()
-                .zip(turned(k, tk))
-                .map(|(a, b)| a * b)
-                .sum()
-        };
-        assert!((score(9, 4) - score(1_000_009, 1_000_004)).abs() < 1e-5);
     }
 }

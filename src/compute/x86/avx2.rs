@@ -15,16 +15,14 @@ use crate::compute::portable::BLOCKS_PER_SUM;
 #[target_feature(enable = "avx2")]
 pub(super) fn matmul(matrix: &Matrix, x: &Activations, y: &mut [f32]) {
     let n_out = matrix.n_out();
-    for (i, panel) in matrix.panels().enumerate() {
+    for (i, (lines, rows)) in matrix.panels().enumerate() {
         for (b, y) in y.chunks_exact_mut(n_out).enumerate() {
             let (scale, zero) = x.scale(b);
-            for r in 0..LINES_PER_QUAD {
-                let first = i * PANEL + 16 * r;
-                let sums = sixteen_rows(panel, r, x.bytes(b));
-                let rows = n_out.min(first)..n_out.min(first + 16);
-                for ((row, y), sum) in rows.clone().zip(&mut y[rows]).zip(sums) {
-                    let sum = sum - zero * matrix.sums[row];
-                    *y = sum as f32 * (matrix.scales[row] * scale) + matrix.bias[row];
+            for ((r, rows), y) in rows.iter().enumerate().zip(y[i * PANEL..].chunks_mut(16)) {
+                let sums = sixteen_rows(lines, r, x.bytes(b));
+                for (at, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
+                    let sum = sum - zero * rows.sums[at];
+                    *y = sum as f32 * (rows.scales[at] * scale) + rows.bias[at];
                 }
             }
         }

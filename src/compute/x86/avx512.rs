@@ -1,12 +1,13 @@
 //! Integer kernels on 512-bit vectors with `vpdpbusd` and `vpdpwssd`.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::{key_offset, load_256, load_512, pair, quad, signed_quad};
 use crate::compute::Line;
 use crate::compute::SLOTS_PER_BLOCK;
 use crate::compute::cache::{HeadGroup, Queries};
-use crate::compute::matrix::{Activations, LINES_PER_QUAD, Matrix, PANEL};
+use crate::compute::matrix::{Activations, LINES_PER_QUAD, Matrix, PANEL, Panel, Rows};
 use crate::compute::portable::BLOCKS_PER_SUM;
 
 /// One broadcast of four activations meets four columns of sixteen rows. Lanes are taken four at a
@@ -16,54 +17,60 @@ use crate::compute::portable::BLOCKS_PER_SUM;
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn matmul(matrix: &Matrix, x: &Activations, y: &mut [f32]) {
     let n_lanes = y.len() / matrix.n_out();
+    let n_out = matrix.n_out();
     for (i, panel) in matrix.panels().enumerate() {
         let mut lane = 0;
         while lane < n_lanes {
+            let y = &mut y[lane * n_out..];
             lane += match n_lanes - lane {
-                1 => tile::<1, 2>(matrix, i, panel, x, lane, y),
-                2 | 3 => tile::<2, 1>(matrix, i, panel, x, lane, y),
-                _ => tile::<4, 1>(matrix, i, panel, x, lane, y),
+                1 => tile::<1, 2>(panel, x, lane, y, i * PANEL..n_out),
+                2 | 3 => tile::<2, 1>(panel, x, lane, y, i * PANEL..n_out),
+                _ => tile::<4, 1>(panel, x, lane, y, i * PANEL..n_out),
             };
         }
     }
 }
 
-/// 64 rows times `B` lanes, the sum of each split into `CHAINS` that do not wait for each other.
+/// 64 rows times `B` lanes from `first` on, the sum of each split into `CHAINS` that do not wait
+/// for each other. `rows` begins at the panel's first row and ends where a lane of `y` does.
 /// Returns `B`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn tile<const B: usize, const CHAINS: usize>(
-    matrix: &Matrix,
-    i: usize,
-    panel: &[[Line; LINES_PER_QUAD]],
+    (lines, finish): Panel<'_>,
     x: &Activations,
     first: usize,
     y: &mut [f32],
+    rows: Range<usize>,
 ) -> usize {
     let quads: [&[[u8; 4]]; B] = std::array::from_fn(|b| x.bytes(first + b).as_chunks().0);
     let mut sums = [[[_mm512_setzero_si512(); LINES_PER_QUAD]; B]; CHAINS];
-    let whole = panel.len() / CHAINS * CHAINS;
+    let whole = lines.len() / CHAINS * CHAINS;
     for at in (0..whole).step_by(CHAINS) {
         for (chain, sums) in sums.iter_mut().enumerate() {
-            accumulate(&panel[at + chain], &quads, at + chain, sums);
+            accumulate(&lines[at + chain], &quads, at + chain, sums);
         }
     }
-    for (at, lines) in panel.iter().enumerate().skip(whole) {
+    for (at, lines) in lines.iter().enumerate().skip(whole) {
         accumulate(lines, &quads, at, &mut sums[0]);
     }
-    let n_out = matrix.n_out();
-    let rows = i * PANEL..n_out.min((i + 1) * PANEL);
     for b in 0..B {
-        let start = (first + b) * n_out;
-        let mut results = [0.0; PANEL];
-        for (r, results) in results.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let lane = &mut y[b * rows.end..(b + 1) * rows.end][rows.start..];
+        for ((r, finish), y) in finish.iter().enumerate().zip(lane.chunks_mut(16)) {
             let mut sum = sums[0][b][r];
             for chain in &sums[1..] {
                 sum = _mm512_add_epi32(sum, chain[b][r]);
             }
-            finish(matrix, i * PANEL + 16 * r, sum, x.scale(first + b), results);
+            let result = finish_16(finish, sum, x.scale(first + b));
+            match y.as_mut_array() {
+                Some(y) => store(result, y),
+                None => {
+                    let mut whole = [0.0; 16];
+                    store(result, &mut whole);
+                    y.copy_from_slice(&whole[..y.len()]);
+                }
+            }
         }
-        y[start + rows.start..start + rows.end].copy_from_slice(&results[..rows.len()]);
     }
     B
 }
@@ -85,23 +92,21 @@ fn accumulate<const B: usize>(
     }
 }
 
-/// Sixteen sums from row `row` on, as f32: the zero taken off, scaled, biased.
+/// Sixteen sums as f32: the zero taken off, scaled, biased.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn finish(
-    matrix: &Matrix,
-    row: usize,
-    sum: __m512i,
-    (scale, zero): (f32, i32),
-    out: &mut [f32; 16],
-) {
-    let mut whole = [0; 16];
-    // SAFETY: `whole` is 64 writable bytes; storeu needs no alignment.
-    unsafe { _mm512_storeu_si512(whole.as_mut_ptr().cast(), sum) };
-    for (i, out) in out.iter_mut().enumerate() {
-        let sum = whole[i] - zero * matrix.sums[row + i];
-        *out = sum as f32 * (matrix.scales[row + i] * scale) + matrix.bias[row + i];
-    }
+fn finish_16(rows: &Rows, sum: __m512i, (scale, zero): (f32, i32)) -> __m512 {
+    // SAFETY: each array is 64 readable bytes; loadu needs no alignment.
+    let (sums, scales, bias) = unsafe {
+        (
+            _mm512_loadu_si512(rows.sums.as_ptr().cast()),
+            _mm512_loadu_ps(rows.scales.as_ptr()),
+            _mm512_loadu_ps(rows.bias.as_ptr()),
+        )
+    };
+    let sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(sums, _mm512_set1_epi32(zero)));
+    let scales = _mm512_mul_ps(scales, _mm512_set1_ps(scale));
+    _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales), bias)
 }
 
 /// One broadcast of four query dims meets the same four dims of sixteen keys. Heads are taken two
