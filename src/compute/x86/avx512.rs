@@ -62,7 +62,7 @@ fn tile<const B: usize, const CHAINS: usize>(
                 sum = _mm512_add_epi32(sum, chain[b][r]);
             }
             let result = finish_16(finish, sum, x.scale(first + b));
-            match y.as_mut_array() {
+            match y.first_chunk_mut() {
                 Some(y) => store(result, y),
                 None => {
                     let mut whole = [0.0; 16];
