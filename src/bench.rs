@@ -135,10 +135,13 @@ fn measure(case: &str, mut engine: Box<dyn Decoder>, rate_hz: u32, time: Duratio
     }
     let mut nanoseconds = Vec::with_capacity(1 << 20);
     let start = Instant::now();
-    while start.elapsed() < time && nanoseconds.len() < nanoseconds.capacity() {
+    loop {
         let before = Instant::now();
         step.run(engine.as_mut());
         nanoseconds.push(before.elapsed().as_nanos() as u64);
+        if start.elapsed() >= time || nanoseconds.len() == nanoseconds.capacity() {
+            break;
+        }
     }
     let steps_per_s = nanoseconds.len() as f64 / start.elapsed().as_secs_f64();
     nanoseconds.sort_unstable();

@@ -49,9 +49,11 @@ impl LayerCache {
         }
     }
 
-    /// Bytes held.
-    pub fn n_bytes(&self) -> usize {
-        self.lines.len() * 64 + self.scales.len() * size_of::<[[f32; SLOTS_PER_BLOCK]; 2]>()
+    /// Bytes that such a cache takes.
+    pub fn bytes_for(n_slots: usize, n_groups: usize, head_size: usize) -> usize {
+        let of_head = head_size.next_multiple_of(16) / 2 * size_of::<Line>();
+        let scales = size_of::<[[f32; SLOTS_PER_BLOCK]; 2]>();
+        n_slots.div_ceil(SLOTS_PER_BLOCK) * n_groups * (of_head + scales)
     }
 
     /// Writes one key and one value, quantised as by `lanewise::quantize`, with their scales.
@@ -191,4 +193,18 @@ pub(super) struct Block<'a> {
     pub values: &'a [[Line; 4]],
     pub key_scales: &'a [f32; SLOTS_PER_BLOCK],
     value_scales: &'a [f32; SLOTS_PER_BLOCK],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_foretold_are_the_bytes_taken() {
+        for (n_slots, n_groups, head_size) in [(1, 1, 2), (16, 2, 32), (100, 3, 20)] {
+            let cache = LayerCache::new(n_slots, n_groups, head_size);
+            let taken = size_of_val(&cache.lines[..]) + size_of_val(&cache.scales[..]);
+            assert_eq!(LayerCache::bytes_for(n_slots, n_groups, head_size), taken);
+        }
+    }
 }

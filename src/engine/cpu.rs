@@ -4,11 +4,14 @@
 //! After construction nothing allocates. A step costs the same at hour 100 as at second 5: every
 //! layer reads a bounded run of slots and overwrites one.
 
-use std::ops::Range;
+mod attention;
+
 use std::sync::Arc;
 
+use attention::{Attention, Place};
+
 use super::{Decoder, Turn, check_turns, draw, noise};
-use crate::compute::{Activations, LayerCache, Matrix, Ops, Queries, SLOTS_PER_BLOCK, blocks_of};
+use crate::compute::{Activations, LayerCache, Matrix, Ops};
 use crate::model::{Model, ModelConfig, Pattern, Rotary, V};
 use crate::mulaw;
 
@@ -52,6 +55,12 @@ struct Lane {
     taps: Vec<Vec<f32>>,
 }
 
+/// The lanes of one step.
+struct Batch<'a> {
+    active: &'a [usize],
+    lanes: &'a mut [Lane],
+}
+
 /// What a step computes on its way, for every lane of the batch in turn.
 #[derive(Debug)]
 struct Scratch {
@@ -59,8 +68,6 @@ struct Scratch {
     x: Vec<f32>,
     /// [B, (H + 2G)·K]
     qkv: Vec<f32>,
-    /// [B, H·K]
-    attended: Vec<f32>,
     /// [B, F]
     hidden: Vec<f32>,
     /// [B, D]: what a matrix gives back to the residual stream.
@@ -74,30 +81,9 @@ struct Scratch {
     /// `[D]`, one lane's at a time.
     normed: Vec<f32>,
     convolved: Vec<f32>,
-    attention: AttentionScratch,
+    attention: Attention,
     /// The lanes of the batch.
     active: Vec<usize>,
-}
-
-/// What attention of one lane computes on its way.
-#[derive(Debug)]
-struct AttentionScratch {
-    /// `[K/2]`
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    /// The queries of one group.
-    q: Queries,
-    /// `[K]`: a key and a value in int8.
-    key: Vec<i8>,
-    value: Vec<i8>,
-    /// The slots seen, as runs.
-    runs: Vec<Range<usize>>,
-    /// [H/G, slots], the slots filled up to whole blocks of every run.
-    scores: Vec<f32>,
-    value_scales: Vec<f32>,
-    weights: Vec<i16>,
-    /// [H/G]
-    units: Vec<f32>,
 }
 
 impl<O: Ops> CpuDecoder<O> {
@@ -124,11 +110,14 @@ pub fn footprint(model: &Arc<Model>) -> (usize, usize) {
             .sum::<usize>()
             + layer.taps.len() * 4
     };
-    let lane = Lane::new(&model.config);
+    let config = &model.config;
+    let of_lane = |pattern: &Arc<dyn Pattern>| {
+        LayerCache::bytes_for(pattern.n_slots(), config.n_kv_heads, config.head_size())
+            + config.conv_width * config.d_model * 4
+    };
     (
         weights.layers.iter().map(of_layer).sum::<usize>() + weights.head.n_bytes(),
-        lane.caches.iter().map(LayerCache::n_bytes).sum::<usize>()
-            + lane.taps.iter().map(|taps| taps.len() * 4).sum::<usize>(),
+        config.layers.iter().map(of_lane).sum(),
     )
 }
 
@@ -149,7 +138,8 @@ impl<O: Ops> CpuDecoder<O> {
             scratch.x[b * d..(b + 1) * d].copy_from_slice(embedding);
         }
         for layer in 0..weights.layers.len() {
-            attend(*ops, weights, layer, active, lanes, scratch);
+            let mut batch = Batch { active, lanes };
+            attend(*ops, weights, layer, &mut batch, scratch);
             mlp(*ops, weights, layer, active.len(), scratch);
         }
         if heads {
@@ -166,41 +156,59 @@ fn attend<O: Ops>(
     ops: O,
     weights: &PackedWeights,
     layer: usize,
-    active: &[usize],
-    lanes: &mut [Lane],
+    batch: &mut Batch<'_>,
     scratch: &mut Scratch,
 ) {
     let (config, packed) = (&weights.model.config, &weights.layers[layer]);
-    let (d, n) = (config.d_model, active.len());
+    let (d, n) = (config.d_model, batch.active.len());
     let gain = &weights.model.weights.layers[layer].attn_norm;
-    for (b, lane) in active.iter().enumerate() {
+    for (b, lane) in batch.active.iter().enumerate() {
         let x = &scratch.x[b * d..(b + 1) * d];
         ops.rms_norm(x, gain, config.norm_eps, &mut scratch.normed);
-        lanes[*lane].convolve(
+        let lane = &mut batch.lanes[*lane];
+        convolve(
             ops,
-            layer,
+            &mut lane.taps[layer],
+            lane.position,
             &packed.taps,
-            &scratch.normed,
-            &mut scratch.convolved,
+            scratch,
         );
         let (bytes, scale) = scratch.narrow.row_mut(b);
         *scale = ops.quantize_range(&scratch.convolved, bytes);
     }
     let qkv = &mut scratch.qkv[..n * packed.qkv.n_out()];
     ops.matmul(&packed.qkv, &scratch.narrow, qkv);
-    let rows = qkv
-        .chunks_exact_mut(packed.qkv.n_out())
-        .zip(scratch.attended.chunks_exact_mut(d));
-    for (b, (qkv, attended)) in rows.enumerate() {
-        let lane = &mut lanes[active[b]];
+    for (b, qkv) in qkv.chunks_exact_mut(packed.qkv.n_out()).enumerate() {
+        let lane = &mut batch.lanes[batch.active[b]];
+        let place = Place {
+            config,
+            pattern: config.layers[layer].as_ref(),
+            rotary: &weights.rotary,
+            position: lane.position,
+        };
         scratch
             .attention
-            .lane(ops, weights, layer, lane, (qkv, attended));
+            .run(ops, &place, &mut lane.caches[layer], qkv);
         let (bytes, scale) = scratch.narrow.row_mut(b);
-        *scale = ops.quantize_range(attended, bytes);
+        *scale = ops.quantize_range(&qkv[..d], bytes);
     }
     ops.matmul(&packed.o, &scratch.narrow, &mut scratch.delta[..n * d]);
     ops.add(&scratch.delta[..n * d], &mut scratch.x[..n * d]);
+}
+
+/// Keeps `normed` [D] among the last `W` and writes the causal depthwise convolution ending there.
+fn convolve<O: Ops>(ops: O, kept: &mut [f32], position: u64, taps: &[f32], scratch: &mut Scratch) {
+    let Scratch {
+        normed, convolved, ..
+    } = scratch;
+    let (d, w) = (normed.len(), taps.len() / normed.len());
+    let now = (position % w as u64) as usize;
+    kept[now * d..(now + 1) * d].copy_from_slice(normed);
+    convolved.fill(0.0);
+    for (j, tap) in taps.chunks_exact(d).enumerate() {
+        let then = (now + w - j) % w;
+        ops.multiply_add(tap, &kept[then * d..(then + 1) * d], convolved);
+    }
 }
 
 /// `x += down · gelu(up · norm(x))` for every lane.
@@ -236,7 +244,6 @@ impl Scratch {
         Self {
             x: vec![0.0; n_lanes * d],
             qkv: vec![0.0; n_lanes * qkv_width],
-            attended: vec![0.0; n_lanes * d],
             hidden: vec![0.0; n_lanes * config.mlp_width()],
             delta: vec![0.0; n_lanes * d],
             logits: vec![0.0; n_lanes * V],
@@ -244,7 +251,7 @@ impl Scratch {
             wide: Activations::new(n_lanes, config.mlp_width()),
             normed: vec![0.0; d],
             convolved: vec![0.0; d],
-            attention: AttentionScratch::new(config),
+            attention: Attention::new(config),
             active: Vec::with_capacity(n_lanes),
         }
     }
@@ -257,127 +264,6 @@ impl Scratch {
             *scale = ops.quantize_range(&self.normed, bytes);
         }
     }
-}
-
-impl AttentionScratch {
-    fn new(config: &ModelConfig) -> Self {
-        let heads_per_group = config.n_heads / config.n_kv_heads;
-        let (head_size, blocks) = (config.head_size(), max_blocks(config));
-        let n_slots = blocks * SLOTS_PER_BLOCK;
-        Self {
-            cos: vec![0.0; head_size / 2],
-            sin: vec![0.0; head_size / 2],
-            q: Queries::new(heads_per_group, head_size),
-            key: vec![0; head_size],
-            value: vec![0; head_size],
-            runs: Vec::with_capacity(blocks),
-            scores: vec![0.0; heads_per_group * n_slots],
-            value_scales: vec![0.0; n_slots],
-            weights: vec![0; heads_per_group * n_slots],
-            units: vec![0.0; heads_per_group],
-        }
-    }
-
-    /// One lane's attention in one layer: stores its key and value, then reads what it sees.
-    /// `qkv` [(H + 2G)·K] is turned in place; the heads' outputs go to `attended` [H·K].
-    fn lane<O: Ops>(
-        &mut self,
-        ops: O,
-        weights: &PackedWeights,
-        layer: usize,
-        lane: &mut Lane,
-        (qkv, attended): (&mut [f32], &mut [f32]),
-    ) {
-        let config = &weights.model.config;
-        let (pattern, k) = (&config.layers[layer], config.head_size());
-        let (position, cache) = (lane.position, &mut lane.caches[layer]);
-        let (q, kv) = qkv.split_at_mut(config.d_model);
-        let (keys, values) = kv.split_at_mut(config.kv_width());
-        weights
-            .rotary
-            .angles(pattern.rotation(position), &mut self.cos, &mut self.sin);
-        for head in q.chunks_exact_mut(k).chain(keys.chunks_exact_mut(k)) {
-            ops.rotate(head, &self.cos, &self.sin);
-        }
-        let slot = pattern.slot(position);
-        let pairs = keys.chunks_exact(k).zip(values.chunks_exact(k));
-        for (group, (key, value)) in pairs.enumerate() {
-            let key_scale = ops.quantize(key, &mut self.key);
-            let value_scale = ops.quantize(value, &mut self.value);
-            cache.write(
-                slot,
-                group,
-                (&self.key, key_scale),
-                (&self.value, value_scale),
-            );
-        }
-        self.runs.clear();
-        pattern.visible(position, &mut |run| self.runs.push(run));
-        let group_width = q.len() / config.n_kv_heads;
-        let groups = q
-            .chunks_exact(group_width)
-            .zip(attended.chunks_exact_mut(group_width));
-        for (group, (q, attended)) in groups.enumerate() {
-            self.group(ops, cache, group, q, attended);
-        }
-        pattern.visible(position + 1, &mut |run| {
-            if !self.runs.contains(&run) {
-                ops.prefetch(cache.lines(&run));
-            }
-        });
-    }
-
-    /// The heads that share one KV head: `attended = softmax(q · keys / sqrt(K)) · values`.
-    fn group<O: Ops>(
-        &mut self,
-        ops: O,
-        cache: &LayerCache,
-        group: usize,
-        q: &[f32],
-        attended: &mut [f32],
-    ) {
-        let k = self.key.len();
-        let head_group = cache.head_group(group, &self.runs);
-        for (head, q) in q.chunks_exact(k).enumerate() {
-            let (bytes, scale) = self.q.head_mut(head);
-            *scale = ops.quantize(q, bytes) / (k as f32).sqrt();
-        }
-        let n_slots = head_group.n_blocks() * SLOTS_PER_BLOCK;
-        let n_scores = self.units.len() * n_slots;
-        let scores = &mut self.scores[..n_scores];
-        ops.scores(&head_group, &self.q, scores);
-        head_group.copy_value_scales(&mut self.value_scales[..n_slots]);
-        let heads = scores
-            .chunks_exact_mut(n_slots)
-            .zip(self.weights.chunks_exact_mut(n_slots));
-        for ((scores, weights), unit) in heads.zip(&mut self.units) {
-            hide_filling(&self.runs, scores);
-            *unit = ops.softmax(scores, &self.value_scales[..n_slots], weights);
-        }
-        ops.mix(
-            &head_group,
-            &self.weights[..n_scores],
-            &self.units,
-            attended,
-        );
-    }
-}
-
-/// Runs are read in whole blocks: gives the slots before and after each run no weight.
-fn hide_filling(runs: &[Range<usize>], mut scores: &mut [f32]) {
-    for run in runs {
-        let first = run.start % SLOTS_PER_BLOCK;
-        let (own, rest) = scores.split_at_mut(blocks_of(run).len() * SLOTS_PER_BLOCK);
-        own[..first].fill(f32::NEG_INFINITY);
-        own[first + run.len()..].fill(f32::NEG_INFINITY);
-        scores = rest;
-    }
-}
-
-/// The most blocks that any layer reads at once: a run may begin and end inside a block.
-fn max_blocks(config: &ModelConfig) -> usize {
-    let of_layer = |p: &Arc<dyn Pattern>| p.max_visible().div_ceil(SLOTS_PER_BLOCK) + p.max_runs();
-    config.layers.iter().map(of_layer).max().unwrap_or(0)
 }
 
 impl PackedWeights {
@@ -414,26 +300,6 @@ impl Lane {
             last: mulaw::SILENCE,
             caches: config.layers.iter().map(cache).collect(),
             taps: vec![vec![0.0; config.conv_width * config.d_model]; config.n_layers()],
-        }
-    }
-
-    /// Keeps `normed` `[D]` and writes the causal depthwise convolution ending there.
-    fn convolve<O: Ops>(
-        &mut self,
-        ops: O,
-        layer: usize,
-        taps: &[f32],
-        normed: &[f32],
-        out: &mut [f32],
-    ) {
-        let d = normed.len();
-        let (kept, w) = (&mut self.taps[layer], taps.len() / d);
-        let now = (self.position % w as u64) as usize;
-        kept[now * d..(now + 1) * d].copy_from_slice(normed);
-        out.fill(0.0);
-        for (j, tap) in taps.chunks_exact(d).enumerate() {
-            let then = (now + w - j) % w;
-            ops.multiply_add(tap, &kept[then * d..(then + 1) * d], out);
         }
     }
 }

@@ -48,7 +48,8 @@ pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
     keep_top_p(&mut shares, params.top_p);
     let target = uniform * shares.iter().sum::<f32>();
     let mut sum = 0.0;
-    let mut last_kept = 0;
+    // Stays, if the logits are no numbers: a model that has gone wrong is no reason to click.
+    let mut last_kept = usize::from(likeliest(logits));
     for (code, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
         sum += share;
         last_kept = code;
@@ -221,6 +222,22 @@ mod tests {
                 ..ALL
             }),
             [1]
+        );
+    }
+
+    #[test]
+    fn an_absurd_temperature_takes_the_likeliest() {
+        let logits = logits_of(&[(9, 0.3), (77, 0.6)]);
+        assert_eq!(
+            draw(
+                &logits,
+                &DrawParams {
+                    temperature: 1e-38,
+                    ..ALL
+                },
+                0.5
+            ),
+            77
         );
     }
 

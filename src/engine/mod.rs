@@ -51,7 +51,7 @@ pub struct Turn<'a> {
 
 /// The seam between those who compute and those who need sound.
 ///
-/// After construction no method allocates. Lanes are numbered `0..n_lanes()`; naming another, or
+/// In the CPU engine `open`, `prime`, `score` and `generate` allocate nothing. Lanes are numbered `0..n_lanes()`; naming another, or
 /// one lane twice in a call, is a bug of the caller and panics.
 pub trait Decoder: Send {
     /// How many streams this engine can hold at once.

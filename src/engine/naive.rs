@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::{Decoder, Turn, check_turns, draw, noise};
-use crate::model::{LayerWeights, Model, Rotary, V};
+use crate::model::{LayerWeights, Model, ModelConfig, Pattern, Rotary, V};
 use crate::mulaw;
 
 /// Weights and the state of every lane.
@@ -57,14 +57,14 @@ impl NaiveDecoder {
         for (i, layer) in weights.layers.iter().enumerate() {
             let h = rms_norm(&x, &layer.attn_norm, config.norm_eps);
             let c = lane.layers[i].convolve(h, &layer.conv);
-            let a = attend(
-                &self.model,
-                &self.rotary,
-                i,
-                &mut lane.layers[i],
-                lane.position,
-                &c,
-            );
+            let pattern = config.layers[i].as_ref();
+            let place = Place {
+                config,
+                layer,
+                pattern,
+                rotary: &self.rotary,
+            };
+            let a = place.attend(&mut lane.layers[i], lane.position, &c);
             add(&mut x, &linear(&layer.o, &a));
             let m = rms_norm(&x, &layer.mlp_norm, config.norm_eps);
             add(&mut x, &mlp(layer, &m));
@@ -161,48 +161,56 @@ impl LayerState {
     }
 }
 
-/// Attention of all heads [H·K] at one position, whose key and value are stored first.
-fn attend(
-    model: &Model,
-    rotary: &Rotary,
-    i: usize,
-    state: &mut LayerState,
-    position: u64,
-    c: &[f32],
-) -> Vec<f32> {
-    let (config, layer) = (&model.config, &model.weights.layers[i]);
-    let pattern = &config.layers[i];
-    let (head_size, kv_width) = (config.head_size(), config.kv_width());
-    let (mut cos, mut sin) = (vec![0.0; head_size / 2], vec![0.0; head_size / 2]);
-    rotary.angles(pattern.rotation(position), &mut cos, &mut sin);
-    let (mut q, mut k) = (linear(&layer.q, c), linear(&layer.k, c));
-    for head in q.chunks_mut(head_size).chain(k.chunks_mut(head_size)) {
-        rotate(head, &cos, &sin);
-    }
-    let at = pattern.slot(position) * kv_width;
-    state.keys[at..at + kv_width].copy_from_slice(&k);
-    state.values[at..at + kv_width].copy_from_slice(&linear(&layer.v, c));
+/// One layer of a model.
+struct Place<'a> {
+    config: &'a ModelConfig,
+    layer: &'a LayerWeights,
+    pattern: &'a dyn Pattern,
+    rotary: &'a Rotary,
+}
 
-    let mut slots = Vec::new();
-    pattern.visible(position, &mut |run| slots.extend(run));
-    let heads_per_group = config.n_heads / config.n_kv_heads;
-    let mut out = Vec::new();
-    for (head, q) in q.chunks(head_size).enumerate() {
-        let start = head / heads_per_group * head_size;
-        let of_slot = |slot: usize| slot * kv_width + start..slot * kv_width + start + head_size;
-        let scores = slots
-            .iter()
-            .map(|slot| dot(q, &state.keys[of_slot(*slot)]) / (head_size as f32).sqrt());
-        let weights = softmax(scores.collect());
-        let mut mixed = vec![0.0; head_size];
-        for (slot, weight) in slots.iter().zip(weights) {
-            for (mixed, value) in mixed.iter_mut().zip(&state.values[of_slot(*slot)]) {
-                *mixed += weight * value;
-            }
+impl Place<'_> {
+    /// Attention of all heads [H·K] at one position, whose key and value are stored first.
+    fn attend(&self, state: &mut LayerState, position: u64, c: &[f32]) -> Vec<f32> {
+        let &Self {
+            config,
+            layer,
+            pattern,
+            rotary,
+        } = self;
+        let (head_size, kv_width) = (config.head_size(), config.kv_width());
+        let (mut cos, mut sin) = (vec![0.0; head_size / 2], vec![0.0; head_size / 2]);
+        rotary.angles(pattern.rotation(position), &mut cos, &mut sin);
+        let (mut q, mut k) = (linear(&layer.q, c), linear(&layer.k, c));
+        for head in q.chunks_mut(head_size).chain(k.chunks_mut(head_size)) {
+            rotate(head, &cos, &sin);
         }
-        out.extend(mixed);
+        let at = pattern.slot(position) * kv_width;
+        state.keys[at..at + kv_width].copy_from_slice(&k);
+        state.values[at..at + kv_width].copy_from_slice(&linear(&layer.v, c));
+
+        let mut slots = Vec::new();
+        pattern.visible(position, &mut |run| slots.extend(run));
+        let heads_per_group = config.n_heads / config.n_kv_heads;
+        let mut out = Vec::new();
+        for (head, q) in q.chunks(head_size).enumerate() {
+            let start = head / heads_per_group * head_size;
+            let of_slot =
+                |slot: usize| slot * kv_width + start..slot * kv_width + start + head_size;
+            let scores = slots
+                .iter()
+                .map(|slot| dot(q, &state.keys[of_slot(*slot)]) / (head_size as f32).sqrt());
+            let weights = softmax(scores.collect());
+            let mut mixed = vec![0.0; head_size];
+            for (slot, weight) in slots.iter().zip(weights) {
+                for (mixed, value) in mixed.iter_mut().zip(&state.values[of_slot(*slot)]) {
+                    *mixed += weight * value;
+                }
+            }
+            out.extend(mixed);
+        }
+        out
     }
-    out
 }
 
 /// Turns pairs (i, i + K/2) of one head.

@@ -45,6 +45,9 @@ pub enum Codec {
     Mulaw8,
 }
 
+/// The most numbers that the caches of one lane hold: 4 GiB in int8.
+const MAX_LANE_VALUES: usize = 4 << 30;
+
 /// The file as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,6 +114,7 @@ impl ModelConfig {
                 Ok(layer)
             })
             .collect::<Result<Vec<_>, String>>()?;
+        file.check_memory(&layers)?;
         let farthest = layers.iter().map(|layer| layer.reach()).max().unwrap_or(1);
         Ok(Self {
             context: farthest.max(file.context as u64),
@@ -121,7 +125,12 @@ impl ModelConfig {
             conv_width: file.conv_width,
             layers,
             rope_period: file.rope_period,
-            rope_harmonics: file.rope_harmonics,
+            // Only the rest matters, and it cannot overflow later.
+            rope_harmonics: file
+                .rope_harmonics
+                .iter()
+                .map(|h| h % file.rope_period as u32)
+                .collect(),
             sample_rate_hz: file.sample_rate,
             codec,
             norm_eps: file.norm_eps,
@@ -168,6 +177,18 @@ impl ModelConfig {
 }
 
 impl ConfigFile {
+    /// Refuses patterns whose keys and values no machine would hold.
+    fn check_memory(&self, layers: &[Arc<dyn Pattern>]) -> Result<(), String> {
+        let n_slots: usize = layers.iter().map(|layer| layer.n_slots()).sum();
+        let n_values = n_slots * 2 * self.n_kv_heads * (self.d_model / self.n_heads);
+        if n_values > MAX_LANE_VALUES {
+            return Err(format!(
+                "one stream would keep {n_values} keys and values; {MAX_LANE_VALUES} is the most"
+            ));
+        }
+        Ok(())
+    }
+
     /// Refuses sizes that do not fit together, or that no model of this kind could have.
     fn check_sizes(&self) -> Result<(), String> {
         let within = |name: &str, value: usize, most: usize| match value {
@@ -186,7 +207,12 @@ impl ConfigFile {
         within("stride", self.stride, 1 << 20)?;
         within("context", self.context, 1 << 26)?;
         within("rope_period", self.rope_period, 1 << 24)?;
-        within("sample_rate", self.sample_rate as usize, 192_000)?;
+        if !(1_000..=192_000).contains(&self.sample_rate) {
+            let got = self.sample_rate;
+            return Err(format!(
+                "sample_rate is {got}; it must be from 1000 to 192000 codes a second"
+            ));
+        }
         let divides = |small: (&str, usize), large: (&str, usize)| {
             if large.1.is_multiple_of(small.1) {
                 Ok(())
@@ -288,6 +314,9 @@ mod tests {
         assert!(refusal(|c| c["conv_width"] = json!(0)).contains("conv_width is 0"));
         assert!(refusal(|c| c["rope_period"] = json!(128)).contains("pattern[0]"));
         assert!(refusal(|c| c["d_model"] = json!(1u64 << 40)).contains("d_model"));
+        assert!(refusal(|c| c["sample_rate"] = json!(20)).contains("sample_rate is 20"));
+        let vast = json!({"kind": "strided", "stride": 1 << 20, "rows": 64});
+        assert!(refusal(|c| c["pattern"] = json!(vec![vast; 8])).contains("keys and values"));
         assert!(refusal(|c| c["norm_eps"] = json!(0.0)).contains("norm_eps"));
     }
 }
