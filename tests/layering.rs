@@ -71,6 +71,7 @@ const LAW: &[(&str, &[&str])] = &[
 
 /// Crates that only these modules may name.
 const OWNED: &[(&str, &[&str])] = &[
+    ("alsa", &["card"]),
     ("axum", &["net"]),
     ("candle_core", &["train", "model"]),
     ("clap", &[]),

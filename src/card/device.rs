@@ -66,9 +66,18 @@ pub(super) struct Output {
     pub facts: CardFacts,
 }
 
-/// Lists the devices that can play now. Opens each of them for a moment; the system's library
-/// may print its own complaints about those it cannot open.
+/// Keeps the system's library from printing ten lines for one device that is not there: what we
+/// return says it in one. On this thread only, and for good: what it says until the
+/// next call lies in a buffer, which that call throws away.
+pub(super) fn hush() {
+    // Refused, it prints: ugly, and no fault.
+    #[cfg(target_os = "linux")]
+    let _ = alsa::Output::local_error_handler();
+}
+
+/// Lists the devices that can play now. Opens each of them for a moment.
 pub fn devices() -> Result<Vec<OutputDevice>, CardError> {
+    hush();
     let host = cpal::default_host();
     let default = host.default_output_device();
     let default_id = default.as_ref().map(id_of);
@@ -171,6 +180,7 @@ pub(super) fn open(
     settings: &CardSettings,
     telemetry: &Arc<Telemetry>,
 ) -> Result<(Output, CardFeed), CardError> {
+    hush();
     let host = cpal::default_host();
     let device = find(&host, settings.output_device.as_deref())?;
     let explain = |error: cpal::Error| explain(&error, &device, settings);

@@ -353,6 +353,7 @@ fn discard(output: Output) -> Option<Receiver<()>> {
     thread::Builder::new()
         .name("card-close".to_owned())
         .spawn(move || {
+            device::hush();
             drop(output);
             drop(done_sender);
         })

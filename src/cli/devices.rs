@@ -2,15 +2,19 @@
 
 use std::fmt::Display;
 
-use longwave::card::{self, OutputDevice};
+use longwave::card::{self, CardError, OutputDevice};
 
 use super::exit::Outcome;
 use super::pages::print;
 
 /// One line a card; with `only_names` what a script wants.
 pub fn run(only_names: bool) -> Outcome {
+    let devices = card::devices()?;
+    if devices.is_empty() {
+        return Err(CardError::NoCard.into());
+    }
     let mut page = String::new();
-    for device in card::devices()? {
+    for device in devices {
         page += &describe(&device, only_names);
     }
     print(page.as_bytes())
