@@ -11,6 +11,7 @@ mod output;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -89,7 +90,10 @@ pub fn run(config: &Config, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), Da
         .build()
         .map_err(DaemonError::System)?;
     let setup = Setup::new(config)?;
-    let on_air = OnAir::start(config, setup, listener, &runtime)?;
+    let on_air = match OnAir::start(config, setup, listener, &runtime) {
+        Err(DaemonError::Pump(PumpError::Interrupted)) => return Ok(()),
+        started => started?,
+    };
     let result = runtime.block_on(on_air.live(on_beat));
     // A thread that still hangs after the farewell ends with the process.
     runtime.shutdown_background();
@@ -124,11 +128,10 @@ impl OnAir {
         let settings = pump_settings(config, &setup);
         log_setup(&setup);
         let (writers, stations) = stations(config, &setup, settings);
-        let starts: Vec<(Start, Writer)> = setup.starts.into_iter().zip(writers).collect();
-
-        let primed = Primed::new(setup.decoder, starts, settings, telemetry.clone())?;
-        // From here on something may sound, and is faded out rather than cut.
-        let signals = Signals::new().map_err(DaemonError::System)?;
+        // From here on nothing is cut: neither a prompt nor, later, what sounds.
+        let mut signals = Signals::new().map_err(DaemonError::System)?;
+        let told = telemetry.clone();
+        let primed = prime(setup, writers, settings, told, &mut signals)?;
         // A card that is there before the first code plays it.
         let output = open_output(config, primed.controls(), &telemetry)?;
         let pump = primed.start()?;
@@ -307,6 +310,28 @@ fn facts(name: &str, start: &Start, setup: &Setup, settings: PumpSettings) -> Fa
         packet_len: settings.packet_len as u32,
         first_position: start.prompt.len() as u64,
     }
+}
+
+/// Feeds the prompts, unless a signal comes.
+fn prime(
+    setup: Setup,
+    writers: Vec<Writer>,
+    settings: PumpSettings,
+    telemetry: Arc<Telemetry>,
+    signals: &mut Signals,
+) -> Result<Primed, PumpError> {
+    let n_codes: usize = setup.starts.iter().map(|start| start.prompt.len()).sum();
+    if n_codes > 0 {
+        tracing::info!("listening to {n_codes} codes of prompt");
+    }
+    let stations = setup.starts.into_iter().zip(writers).collect();
+    Primed::new(setup.decoder, stations, settings, telemetry, &mut |_| {
+        let Some(signal) = signals.take() else {
+            return ControlFlow::Continue(());
+        };
+        tracing::info!("{signal}: stopping before anything sounds");
+        ControlFlow::Break(())
+    })
 }
 
 /// `None`: without a card by wish, or because there is none and none is required.

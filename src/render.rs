@@ -28,6 +28,17 @@ pub struct Order {
     pub format: WavFormat,
 }
 
+/// How far it has come, in codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Whether the prompt is being listened to; otherwise music is being drawn.
+    pub is_prompt: bool,
+    /// Fed, or drawn.
+    pub n_done: u64,
+    /// Of so many.
+    pub n_codes: u64,
+}
+
 /// Why there is no file.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
@@ -42,12 +53,12 @@ pub enum RenderError {
     Interrupted(PathBuf),
 }
 
-/// Draws and writes the first of the setup's streams. After each chunk `on_progress` hears how
-/// many codes of how many are drawn; it may break off, and nothing is left behind.
+/// Draws and writes the first of the setup's streams. `on_progress` hears time and again how far
+/// that is; it may break off, and nothing is left behind.
 pub fn render(
     setup: &mut Setup,
     order: &Order,
-    mut on_progress: impl FnMut(u64, u64) -> ControlFlow<()>,
+    mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), RenderError> {
     let model_hz = setup.model.config.sample_rate_hz;
     let rate_hz = order.rate_hz.unwrap_or(model_hz);
@@ -58,7 +69,17 @@ pub fn render(
     let mut file = WavWriter::create(&order.output, rate_hz, order.format, Some(n_frames))?;
 
     let decoder = &mut *setup.decoder;
-    let mut stream = Stream::open(decoder, 0, &setup.starts[0], CHUNK_LEN);
+    let start = &setup.starts[0];
+    let mut on_prompt = |n_fed| {
+        on_progress(Progress {
+            is_prompt: true,
+            n_done: n_fed as u64,
+            n_codes: start.prompt.len() as u64,
+        })
+    };
+    let interrupted = || RenderError::Interrupted(order.output.clone());
+    let stream = Stream::open(decoder, 0, start, CHUNK_LEN, &mut on_prompt);
+    let mut stream = stream.ok_or_else(interrupted)?;
     let mut samples = Vec::with_capacity(CHUNK_LEN);
     let mut n_drawn = 0;
     while n_drawn < n_codes {
@@ -68,8 +89,13 @@ pub fn render(
         samples.extend(codes.iter().map(|&code| mulaw::decode(code)));
         file.write(resampler.process(&samples))?;
         n_drawn += wanted;
-        if on_progress(n_drawn, n_codes).is_break() {
-            return Err(RenderError::Interrupted(order.output.clone()));
+        let progress = Progress {
+            is_prompt: false,
+            n_done: n_drawn,
+            n_codes,
+        };
+        if on_progress(progress).is_break() {
+            return Err(interrupted());
         }
     }
     file.write(resampler.flush())?;

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Both signals, from the moment it was made; until then either kills as it always does.
@@ -18,6 +19,11 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
+    }
+
+    /// The name of one that has come already.
+    pub fn take(&mut self) -> Option<&'static str> {
+        self.next().now_or_never()
     }
 
     /// Waits for the next of either, and gives its name.

@@ -7,6 +7,7 @@
 
 #![cfg(feature = "playback")]
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -241,6 +242,11 @@ impl Decoder for Hash {
     }
 }
 
+/// Hears a prompt to its end.
+fn hear(_n_fed: usize) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
 #[test]
 fn what_a_station_plays_is_what_the_same_seed_renders() {
     with_card(
@@ -260,7 +266,8 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
             // The card is attached before the clocks run: the first code is the first frame.
             let stations = vec![(start.clone(), broadcast::ring(64, 320).0)];
             let told = telemetry.clone();
-            let primed = Primed::new(Box::new(Hash(0)), stations, pump_settings, told).unwrap();
+            let decoder = Box::new(Hash(0));
+            let primed = Primed::new(decoder, stations, pump_settings, told, &mut hear).unwrap();
             let controls = primed.controls();
             let attach = move |feed: CardFeed| {
                 controls.attach_card(0, feed.frames, feed.rate_hz).unwrap();
@@ -273,7 +280,7 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
             pump.stop().unwrap();
 
             let mut decoder = Hash(0);
-            let mut stream = Stream::open(&mut decoder, 0, &start, 320);
+            let mut stream = Stream::open(&mut decoder, 0, &start, 320, &mut hear).unwrap();
             let mut resampler = Resampler::new(16_000, 48_000, 320).unwrap();
             let mut rendered = Vec::new();
             for _ in 0..n_codes / 320 {

@@ -29,11 +29,17 @@ pub fn run(mut args: RenderArgs) -> Outcome {
     let is_interrupted = interrupt_flag()?;
     let rate_hz = f64::from(setup.model.config.sample_rate_hz);
     let bar = progress_bar();
-    let begin = Instant::now();
-    let result = render(&mut setup, &order, |n_drawn, n_codes| {
-        bar.set_length(n_codes);
-        bar.set_position(n_drawn);
-        bar.set_message(format!("{:.2}", x_realtime(n_drawn, rate_hz, begin)));
+    let mut begin = Instant::now();
+    let result = render(&mut setup, &order, |progress| {
+        if progress.is_prompt {
+            begin = Instant::now();
+            bar.set_message("listening to the prompt");
+        } else {
+            let x_realtime = x_realtime(progress.n_done, rate_hz, begin);
+            bar.set_message(format!("{x_realtime:.2} x real time"));
+        }
+        bar.set_length(progress.n_codes);
+        bar.set_position(progress.n_done);
         match is_interrupted.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
@@ -57,10 +63,8 @@ fn x_realtime(n_codes: u64, rate_hz: f64, begin: Instant) -> f64 {
 }
 
 fn progress_bar() -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg} x real time, {eta} left")
-            .expect("the template is constant and tested");
-    ProgressBar::no_length().with_style(style)
+    let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}, {eta} left");
+    ProgressBar::no_length().with_style(style.expect("the template is constant and tested"))
 }
 
 /// Raised by Ctrl-C or SIGTERM, so that the file begun is taken away; a second one kills.

@@ -11,6 +11,7 @@
 mod station;
 mod stream;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -44,6 +45,9 @@ pub enum PumpError {
     /// Fatal: a chunk of nothing.
     #[error("a packet must hold at least one code at a rate above 0 Hz")]
     NoPacket,
+    /// The caller did not want to wait for the prompts.
+    #[error("interrupted while listening to a prompt")]
+    Interrupted,
     /// Fatal: the system gives no thread.
     #[error("cannot start the generation thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -80,16 +84,19 @@ impl std::fmt::Debug for Primed {
 }
 
 impl Primed {
-    /// Feeds every station's prompt, in lanes 0, 1, ... as they come. Each writer's slots hold
-    /// `packet_len` codes; its packet 0 begins where the station's prompt ended.
+    /// Feeds every station's prompt, in lanes 0, 1, ... as they come, with an eye on `on_prompt`
+    /// as in [`Stream::open`]. Each writer's slots hold `packet_len` codes; its packet 0 begins
+    /// where the station's prompt ended.
     pub fn new(
-        decoder: Box<dyn Decoder>,
+        mut decoder: Box<dyn Decoder>,
         stations: Vec<(Start, Writer)>,
         settings: PumpSettings,
         telemetry: Arc<Telemetry>,
+        on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Self, PumpError> {
         let (controls, inbox) = control::channel(settings.rate_hz, settings.packet_len);
-        let body = Body::new(decoder, stations, settings, telemetry, inbox)?;
+        let stations = open_stations(&mut *decoder, stations, settings, on_prompt)?;
+        let body = Body::new(decoder, stations, settings, telemetry, inbox);
         Ok(Self { body, controls })
     }
 
@@ -147,6 +154,28 @@ impl Pump {
     }
 }
 
+/// A station for each lane, its prompt fed.
+fn open_stations(
+    decoder: &mut dyn Decoder,
+    stations: Vec<(Start, Writer)>,
+    settings: PumpSettings,
+    on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Vec<Station>, PumpError> {
+    let (got, max) = (stations.len(), decoder.n_lanes().min(STATIONS_MAX));
+    if got > max {
+        return Err(PumpError::TooManyStations { got, max });
+    }
+    if settings.packet_len == 0 || settings.rate_hz == 0 {
+        return Err(PumpError::NoPacket);
+    }
+    let open = |(lane, (start, writer)): (usize, (Start, Writer))| {
+        let stream = Stream::open(decoder, lane, &start, settings.packet_len, on_prompt);
+        let stream = stream.ok_or(PumpError::Interrupted)?;
+        Ok(Station::new(stream, writer))
+    };
+    stations.into_iter().enumerate().map(open).collect()
+}
+
 /// All that the thread owns.
 struct Body {
     decoder: Box<dyn Decoder>,
@@ -158,26 +187,14 @@ struct Body {
 
 impl Body {
     fn new(
-        mut decoder: Box<dyn Decoder>,
-        stations: Vec<(Start, Writer)>,
+        decoder: Box<dyn Decoder>,
+        stations: Vec<Station>,
         settings: PumpSettings,
         telemetry: Arc<Telemetry>,
         inbox: Inbox,
-    ) -> Result<Self, PumpError> {
-        let (got, max) = (stations.len(), decoder.n_lanes().min(STATIONS_MAX));
-        if got > max {
-            return Err(PumpError::TooManyStations { got, max });
-        }
-        if settings.packet_len == 0 || settings.rate_hz == 0 {
-            return Err(PumpError::NoPacket);
-        }
-        let open = |(lane, (start, writer)): (usize, (Start, Writer))| {
-            let stream = Stream::open(&mut *decoder, lane, &start, settings.packet_len);
-            Station::new(stream, writer)
-        };
-        let stations = stations.into_iter().enumerate().map(open).collect();
+    ) -> Self {
         let chunk_s = settings.packet_len as f64 / f64::from(settings.rate_hz);
-        Ok(Self {
+        Self {
             decoder,
             stations,
             tempo: Tempo {
@@ -187,7 +204,7 @@ impl Body {
             },
             telemetry,
             inbox,
-        })
+        }
     }
 
     fn run(mut self) {

@@ -1,6 +1,11 @@
 //! One endless stream: a lane of the engine, where it is, and how it draws.
 
+use std::ops::ControlFlow;
+
 use crate::engine::{Decoder, DrawParams, Turn, uniform};
+
+/// Codes of a prompt between two looks at the caller: well below a second on any machine.
+const PROMPT_SLICE: usize = 1_600;
 
 /// What decides every code of a stream, together with the model.
 #[derive(Clone, Debug, Default)]
@@ -26,19 +31,33 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Opens the lane and feeds the prompt, which takes as long as the engine needs for it. All
-    /// later chunks have `chunk_len` codes.
-    pub fn open(decoder: &mut dyn Decoder, lane: usize, start: &Start, chunk_len: usize) -> Self {
+    /// Opens the lane and feeds the prompt, which takes as long as the engine needs for it.
+    /// `on_prompt` hears time and again how many codes of it are fed; if it breaks off, there is
+    /// no stream. All later chunks have `chunk_len` codes.
+    pub fn open(
+        decoder: &mut dyn Decoder,
+        lane: usize,
+        start: &Start,
+        chunk_len: usize,
+        on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Option<Self> {
         decoder.open(lane);
-        decoder.prime(lane, &start.prompt);
-        Self {
+        let mut n_fed = 0;
+        for codes in start.prompt.chunks(PROMPT_SLICE) {
+            decoder.prime(lane, codes);
+            n_fed += codes.len();
+            if on_prompt(n_fed).is_break() {
+                return None;
+            }
+        }
+        Some(Self {
             lane,
             seed: start.seed,
             draw: start.draw,
             position: decoder.position(lane),
             uniforms: vec![0.0; chunk_len].into(),
             codes: vec![0; chunk_len].into(),
-        }
+        })
     }
 
     /// The position of the next code to be drawn; a prompt counts.

@@ -64,6 +64,11 @@ fn start_of(seed: u64) -> Start {
     }
 }
 
+/// Hears a prompt to its end.
+fn hear(_n_fed: usize) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
 struct Bench {
     body: Body,
     controls: Controls,
@@ -75,7 +80,6 @@ struct Bench {
 impl Bench {
     fn new(n_stations: usize) -> Self {
         let telemetry = Arc::new(Telemetry::default());
-        let (controls, inbox) = control::channel(16_000, 320);
         let (mut stations, mut sources) = (Vec::new(), Vec::new());
         for seed in 0..n_stations as u64 {
             let (writer, source) = broadcast::ring(4_096, 320);
@@ -83,7 +87,8 @@ impl Bench {
             sources.push(source);
         }
         let told = Arc::clone(&telemetry);
-        let body = Body::new(fake(n_stations), stations, SETTINGS, told, inbox).unwrap();
+        let primed = Primed::new(fake(n_stations), stations, SETTINGS, told, &mut hear);
+        let Primed { body, controls } = primed.unwrap();
         Self {
             now: Instant::now(),
             body,
@@ -111,7 +116,7 @@ impl Bench {
 
 fn rendered(seed: u64, n_chunks: usize) -> Vec<u8> {
     let mut decoder = fake(1);
-    let mut stream = Stream::open(&mut *decoder, 0, &start_of(seed), 320);
+    let mut stream = Stream::open(&mut *decoder, 0, &start_of(seed), 320, &mut hear).unwrap();
     let chunks = (0..n_chunks).map(|_| stream.next(&mut *decoder).to_vec());
     chunks.collect::<Vec<_>>().concat()
 }
@@ -133,7 +138,7 @@ fn drain(ring: &mut rtrb::Consumer<f32>, n: usize) -> Vec<f32> {
 #[test]
 fn uniforms_are_those_of_the_stream_position_prompt_included() {
     let mut decoder = fake(1);
-    let mut stream = Stream::open(&mut *decoder, 0, &start_of(5), 3);
+    let mut stream = Stream::open(&mut *decoder, 0, &start_of(5), 3, &mut hear).unwrap();
     stream.next(&mut *decoder);
     assert_eq!(stream.position(), 10);
     let turn = stream.turn();
@@ -278,7 +283,7 @@ fn nothing_is_allocated_once_the_pump_runs() {
 fn the_thread_makes_progress_and_stops_when_told() {
     let (writer, source) = broadcast::ring(4_096, 320);
     let stations = vec![(start_of(1), writer)];
-    let primed = Primed::new(fake(1), stations, SETTINGS, Arc::default()).unwrap();
+    let primed = Primed::new(fake(1), stations, SETTINGS, Arc::default(), &mut hear).unwrap();
     let pump = primed.start().unwrap();
     while pump.progress() < 10 * 320 {
         thread::sleep(Duration::from_millis(1));
@@ -295,10 +300,35 @@ fn more_stations_than_lanes_are_refused() {
     let stations = (0..3)
         .map(|seed| (start_of(seed), broadcast::ring(4, 320).0))
         .collect();
-    let error = Primed::new(fake(2), stations, SETTINGS, Arc::default()).unwrap_err();
+    let primed = Primed::new(fake(2), stations, SETTINGS, Arc::default(), &mut hear);
+    let error = primed.unwrap_err();
     assert!(
         error
             .to_string()
             .contains("3 stations do not fit into 2 lanes")
     );
+}
+
+#[test]
+fn a_prompt_is_heard_whole_or_broken_off_at_once() {
+    let long = Start {
+        prompt: vec![mulaw::SILENCE; 10_000],
+        ..start_of(1)
+    };
+    let mut told = Vec::new();
+    let mut decoder = fake(1);
+    let stream = Stream::open(&mut *decoder, 0, &long, 320, &mut |n_fed| {
+        told.push(n_fed);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(stream.unwrap().position(), 10_000);
+    assert!(told.len() > 3 && told.is_sorted() && told.last() == Some(&10_000));
+
+    let stations = vec![(long, broadcast::ring(4, 320).0)];
+    let mut n_told = 0;
+    let primed = Primed::new(fake(1), stations, SETTINGS, Arc::default(), &mut |_| {
+        n_told += 1;
+        ControlFlow::Break(())
+    });
+    assert!(matches!(primed, Err(PumpError::Interrupted)) && n_told == 1);
 }
