@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -246,43 +246,71 @@ fn a_recording_holds_the_codes_that_render_writes() {
     assert!(find(&rendered(30 * 16_000), &heard).is_some());
 }
 
-/// What a card made of software (`tests/fakecard`) played lies in a file. The buffers are long, for
-/// the machine may be busy.
+/// A card made of software (`tests/fakecard`): what it played lies in a file.
+#[cfg(feature = "playback")]
+struct FakeCard {
+    dir: tempfile::TempDir,
+}
+
+#[cfg(feature = "playback")]
+impl FakeCard {
+    const RATE_HZ: usize = 48_000;
+    const FADE_LEN: usize = Self::RATE_HZ / 20;
+
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Command::new("tests/fakecard/fakecard.sh")
+            .args(["make", text(dir.path())])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "the fake card could not be built");
+        Self { dir }
+    }
+
+    /// For the environment of who shall play on it.
+    fn alsa_config(&self) -> PathBuf {
+        self.dir.path().join("asound.conf")
+    }
+
+    fn n_played(&self) -> usize {
+        let file = std::fs::metadata(self.dir.path().join("played.raw"));
+        file.map_or(0, |file| file.len() / 8) as usize
+    }
+
+    /// The left channel from the first sound on.
+    fn played(&self) -> Vec<f32> {
+        let bytes = std::fs::read(self.dir.path().join("played.raw")).unwrap();
+        let frames = bytes.chunks_exact(8);
+        let samples = frames.map(|f| f32::from_le_bytes([f[0], f[1], f[2], f[3]]));
+        samples.skip_while(|&sample| sample == 0.0).collect()
+    }
+}
+
+/// The buffers are long, for the machine may be busy.
 #[cfg(feature = "playback")]
 #[test]
 fn the_card_plays_the_samples_that_render_writes() {
-    const RATE_HZ: usize = 48_000;
-    const FADE_LEN: usize = RATE_HZ / 20;
+    const RATE_HZ: usize = FakeCard::RATE_HZ;
+    let card = FakeCard::new();
     let dir = tempfile::tempdir().unwrap();
-    let (card, config) = (dir.path().join("card"), dir.path().join("c.toml"));
-    let made = Command::new("tests/fakecard/fakecard.sh")
-        .args(["make", text(&card)])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "the fake card could not be built");
+    let config = dir.path().join("c.toml");
     std::fs::write(
         &config,
         "[card]\nenabled = true\nlead_ms = 400\nperiod_ms = 100\n",
     )
     .unwrap();
-    let alsa = card.join("asound.conf");
+    let alsa = card.alsa_config();
     let environment = [("ALSA_CONFIG_PATH", text(&alsa))];
     let mut daemon = Daemon::start(&["--config", text(&config)], &environment);
-    let recording = card.join("played.raw");
-    let n_recorded = || std::fs::metadata(&recording).map_or(0, |file| file.len() / 8) as usize;
     let begin = Instant::now();
-    while n_recorded() < 4 * RATE_HZ {
+    while card.n_played() < 4 * RATE_HZ {
         assert!(begin.elapsed() < PATIENCE, "the card does not play");
         thread::sleep(Duration::from_millis(20));
     }
     daemon.signal("TERM");
     assert_eq!(daemon.end().code(), Some(0));
 
-    let bytes = std::fs::read(&recording).unwrap();
-    let frames = bytes.chunks_exact(8);
-    let played: Vec<f32> = frames
-        .map(|frame| f32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]))
-        .collect();
+    let played = card.played();
     let file = dir.path().join("out.wav");
     render(
         &file,
@@ -290,8 +318,7 @@ fn the_card_plays_the_samples_that_render_writes() {
         &RATE_HZ.to_string(),
     );
     let written = samples_of(&file);
-    let start = played.iter().position(|&sample| sample != 0.0).unwrap();
-    let pairs = played[start..].iter().zip(&written).skip(FADE_LEN);
+    let pairs = played.iter().zip(&written).skip(FakeCard::FADE_LEN);
     let n_equal = pairs
         .take_while(|(played, written)| played == written)
         .count();
@@ -300,6 +327,64 @@ fn the_card_plays_the_samples_that_render_writes() {
         n_equal > 3 * RATE_HZ,
         "only {n_equal} frames are those of the file"
     );
+}
+
+/// The listener's clock is not the station's, and where the two part it bends the pace by up to
+/// 0.3 %: so its sound is followed block by block. A busy machine may spoil a second, not three.
+#[cfg(feature = "playback")]
+#[test]
+fn a_station_is_heard_aloud_as_render_writes_it() {
+    const RATE_HZ: usize = FakeCard::RATE_HZ;
+    let card = FakeCard::new();
+    let begin = Instant::now();
+    let daemon = Daemon::start(&["--no-card"], &[]);
+    let output = Command::new(env!("CARGO_BIN_EXE_longwave"))
+        .args(["listen", &format!("http://{}/", daemon.address)])
+        .args(["--seconds", "4"])
+        .env("ALSA_CONFIG_PATH", card.alsa_config())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(", 0 lost, 0 reconnects"), "{said}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("out.wav");
+    let seconds = begin.elapsed().as_secs_f64() + 1.0;
+    render(&file, seconds, &RATE_HZ.to_string());
+    let (heard, written) = (card.played(), samples_of(&file));
+    let mut whole_seconds = heard[RATE_HZ / 4..].chunks_exact(RATE_HZ);
+    assert!(whole_seconds.len() >= 3, "{} frames only", heard.len());
+    assert!(
+        whole_seconds.any(|second| is_followed(second, &written)),
+        "it is heard, but something else"
+    );
+}
+
+/// Whether `heard` is a part of `written`, played a little faster or slower.
+#[cfg(feature = "playback")]
+fn is_followed(heard: &[f32], written: &[f32]) -> bool {
+    const BLOCK_LEN: usize = 256;
+    let search = |block: &[f32], from: usize, to: usize| {
+        let to = to.min(written.len() - BLOCK_LEN);
+        let places = (from..=to).map(|at| (likeness(block, &written[at..][..BLOCK_LEN]), at));
+        places.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
+    };
+    let mut blocks = heard.chunks_exact(BLOCK_LEN);
+    let (_, mut at) = search(blocks.next().unwrap(), 0, written.len());
+    blocks.all(|block| {
+        let due = at + BLOCK_LEN;
+        let (likeness, found) = search(block, due.saturating_sub(2), due + 2);
+        at = found;
+        likeness > 0.8
+    })
+}
+
+/// 1 for the same sound at any volume, about 0 for another.
+#[cfg(feature = "playback")]
+fn likeness(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(1e-9)
 }
 
 #[tokio::test]
