@@ -10,6 +10,7 @@
 //! wait. A stream is behind its input by at most one block and half a block of filter, 30 ms at
 //! 16 kHz.
 
+use num_integer::Integer;
 use rubato::audioadapter_buffers::direct::SequentialSlice;
 use rubato::{Fft, FixedSync, Resampler as _};
 
@@ -222,7 +223,7 @@ impl Converter {
 /// How many samples rubato takes at a time: whole periods of the ratio, an even number on both
 /// sides (the delay, half a block, is then a whole number of frames).
 fn block_len(from_hz: u32, to_hz: u32) -> usize {
-    let divisor = gcd(from_hz, to_hz);
+    let divisor = from_hz.gcd(&to_hz);
     let (from, to) = ((from_hz / divisor) as usize, (to_hz / divisor) as usize);
     let n_periods = BLOCK_MIN.div_ceil(from.min(to));
     let is_odd = from % 2 == 1 || to % 2 == 1;
@@ -231,10 +232,6 @@ fn block_len(from_hz: u32, to_hz: u32) -> usize {
     } else {
         n_periods
     }
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]

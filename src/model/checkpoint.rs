@@ -1,6 +1,8 @@
 //! `model.safetensors`: every tensor named, shaped and finite, or the file is refused.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use candle_core::safetensors::Load;
@@ -64,19 +66,25 @@ pub(super) fn load(path: &Path, config: &ModelConfig) -> Result<(Weights, String
         path: path.into(),
         reason,
     };
-    let size = std::fs::metadata(path).map_err(read)?.len();
-    if size > MAX_BYTES {
+    let bytes = read_up_to(path, MAX_BYTES).map_err(read)?;
+    if bytes.len() as u64 > MAX_BYTES {
         return Err(refuse(format!(
-            "{size} bytes are more than any model of this kind has"
+            "more than {MAX_BYTES} bytes; no model of this kind is so large"
         )));
     }
-    let bytes = std::fs::read(path).map_err(read)?;
     let weights = parse(&bytes, config).map_err(refuse)?;
     let sha256 = Sha256::digest(&bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
     Ok((weights, sha256))
+}
+
+/// The file, or a byte more than `most` of it: what is no file may have no end.
+pub(super) fn read_up_to(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads the bytes of a safetensors file; the error says what is wrong with them.

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use num_integer::Integer;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::ModelError;
 use super::pattern::{self, Pattern};
+use super::{ModelError, checkpoint};
 
 /// The sizes and the pattern of a model. Made only by [`ModelConfig::parse`], so all hold together.
 #[derive(Clone, Debug)]
@@ -45,6 +46,9 @@ pub enum Codec {
     Mulaw8,
 }
 
+/// No configuration is longer.
+const MAX_BYTES: u64 = 1 << 20;
+
 /// The most numbers that the caches of one lane hold: 4 GiB in int8.
 const MAX_LANE_VALUES: usize = 4 << 30;
 
@@ -70,14 +74,19 @@ struct ConfigFile {
 
 impl ModelConfig {
     pub(super) fn load(path: &Path) -> Result<Self, ModelError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ModelError::Read {
+        let refuse = |reason| ModelError::Config {
+            path: path.into(),
+            reason,
+        };
+        let bytes = checkpoint::read_up_to(path, MAX_BYTES).map_err(|source| ModelError::Read {
             path: path.into(),
             source,
         })?;
-        Self::parse(&text).map_err(|reason| ModelError::Config {
-            path: path.into(),
-            reason,
-        })
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(refuse(format!("more than {MAX_BYTES} bytes")));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| refuse(error.to_string()))?;
+        Self::parse(&text).map_err(refuse)
     }
 
     /// Reads the text of a `config.json`; the error is a sentence that names what is wrong.
@@ -257,13 +266,7 @@ impl ConfigFile {
 
 /// Least common multiple, if it fits.
 pub(crate) fn lcm(a: u64, b: u64) -> Option<u64> {
-    let gcd = |mut a: u64, mut b: u64| {
-        while b != 0 {
-            (a, b) = (b, a % b);
-        }
-        a
-    };
-    (a / gcd(a, b)).checked_mul(b)
+    (a / a.gcd(&b)).checked_mul(b)
 }
 
 #[cfg(test)]
