@@ -272,21 +272,18 @@ impl FakeCard {
         self.dir.path().join("asound.conf")
     }
 
-    fn n_played(&self) -> usize {
-        let file = std::fs::metadata(self.dir.path().join("played.raw"));
-        file.map_or(0, |file| file.len() / 8) as usize
-    }
-
     /// The left channel from the first sound on.
     fn played(&self) -> Vec<f32> {
-        let bytes = std::fs::read(self.dir.path().join("played.raw")).unwrap();
+        // Until it is opened there is no file.
+        let bytes = std::fs::read(self.dir.path().join("played.raw")).unwrap_or_default();
         let frames = bytes.chunks_exact(8);
         let samples = frames.map(|f| f32::from_le_bytes([f[0], f[1], f[2], f[3]]));
         samples.skip_while(|&sample| sample == 0.0).collect()
     }
 }
 
-/// The buffers are long, for the machine may be busy.
+/// The machine may be too busy for real time: what is sure to be played without a gap is the half
+/// lead that is gathered before the first frame.
 #[cfg(feature = "playback")]
 #[test]
 fn the_card_plays_the_samples_that_render_writes() {
@@ -296,16 +293,16 @@ fn the_card_plays_the_samples_that_render_writes() {
     let config = dir.path().join("c.toml");
     std::fs::write(
         &config,
-        "[card]\nenabled = true\nlead_ms = 400\nperiod_ms = 100\n",
+        "[card]\nenabled = true\nlead_ms = 4000\nperiod_ms = 100\n",
     )
     .unwrap();
     let alsa = card.alsa_config();
     let environment = [("ALSA_CONFIG_PATH", text(&alsa))];
     let mut daemon = Daemon::start(&["--config", text(&config)], &environment);
     let begin = Instant::now();
-    while card.n_played() < 4 * RATE_HZ {
+    while card.played().len() < 3 * RATE_HZ {
         assert!(begin.elapsed() < PATIENCE, "the card does not play");
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(100));
     }
     daemon.signal("TERM");
     assert_eq!(daemon.end().code(), Some(0));
@@ -322,9 +319,8 @@ fn the_card_plays_the_samples_that_render_writes() {
     let n_equal = pairs
         .take_while(|(played, written)| played == written)
         .count();
-    // Four seconds, less both fades and what was silent before the first.
     assert!(
-        n_equal > 3 * RATE_HZ,
+        n_equal >= 2 * RATE_HZ - FakeCard::FADE_LEN,
         "only {n_equal} frames are those of the file"
     );
 }
