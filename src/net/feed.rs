@@ -1,6 +1,6 @@
 //! One listener's way through a station: packets as they come, losses as they are.
 
-use super::{Lobby, OnAir, Place};
+use super::{Lobby, Place, Tuned};
 use crate::broadcast::{Next, Reader};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -23,7 +23,7 @@ pub(super) struct Feed {
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Item {
+pub(super) enum Fed {
     /// The packet of that sequence is in [`Feed::codes`].
     Packet(u64),
     /// So many packets were lost, from `sequence` on.
@@ -36,14 +36,14 @@ pub(super) enum Item {
 
 impl Feed {
     /// Takes a place a little behind the station's head, or `None` if the house is full.
-    pub(super) fn open(lobby: &Lobby, on_air: &OnAir) -> Option<Self> {
-        let facts = &on_air.station.facts;
+    pub(super) fn open(lobby: &Lobby, tuned: &Tuned) -> Option<Self> {
+        let facts = &tuned.station.facts;
         let burst = u64::from(lobby.settings.burst_ms) * u64::from(facts.sample_rate_hz)
             / (1_000 * u64::from(facts.packet_len));
         Some(Self {
             place: lobby.seat()?,
-            reader: on_air.station.source.subscribe(burst),
-            ticks: on_air.ticks.clone(),
+            reader: tuned.station.source.subscribe(burst),
+            ticks: tuned.ticks.clone(),
             stopping: lobby.stopping.clone(),
             codes: vec![0; facts.packet_len as usize],
             max_laps: lobby.settings.max_laps,
@@ -74,17 +74,17 @@ impl Feed {
         async move { drop(stopping.wait_for(|&stop| stop).await) }
     }
 
-    /// Waits for the next item. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) -> Item {
+    /// Waits for what comes next. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Fed {
         loop {
             // Before looking: a packet published after the look rings again.
             self.ticks.mark_unchanged();
             if *self.stopping.borrow() {
-                return Item::Stop;
+                return Fed::Stop;
             }
             let sequence = self.reader.sequence();
             match self.reader.next(&mut self.codes) {
-                Next::Packet { sequence } => return Item::Packet(sequence),
+                Next::Packet { sequence } => return Fed::Packet(sequence),
                 Next::Lapped { lost } => return self.lapped(lost, sequence),
                 Next::Empty => {}
             }
@@ -95,7 +95,7 @@ impl Feed {
         }
     }
 
-    fn lapped(&mut self, n_packets: u64, sequence: u64) -> Item {
+    fn lapped(&mut self, n_packets: u64, sequence: u64) -> Fed {
         self.place.telemetry().packets_lost.add(n_packets);
         if self.last_lap.elapsed() > LAPS_APART {
             self.n_laps = 0;
@@ -104,9 +104,9 @@ impl Feed {
         self.n_laps += 1;
         if self.n_laps >= self.max_laps {
             self.place.telemetry().closed_slow.add(1);
-            return Item::TooSlow;
+            return Fed::TooSlow;
         }
-        Item::Lost {
+        Fed::Lost {
             n_packets,
             sequence,
         }

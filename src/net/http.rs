@@ -1,8 +1,8 @@
 //! Paths and answers.
 
-use super::feed::{Feed, Item};
+use super::feed::{Fed, Feed};
 use super::socket::Listener;
-use super::{Lobby, OnAir, metrics};
+use super::{Lobby, Tuned, metrics};
 use crate::protocol::{Facts, Format, HEADER_LEN, MAX_REQUEST_LEN};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -88,11 +88,11 @@ fn full(lobby: &Lobby) -> Refusal {
 }
 
 impl Lobby {
-    fn find(&self, name: &str) -> Result<&OnAir, Refusal> {
-        let is_it = |on_air: &&OnAir| on_air.station.facts.station == name;
+    fn find(&self, name: &str) -> Result<&Tuned, Refusal> {
+        let is_it = |tuned: &&Tuned| tuned.station.facts.station == name;
         self.stations.iter().find(is_it).ok_or_else(|| {
             let names: Vec<&str> = (self.stations.iter())
-                .map(|on_air| on_air.station.facts.station.as_str())
+                .map(|tuned| tuned.station.facts.station.as_str())
                 .collect();
             let sentence = format!(
                 "there is no station {name:?}; the stations are: {}",
@@ -134,8 +134,8 @@ struct Listing<'a> {
 
 async fn stations(State(lobby): State<Arc<Lobby>>) -> Response {
     let listings: Vec<Listing<'_>> = (lobby.stations.iter())
-        .map(|on_air| {
-            let facts = &on_air.station.facts;
+        .map(|tuned| {
+            let facts = &tuned.station.facts;
             let stream = format!("/v1/stations/{}/stream", facts.station);
             let wav = format!("{stream}.wav");
             Listing { facts, stream, wav }
@@ -179,15 +179,15 @@ async fn stream_socket(
     query: Result<Query<StreamQuery>, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
-    let on_air = lobby.find(&name)?;
+    let tuned = lobby.find(&name)?;
     let upgrade = upgrade.map_err(|error| {
         let sentence = format!("this path speaks WebSocket: {}", error.body_text());
         Refusal(error.status(), sentence)
     })?;
     lobby.check_origin(&headers)?;
     let format = choose_format(query, &upgrade)?;
-    let feed = Feed::open(&lobby, on_air).ok_or_else(|| full(&lobby))?;
-    let facts = on_air.station.facts.clone();
+    let feed = Feed::open(&lobby, tuned).ok_or_else(|| full(&lobby))?;
+    let facts = tuned.station.facts.clone();
     let message_len = HEADER_LEN + facts.packet_len as usize * format.sample_len();
     let listener = Listener {
         lobby: lobby.clone(),
@@ -210,7 +210,7 @@ async fn stream_wav(
     Path(name): Path<String>,
     method: Method,
 ) -> Result<Response, Refusal> {
-    let on_air = lobby.find(&name)?;
+    let tuned = lobby.find(&name)?;
     let headers = [
         (header::CONTENT_TYPE, "audio/wav"),
         (header::CACHE_CONTROL, "no-store"),
@@ -224,8 +224,8 @@ async fn stream_wav(
         let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
         return Ok((headers, body).into_response());
     }
-    let feed = Feed::open(&lobby, on_air).ok_or_else(|| full(&lobby))?;
-    let head = wav_header(on_air.station.facts.sample_rate_hz);
+    let feed = Feed::open(&lobby, tuned).ok_or_else(|| full(&lobby))?;
+    let head = wav_header(tuned.station.facts.sample_rate_hz);
     let body = stream::unfold((feed, Vec::from(head)), wav_chunk);
     Ok((headers, Body::from_stream(body)).into_response())
 }
@@ -236,9 +236,9 @@ async fn wav_chunk(
 ) -> Option<(Result<Bytes, Infallible>, (Feed, Vec<u8>))> {
     loop {
         match feed.next().await {
-            Item::Packet(_) => break,
-            Item::Lost { .. } => {}
-            Item::TooSlow | Item::Stop => return None,
+            Fed::Packet(_) => break,
+            Fed::Lost { .. } => {}
+            Fed::TooSlow | Fed::Stop => return None,
         }
     }
     Format::S16.encode(feed.codes(), &mut bytes);

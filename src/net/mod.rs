@@ -181,7 +181,7 @@ async fn connection(
 /// What all connections share.
 #[derive(Debug)]
 struct Lobby {
-    stations: Vec<OnAir>,
+    stations: Vec<Tuned>,
     settings: Settings,
     telemetry: Arc<Telemetry>,
     is_ready: Arc<AtomicBool>,
@@ -191,7 +191,7 @@ struct Lobby {
 
 /// A station and the bell that rings when it has a new packet.
 #[derive(Debug)]
-struct OnAir {
+struct Tuned {
     station: Station,
     ticks: watch::Receiver<u64>,
 }
@@ -203,7 +203,7 @@ impl Lobby {
             assert_eq!(packet_len, station.source.slot_len(), "codes in a packet");
             let (bell, ticks) = watch::channel(0);
             tasks.spawn(ticker(station.clone(), bell));
-            OnAir { station, ticks }
+            Tuned { station, ticks }
         });
         Self {
             stations: stations.collect(),

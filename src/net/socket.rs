@@ -1,7 +1,7 @@
 //! A WebSocket listener from hello to close.
 
 use super::Lobby;
-use super::feed::{Feed, Item};
+use super::feed::{Fed, Feed};
 use crate::protocol::{self, Event, Facts, Format, Hello, Packet, Request, close};
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::Bytes;
@@ -25,13 +25,13 @@ pub(super) struct Listener {
 }
 
 /// Why the conversation is over: a close code and a sentence, or nobody there to be told.
-type End = Option<(u16, &'static str)>;
+type Parting = Option<(u16, &'static str)>;
 
-const GOING_AWAY: End = Some((close::GOING_AWAY, "the station shuts down"));
-const FLOOD: End = Some((close::POLICY, "too many messages"));
-const TOO_SLOW: End = Some((close::TOO_SLOW, "the listener cannot keep up"));
-const IDLE: End = Some((close::IDLE, "nothing was heard from the listener"));
-const GONE: End = None;
+const GOING_AWAY: Parting = Some((close::GOING_AWAY, "the station shuts down"));
+const FLOOD: Parting = Some((close::POLICY, "too many messages"));
+const TOO_SLOW: Parting = Some((close::TOO_SLOW, "the listener cannot keep up"));
+const IDLE: Parting = Some((close::IDLE, "nothing was heard from the listener"));
+const GONE: Parting = None;
 
 impl Listener {
     /// Plays to the socket until either side ends it.
@@ -59,7 +59,7 @@ impl Listener {
         tracing::debug!(station = self.facts.station, ?end, told, "a listener left");
     }
 
-    async fn play(&mut self, socket: &mut WebSocket) -> Result<std::convert::Infallible, End> {
+    async fn play(&mut self, socket: &mut WebSocket) -> Result<std::convert::Infallible, Parting> {
         self.send(socket, Message::text(self.hello().to_json()))
             .await?;
         let mut pings = time::interval(self.lobby.settings.ping_interval);
@@ -67,7 +67,7 @@ impl Listener {
         let (mut last_heard, mut n_messages) = (Instant::now(), 0);
         loop {
             tokio::select! {
-                item = self.feed.next() => self.pass_on(socket, item).await?,
+                fed = self.feed.next() => self.pass_on(socket, fed).await?,
                 message = socket.recv() => {
                     (last_heard, n_messages) = (Instant::now(), n_messages + 1);
                     if n_messages > MAX_MESSAGES {
@@ -99,9 +99,9 @@ impl Listener {
         }))
     }
 
-    async fn pass_on(&self, socket: &mut WebSocket, item: Item) -> Result<(), End> {
-        match item {
-            Item::Packet(sequence) => {
+    async fn pass_on(&self, socket: &mut WebSocket, fed: Fed) -> Result<(), Parting> {
+        match fed {
+            Fed::Packet(sequence) => {
                 let codes = self.feed.codes();
                 let len = protocol::HEADER_LEN + codes.len() * self.format.sample_len();
                 let mut message = Vec::with_capacity(len);
@@ -110,7 +110,7 @@ impl Listener {
                 self.feed.place().telemetry().packets_sent.add(1);
                 Ok(())
             }
-            Item::Lost {
+            Fed::Lost {
                 n_packets,
                 sequence,
             } => {
@@ -121,20 +121,20 @@ impl Listener {
                 };
                 self.send(socket, Message::text(lost.to_json())).await
             }
-            Item::TooSlow => Err(TOO_SLOW),
-            Item::Stop => Err(GOING_AWAY),
+            Fed::TooSlow => Err(TOO_SLOW),
+            Fed::Stop => Err(GOING_AWAY),
         }
     }
 
     /// Sends one message; how long it may wait is `TimedIo`'s to say.
-    async fn send(&self, socket: &mut WebSocket, message: Message) -> Result<(), End> {
+    async fn send(&self, socket: &mut WebSocket, message: Message) -> Result<(), Parting> {
         tokio::select! {
             sent = SinkExt::send(socket, message) => sent.map_err(|_| GONE),
             () = self.feed.stop() => Err(GOING_AWAY),
         }
     }
 
-    fn hear(&self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+    fn hear(&self, message: Option<Result<Message, axum::Error>>) -> Result<(), Parting> {
         let text = match message {
             Some(Ok(Message::Text(text))) => text,
             Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(GONE),
