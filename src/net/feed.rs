@@ -28,7 +28,7 @@ pub(super) enum Fed {
     Packet(u64),
     /// So many packets were lost, from `sequence` on.
     Lost { n_packets: u64, sequence: u64 },
-    /// This listener cannot keep up.
+    /// This listener cannot keep up; its last loss was told.
     TooSlow,
     /// The daemon stops.
     Stop,
@@ -82,6 +82,11 @@ impl Feed {
             if *self.stopping.borrow() {
                 return Fed::Stop;
             }
+            // After the loss that was one too many was told, and not before.
+            if self.n_laps >= self.max_laps {
+                self.place.telemetry().closed_slow.add(1);
+                return Fed::TooSlow;
+            }
             let sequence = self.reader.sequence();
             match self.reader.next(&mut self.codes) {
                 Next::Packet { sequence } => return Fed::Packet(sequence),
@@ -102,10 +107,6 @@ impl Feed {
         }
         self.last_lap = Instant::now();
         self.n_laps += 1;
-        if self.n_laps >= self.max_laps {
-            self.place.telemetry().closed_slow.add(1);
-            return Fed::TooSlow;
-        }
         Fed::Lost {
             n_packets,
             sequence,

@@ -111,7 +111,7 @@ async fn who_takes_nothing_is_cut_off_and_leaves_its_place() {
 }
 
 #[tokio::test]
-async fn who_is_lapped_again_and_again_is_closed_with_its_code() {
+async fn who_is_lapped_again_and_again_learns_its_loss_and_is_closed_with_its_code() {
     let mut server = Server::start(Settings {
         max_laps: 1,
         ..Settings::default()
@@ -120,6 +120,8 @@ async fn who_is_lapped_again_and_again_is_closed_with_its_code() {
     let mut listener = server.listen("").await;
     // In one go, no task of the server gets between: the reader is lapped whatever happens.
     server.publish(3 * N_SLOTS as u64);
+    let lost = 3 * N_SLOTS as u64 - N_SLOTS as u64 / 2;
+    assert_eq!(listener.hear_until(lost).await, (0, lost));
     let code = Some(close::TOO_SLOW);
     assert_eq!(listener.hear_the_end().await, (code, code));
     assert_eq!(server.telemetry.net.closed_slow.get(), 1);
