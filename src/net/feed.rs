@@ -93,9 +93,13 @@ impl Feed {
                 Next::Lapped { lost } => return self.lapped(lost, sequence),
                 Next::Empty => {}
             }
-            tokio::select! {
-                _ = self.ticks.changed() => {}
-                _ = self.stopping.changed() => {}
+            let changed = tokio::select! {
+                changed = self.ticks.changed() => changed,
+                changed = self.stopping.changed() => changed,
+            };
+            // The ticker or `serve` is gone: nobody would ever ring again.
+            if changed.is_err() {
+                return Fed::Stop;
             }
         }
     }
@@ -111,5 +115,56 @@ impl Feed {
             n_packets,
             sequence,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broadcast;
+    use crate::net::{House, Settings, Station};
+    use crate::protocol::{Draw, Facts, ModelFacts};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use tokio::task::JoinSet;
+
+    fn facts() -> Facts {
+        Facts {
+            station: "piano".into(),
+            model: ModelFacts {
+                name: "tiny".into(),
+                sha256: String::new(),
+            },
+            seed: 7,
+            draw: Draw {
+                temperature: 1.0,
+                top_p: 1.0,
+                min_p: 0.0,
+            },
+            isa: "portable".into(),
+            sample_rate_hz: 16_000,
+            packet_len: 320,
+            first_position: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_whose_ticker_died_is_sent_away() {
+        let (_writer, source) = broadcast::ring(4, 320);
+        let house = House {
+            stations: vec![Station {
+                facts: facts(),
+                source,
+            }],
+            settings: Settings::default(),
+            telemetry: Arc::default(),
+            is_ready: Arc::new(AtomicBool::new(true)),
+        };
+        let (_stop, stopping) = watch::channel(false);
+        let mut tickers = JoinSet::new();
+        let lobby = Lobby::open(house, stopping, &mut tickers);
+        let mut feed = Feed::open(&lobby, &lobby.stations[0]).unwrap();
+        tickers.shutdown().await;
+        assert_eq!(feed.next().await, Fed::Stop);
     }
 }
