@@ -16,7 +16,7 @@ pub struct Recording {
     pub output: PathBuf,
     /// How its samples are written.
     pub format: WavFormat,
-    /// How long; `None`: until stopped.
+    /// How long; `None`: until stopped, or until a WAV file can hold no more.
     pub length: Option<Duration>,
 }
 
@@ -32,7 +32,7 @@ pub struct Recorded {
 /// Why a recording is over.
 #[derive(Debug)]
 pub enum End {
-    /// It is as long as was asked for.
+    /// It is as long as was asked for, or as a WAV file can be.
     Length,
     /// The caller said stop.
     Stop,
@@ -56,7 +56,7 @@ pub async fn record(
     let output = &recording.output;
     let mut tape = Tape {
         writer: WavWriter::create(output, rate_hz, recording.format, n_wanted)?,
-        n_wanted: n_wanted.unwrap_or(u64::MAX),
+        n_wanted: n_wanted.unwrap_or(recording.format.frames_max()),
         recorded: Recorded::default(),
         samples: Vec::new(),
     };

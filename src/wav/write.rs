@@ -34,6 +34,11 @@ impl WavFormat {
         }
     }
 
+    /// How many frames a mono file can hold.
+    pub fn frames_max(self) -> u64 {
+        BYTES_MAX / u64::from(self.bits() / 8)
+    }
+
     /// Bits of one sample.
     pub fn bits(self) -> u16 {
         match self {
@@ -90,7 +95,7 @@ impl WavWriter {
         format: WavFormat,
         n_frames: Option<u64>,
     ) -> Result<Self, WavError> {
-        let n_frames_max = BYTES_MAX / u64::from(format.bits() / 8);
+        let n_frames_max = format.frames_max();
         if n_frames.is_some_and(|n| n > n_frames_max) {
             return Err(WavError::TooLong {
                 path: path.to_owned(),
@@ -229,6 +234,17 @@ mod tests {
         let error = WavWriter::create(&path, 48_000, WavFormat::F32, Some(1 << 30)).unwrap_err();
         assert!(error.to_string().contains("4 GiB"), "{error}");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_format_tells_how_much_a_file_of_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("full.wav");
+        for format in WavFormat::ALL {
+            let create = |n| WavWriter::create(&path, 16_000, format, Some(n));
+            assert!(create(format.frames_max()).is_ok());
+            assert!(create(format.frames_max() + 1).is_err());
+        }
     }
 
     #[test]
