@@ -207,7 +207,8 @@ impl Player {
                 self.jitter.push(codes.into_iter().map(mulaw::decode));
             }
             News::Lost(n_packets) => {
-                self.heard.n_lost += n_packets;
+                // A station may claim any number.
+                self.heard.n_lost = self.heard.n_lost.saturating_add(n_packets);
                 self.jitter.gap();
             }
             News::Away(reason) => {
@@ -273,5 +274,27 @@ impl Player {
             jitter_buffer_ms: stats.target_ms,
             latency_ms: stats.buffered_ms + ring_ms,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_station_may_claim_any_loss() {
+        let mut player = Player {
+            jitter: Jitter::new(16_000, 200),
+            rate_hz: 16_000,
+            feed: None,
+            chunk: vec![0.0; 80],
+            n_passed: 0,
+            heard: Heard::default(),
+            n_reported: 0,
+        };
+        for n_packets in [1, u64::MAX] {
+            player.hear(News::Lost(n_packets)).unwrap();
+        }
+        assert_eq!(player.look().n_lost, u64::MAX);
     }
 }

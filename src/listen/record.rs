@@ -9,6 +9,9 @@ use std::time::Duration;
 /// What a loss may fill with silence at most; more is no loss but a broken station.
 const LOSS_MAX_S: u64 = 600;
 
+/// Silence is written in pieces: its length is the station's to say, our memory is not.
+const SILENCE_LEN: u64 = 4_096;
+
 /// What to record.
 #[derive(Clone, Debug)]
 pub struct Recording {
@@ -105,9 +108,14 @@ impl Tape {
     }
 
     fn leave_out(&mut self, n_lost: u64) -> Result<(), ListenError> {
-        self.samples.clear();
-        self.samples.resize(n_lost as usize, 0.0);
-        self.recorded.n_lost += self.append()?;
+        let mut n_left = n_lost.min(self.n_wanted - self.recorded.n_samples);
+        while n_left > 0 {
+            self.samples.clear();
+            self.samples.resize(n_left.min(SILENCE_LEN) as usize, 0.0);
+            let n = self.append()?;
+            self.recorded.n_lost += n;
+            n_left -= n;
+        }
         Ok(())
     }
 
@@ -118,5 +126,32 @@ impl Tape {
         self.writer.write(&self.samples[..n as usize])?;
         self.recorded.n_samples += n;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_loss_is_written_whole_and_held_in_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("heard.wav");
+        let n_wanted = 1_000_000;
+        let mut tape = Tape {
+            writer: WavWriter::create(&path, 16_000, WavFormat::S16, None).unwrap(),
+            n_wanted,
+            recorded: Recorded::default(),
+            samples: Vec::new(),
+        };
+        tape.write(&[7; 320]).unwrap();
+        tape.leave_out(600_000).unwrap();
+        assert_eq!(tape.recorded.n_samples, 600_320);
+        // It ends where the recording does, however much was lost.
+        tape.leave_out(u64::MAX).unwrap();
+        let n_lost = n_wanted - 320;
+        let n_samples = n_wanted;
+        assert_eq!(tape.recorded, Recorded { n_samples, n_lost });
+        assert!(tape.samples.capacity() <= SILENCE_LEN as usize);
     }
 }
