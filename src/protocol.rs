@@ -3,10 +3,11 @@
 //! Pure functions without I/O, called on any thread by both ends. Text messages are JSON
 //! ([`Event`] from the server, [`Request`] from a listener), binary messages are packets: a header
 //! of [`HEADER_LEN`] bytes and the samples in the [`Format`] agreed on. Whatever bytes arrive,
-//! decoding returns a value or a [`ProtocolError`] and never panics.
+//! decoding returns a value or a [`ProtocolError`] and never panics. What a station says is made
+//! fit for a terminal ([`plain`]).
 
 use crate::mulaw;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Version of this protocol; the `v1` in subprotocols and paths.
 pub const VERSION: u32 = 1;
@@ -19,6 +20,9 @@ pub const MAX_PACKET_LEN: usize = u16::MAX as usize;
 
 /// The longest text message a listener may send; a longer one ends the connection.
 pub const MAX_REQUEST_LEN: usize = 1024;
+
+/// The longest string of a station, in characters, that is kept.
+const MAX_TEXT_LEN: usize = 300;
 
 /// First byte of a binary message that holds samples. A listener skips what it does not know.
 const KIND_PACKET: u8 = 1;
@@ -225,6 +229,7 @@ pub enum Event {
         /// One of [`close`].
         code: u16,
         /// In words.
+        #[serde(deserialize_with = "plain_string")]
         reason: String,
     },
     /// An event of a later version.
@@ -252,16 +257,18 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// Its name, as in the path.
+    #[serde(deserialize_with = "plain_string")]
     pub station: String,
     /// What plays.
     pub model: ModelFacts,
-    /// With the draw parameters, the model and the isa it decides every code. Written as a string:
-    /// JSON numbers of some readers end at 2^53.
+    /// With the draw parameters and the model it decides every code. Written as a string: JSON
+    /// numbers of some readers end at 2^53.
     #[serde(with = "as_string")]
     pub seed: u64,
     /// How codes are drawn.
     pub draw: Draw,
-    /// What computes.
+    /// What computes, for the record: every instruction set gives the same codes.
+    #[serde(deserialize_with = "plain_string")]
     pub isa: String,
     /// Samples in a second.
     pub sample_rate_hz: u32,
@@ -275,8 +282,10 @@ pub struct Facts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFacts {
     /// Its name.
+    #[serde(deserialize_with = "plain_string")]
     pub name: String,
     /// Of its weights, in hexadecimal.
+    #[serde(deserialize_with = "plain_string")]
     pub sha256: String,
 }
 
@@ -297,6 +306,7 @@ pub struct Hello {
     /// [`VERSION`].
     pub protocol: u32,
     /// Name and version of the server.
+    #[serde(deserialize_with = "plain_string")]
     pub server: String,
     /// Of the packets on this connection.
     pub format: Format,
@@ -391,7 +401,21 @@ impl Request {
 }
 
 fn text_error(error: serde_json::Error) -> ProtocolError {
-    ProtocolError::Text(error.to_string())
+    // The sentence may quote the message.
+    ProtocolError::Text(plain(&error.to_string()))
+}
+
+/// A stranger's words made fit for a terminal and a log: one line of at most 300 characters, none
+/// of which commands it (escape sequences) or turns the order of the others.
+pub fn plain(text: &str) -> String {
+    let is_command =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let words = text.trim().chars().take(MAX_TEXT_LEN);
+    words.map(|c| if is_command(c) { ' ' } else { c }).collect()
+}
+
+fn plain_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(plain(&String::deserialize(deserializer)?))
 }
 
 mod as_string {
@@ -553,6 +577,40 @@ mod tests {
         let mut wild = hello();
         wild.facts.packet_len = 0;
         assert!(Event::from_json(&Event::Hello(Box::new(wild)).to_json()).is_err());
+    }
+
+    #[test]
+    fn no_word_of_a_station_commands_a_terminal() {
+        let evil = format!(
+            "\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}\r\n{}",
+            "x".repeat(1_000)
+        );
+        let tame = plain(&evil);
+        assert!(!tame.contains(char::is_control) && !tame.contains('\u{202e}'));
+        assert!(tame.contains("]0;owned"), "{tame}");
+        assert!(tame.chars().count() <= MAX_TEXT_LEN);
+        assert_eq!(
+            plain("there is no station \"ü\"\n"),
+            "there is no station \"ü\""
+        );
+
+        let mut facts = hello();
+        facts.server = evil.clone();
+        facts.facts.station = evil.clone();
+        facts.facts.model.name = evil.clone();
+        facts.facts.model.sha256 = evil.clone();
+        facts.facts.isa = evil.clone();
+        let closing = Event::Closing {
+            code: close::POLICY,
+            reason: evil,
+        };
+        for event in [Event::Hello(Box::new(facts)), closing] {
+            let heard = Event::from_json(&event.to_json()).unwrap();
+            assert!(!format!("{heard:?}").contains("\\u{1b}"), "{heard:?}");
+            assert!(!heard.to_json().contains("\\u001b"), "{heard:?}");
+        }
+        let error = Event::from_json("{\"event\":\"hello\",\"format\":\"\\u001b[2J\"}");
+        assert!(!error.unwrap_err().to_string().contains('\u{1b}'));
     }
 
     proptest! {

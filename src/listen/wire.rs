@@ -1,7 +1,7 @@
 //! The network half of a listener: a WebSocket, understood and checked.
 
 use super::ListenError;
-use crate::protocol::{Event, Facts, Format, Hello, Packet, Report, Request};
+use crate::protocol::{Event, Facts, Format, Hello, Packet, Report, Request, plain};
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use std::time::Duration;
@@ -100,11 +100,6 @@ impl Wire {
     /// What stays the same while the station runs.
     pub fn facts(&self) -> &Facts {
         &self.hello.facts
-    }
-
-    /// Where in the stream the next packet begins.
-    pub fn position(&self) -> u64 {
-        self.facts().position(self.expected)
     }
 
     /// Waits for the next packet, whose codes replace those in `codes`, or for the news that some
@@ -239,7 +234,7 @@ fn refused(address: &Address, error: tungstenite::Error) -> ListenError {
     ListenError::Refused {
         host: address.host.clone(),
         status: response.status().as_u16(),
-        sentence: sentence.trim().chars().take(300).collect(),
+        sentence: plain(&sentence),
     }
 }
 
@@ -247,7 +242,7 @@ fn closed(frame: Option<tungstenite::protocol::CloseFrame>) -> ListenError {
     match frame {
         Some(frame) => ListenError::Closed {
             code: frame.code.into(),
-            reason: frame.reason.to_string(),
+            reason: plain(&frame.reason),
         },
         None => ListenError::Broken,
     }
@@ -291,5 +286,16 @@ mod tests {
                 "{url}"
             );
         }
+    }
+
+    #[test]
+    fn the_words_of_a_close_command_no_terminal() {
+        let frame = tungstenite::protocol::CloseFrame {
+            code: 4000.into(),
+            reason: "\u{1b}[2Jtoo slow\n".into(),
+        };
+        let said = closed(Some(frame)).to_string();
+        assert!(!said.contains(char::is_control), "{said:?}");
+        assert!(said.contains("too slow"), "{said}");
     }
 }

@@ -17,7 +17,10 @@ async fn our_own_listener_understands_our_own_station() {
         .await
         .unwrap();
     assert_eq!(wire.facts(), &facts("piano"));
-    assert_eq!(wire.position(), FIRST_POSITION + 10 * PACKET_LEN as u64);
+    assert_eq!(
+        wire.hello().position,
+        FIRST_POSITION + 10 * PACKET_LEN as u64
+    );
     let mut heard = Vec::new();
     for sequence in 10..20 {
         assert_eq!(wire.next(&mut heard).await.unwrap(), Item::Packet);
