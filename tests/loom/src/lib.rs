@@ -1,5 +1,5 @@
-//! The broadcast ring under loom: every interleaving of a writer and a reader, every stale value
-//! that the memory orderings in `src/broadcast.rs` allow.
+//! The broadcast ring under loom: every interleaving of a writer and a reader with at most two
+//! preemptions, every stale value that the memory orderings in `src/broadcast.rs` allow.
 
 #[path = "../../../src/broadcast.rs"]
 pub mod broadcast;
