@@ -54,7 +54,7 @@ class Player extends AudioWorkletProcessor {
     this.table = filterTable(0.95 * Math.min(1, 1 / this.step));
     this.ring = new Float32Array(2 ** Math.ceil(Math.log2(rateHz * CAPACITY_S)));
     this.fade = this.frames(FADE_MS);
-    this.target = this.frames(jitterBufferMs);
+    this.target = this.frames(Math.min(CEILING_MS, jitterBufferMs)); // or it might never be full
     this.written = 0; // frames ever written
     this.read = 0; // where the next frame is read, a fraction
     this.rise = this.fade; // frames of the fade-in after a gap that are written
