@@ -8,6 +8,9 @@ const REPORT_MS = 5000;
 const BACKOFF_MS = [500, 1000, 2000, 4000, 8000, 15000];
 /** No packet for so long: the connection is dead whatever the socket believes. */
 const SILENCE_MS = 10000;
+/** Pauses between drawings; a browser without a graphics card draws on the processor. */
+const FRAME_MS = 40;
+const CALM_FRAME_MS = 500;
 
 const element = (id) => document.getElementById(id);
 
@@ -35,9 +38,11 @@ window.longwave = counters;
 
 /** One station, played: a socket, a jitter buffer on the audio thread, and the way between. */
 class Radio {
-  constructor(station, volume, say) {
+  /** `say` is told the state in words, `describe` what each connection plays. */
+  constructor(station, volume, { say, describe }) {
     this.station = station;
     this.say = say;
+    this.describe = describe;
     this.volume = volume;
     this.attempt = 0;
     this.isClosed = false;
@@ -73,6 +78,7 @@ class Radio {
   }
 
   hear(data) {
+    if (this.isClosed) return;
     this.lastHeard = performance.now();
     if (data instanceof ArrayBuffer) return this.onPacket(data);
     const event = JSON.parse(data);
@@ -82,10 +88,13 @@ class Radio {
   }
 
   onHello(hello) {
+    const isRetuned = this.hello && this.hello.sample_rate_hz !== hello.sample_rate_hz;
     counters.hello = hello;
     this.hello = hello;
     this.attempt = 0;
     this.farewell = null;
+    this.describe(hello);
+    if (isRetuned) this.retirePlayer();
     if (!this.player) this.player = this.makePlayer(hello);
     // After a reconnection the stream has gone on without us.
     const isGap = this.expected !== undefined && this.expected !== hello.sequence;
@@ -104,6 +113,15 @@ class Radio {
     player.onprocessorerror = () => this.fail("The audio thread of this browser failed; reload the page.");
     player.connect(this.analyser);
     return player;
+  }
+
+  /** The station came back at another rate, for which a player is made anew. */
+  retirePlayer() {
+    this.player.port.onmessage = null;
+    this.player.port.postMessage({ isRetired: true });
+    this.player.disconnect();
+    this.player = null;
+    this.reported = 0;
   }
 
   onPacket(buffer) {
@@ -198,11 +216,17 @@ function makeContext(sampleRate) {
   }
 }
 
-/** Waveform and spectrogram of what is heard. */
+/**
+ * Waveform and spectrogram of what is heard.
+ *
+ * The spectrogram is two sheets side by side that move to the left: a step costs a few columns on
+ * one of them, not a drawing of the whole. In a hidden tab nothing is drawn.
+ */
 class Scope {
   constructor(waveform, spectrogram) {
     this.wave = waveform.getContext("2d");
-    this.spectrum = spectrogram.getContext("2d", { willReadFrequently: false });
+    // The one that is written on first.
+    this.sheets = [...spectrogram.children].map((canvas) => canvas.getContext("2d"));
     this.theme = matchMedia("(prefers-color-scheme: light)");
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     this.theme.addEventListener("change", () => this.dress());
@@ -214,26 +238,25 @@ class Scope {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
     this.colours = { panel: colour("--panel"), line: colour("--line"), accent: colour("--accent") };
-    for (const { canvas } of [this.wave, this.spectrum]) {
+    for (const { canvas } of [this.wave, ...this.sheets]) {
       canvas.width = Math.round(canvas.clientWidth * devicePixelRatio);
       canvas.height = Math.round(canvas.clientHeight * devicePixelRatio);
     }
     this.palette = palette(this.colours.panel, this.colours.accent, this.theme.matches);
-    this.spectrum.fillStyle = this.colours.panel;
-    this.spectrum.fillRect(0, 0, this.spectrum.canvas.width, this.spectrum.canvas.height);
+    this.written = 0;
+    this.moveSheets();
     this.drawWave(null);
   }
 
   start(radio) {
     this.radio = radio;
-    let last = 0;
     const frame = (now) => {
       if (this.radio !== radio) return;
-      requestAnimationFrame(frame);
-      if (!radio.analyser || now - last < (this.calm.matches ? 500 : 15)) return;
-      last = now;
-      this.drawWave(radio.analyser);
-      this.drawSpectrum(radio.analyser, now);
+      if (radio.analyser) {
+        this.drawWave(radio.analyser);
+        this.drawSpectrum(radio.analyser, now);
+      }
+      setTimeout(() => requestAnimationFrame(frame), this.calm.matches ? CALM_FRAME_MS : FRAME_MS);
     };
     requestAnimationFrame(frame);
   }
@@ -269,19 +292,22 @@ class Scope {
 
   /** Scrolls at 60 px a second; rows are spaced like notes, an octave as high as the next. */
   drawSpectrum(analyser, now) {
-    const { canvas } = this.spectrum;
-    const { width, height } = canvas;
+    if (this.written === this.sheets[0].canvas.width) {
+      this.sheets.reverse();
+      this.written = 0;
+    }
+    const [sheet] = this.sheets;
+    const { width, height } = sheet.canvas;
     const elapsed = Math.min(now - (this.drawn ?? now), 500);
     this.due = (this.due ?? 0) + (elapsed * 60 * devicePixelRatio) / 1000;
     this.drawn = now;
-    const step = Math.floor(this.due);
-    if (step < 1 || width <= step) return;
+    const step = Math.min(Math.floor(this.due), width - this.written);
+    if (step < 1 || height < 1) return;
     this.due -= step;
-    this.spectrum.drawImage(canvas, -step, 0);
     const levels = new Uint8Array(analyser.frequencyBinCount);
     analyser.getByteFrequencyData(levels);
     const top = analyser.context.sampleRate / 2;
-    const column = this.spectrum.createImageData(step, height);
+    const column = sheet.createImageData(step, height);
     const pixels = new Uint32Array(column.data.buffer);
     for (let y = 0; y < height; y++) {
       const hz = top * (60 / top) ** (y / height);
@@ -291,7 +317,17 @@ class Scope {
       const level = levels[low] + (levels[high] - levels[low]) * (bin - low);
       pixels.fill(this.palette[Math.round(level)], y * step, (y + 1) * step);
     }
-    this.spectrum.putImageData(column, width - step, 0);
+    sheet.putImageData(column, this.written, 0);
+    this.written += step;
+    this.moveSheets();
+  }
+
+  /** What was written last touches the right edge; the older sheet is joined to its left. */
+  moveSheets() {
+    const [sheet, older] = this.sheets;
+    const share = this.written / Math.max(1, sheet.canvas.width);
+    sheet.canvas.style.transform = `translateX(${100 * (1 - share)}%)`;
+    older.canvas.style.transform = `translateX(${-100 * share}%)`;
   }
 }
 
@@ -356,7 +392,7 @@ class Page {
     const select = element("station");
     select.replaceChildren(...this.stations.map(({ station }) => new Option(station)));
     element("chooser").hidden = this.stations.length < 2;
-    const wanted = decodeURIComponent(location.hash.slice(1));
+    const wanted = namedStation();
     const first = this.stations.find(({ station }) => station === wanted) ?? this.stations[0];
     if (!first) return this.say("failed", "This daemon has no station", true);
     this.choose(first.station);
@@ -399,7 +435,11 @@ class Page {
   }
 
   async start() {
-    const radio = new Radio(this.station, this.loudness, (...words) => this.say(...words));
+    const radio = new Radio(this.station, this.loudness, {
+      say: (...words) => this.say(...words),
+      // A daemon that came back may play with another seed or another model.
+      describe: (hello) => this.describe({ ...this.station, ...hello }),
+    });
     this.radio = radio;
     Object.assign(counters, FRESH);
     this.press(true);
@@ -429,7 +469,7 @@ class Page {
   }
 
   show() {
-    if (!this.radio?.hello) return;
+    if (document.hidden || !this.radio?.hello) return;
     const put = (id, text) => {
       if (element(id).textContent !== text) element(id).textContent = text;
     };
@@ -439,6 +479,15 @@ class Page {
     put("lost", String(counters.lost));
     put("drift", `${Math.round(counters.correctionPpm)} ppm`);
     put("position", duration(counters.position / this.radio.hello.sample_rate_hz));
+  }
+}
+
+/** The station that the page's address names, if any. */
+function namedStation() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return ""; // a lone % names nothing
   }
 }
 

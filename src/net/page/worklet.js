@@ -62,6 +62,7 @@ class Player extends AudioWorkletProcessor {
     this.isPlaying = false;
     this.isSkipping = false;
     this.isEnded = false;
+    this.isRetired = false;
     this.correction = 0;
     this.smoothFill = 0;
     this.lowFill = Infinity;
@@ -79,8 +80,9 @@ class Player extends AudioWorkletProcessor {
     return this.written - this.read;
   }
 
-  hear({ codes, isGap, isEnded }) {
+  hear({ codes, isGap, isEnded, isRetired }) {
     this.isEnded = Boolean(isEnded);
+    this.isRetired ||= Boolean(isRetired);
     if (isGap) this.fadeTail();
     if (codes) this.push(codes);
   }
@@ -112,7 +114,7 @@ class Player extends AudioWorkletProcessor {
     for (let i = 0; i < out.length; i++) out[i] = this.isPlaying ? this.next() : 0;
     this.steer(out.length);
     this.report(out.length);
-    return true;
+    return !this.isRetired;
   }
 
   next() {
