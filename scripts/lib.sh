@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Shared by scripts/play and scripts/check: finds what the build needs and, on Debian and Ubuntu,
+# Shared by the scripts beside it: finds what the build needs and, on Debian and Ubuntu,
 # installs what is missing. Sourced, from the repository's root; POSIX sh.
 
 say() {
@@ -33,6 +33,7 @@ has() {
 package_of() {
     case $1 in
         cc) echo "gcc libc6-dev" ;;
+        node) echo nodejs ;;
         alsa) echo libasound2-dev ;;
         systemd-analyze) echo systemd ;;
         *) echo "$1" ;;

@@ -1,5 +1,7 @@
 // Plays the page of a running daemon in headless Chromium and fails unless it played without a gap.
 //
+// scripts/check-page starts a daemon and runs this. By hand:
+//
 //   npm install --ignore-scripts && node run.mjs [--url URL] [--secs 10] [--shot page.png]
 //
 // Needs Debian's chromium (or CHROMIUM=path) and no sound card: without one Chromium plays to a
