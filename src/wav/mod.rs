@@ -252,6 +252,26 @@ mod tests {
     }
 
     #[test]
+    fn samples_beyond_all_measure_stay_finite_at_another_rate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("loud.wav");
+        let float = hound::WavSpec {
+            sample_format: hound::SampleFormat::Float,
+            ..spec(2, 48_000, 32)
+        };
+        // Every second frame negative for a while: the filter adds what it finds.
+        let sign = |i: usize| if i % 4 < 2 { 1.0 } else { -1.0 };
+        let samples: Vec<f32> = (0..9_600)
+            .map(|i| f32::MAX * if i < 4_800 { 1.0 } else { sign(i) })
+            .collect();
+        write_spec(&path, float, &samples);
+        let got = read_mono(&path, 16_000, 1.0).unwrap();
+        assert_eq!(got.len(), 1_600);
+        assert!(got.iter().all(|sample| sample.is_finite()));
+        assert!(got[100..700].iter().all(|sample| *sample >= 1.0));
+    }
+
+    #[test]
     fn random_damage_never_panics() {
         let good = good_bytes();
         let dir = tempfile::tempdir().unwrap();

@@ -23,6 +23,10 @@ const EXTENSIBLE: u16 = 0xfffe;
 /// Frames read and converted at a time.
 const BLOCK_FRAMES: usize = 4_096;
 
+/// Louder than any mistake in scale that a prompt survives, and far from where a filter overflows.
+/// The codec clips at 1.
+const SAMPLE_MAX: f32 = 8.0;
+
 /// How much is read before the part asked for, so that the resampler has settled.
 const SETTLE_S: f64 = 0.1;
 
@@ -286,6 +290,10 @@ impl Source {
                 path: self.path.clone(),
                 frame: self.position + at as u64,
             });
+        }
+        // After the check: clamping would make a number of infinity.
+        for sample in block.iter_mut() {
+            *sample = sample.clamp(-SAMPLE_MAX, SAMPLE_MAX);
         }
         self.position += n as u64;
         Ok(n > 0)
