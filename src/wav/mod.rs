@@ -225,9 +225,22 @@ mod tests {
             let mut bytes = good.clone();
             let data = bytes.windows(4).position(|w| w == b"data").unwrap();
             bytes[data + 4..data + 8].copy_from_slice(&length.to_le_bytes());
+            bytes[4..8].copy_from_slice(&length.to_le_bytes());
             fs::write(&path, bytes).unwrap();
             assert_eq!(read_mono(&path, 16_000, 1.0).unwrap().len(), 1_000);
         }
+    }
+
+    #[test]
+    fn what_follows_sound_of_no_length_is_not_heard() {
+        let mut bytes = good_bytes();
+        let data = bytes.windows(4).position(|w| w == b"data").unwrap();
+        bytes.truncate(data + 4);
+        bytes.extend(0u32.to_le_bytes());
+        bytes.extend(b"LIST\x04\0\0\0INFO");
+        let riff_len = (bytes.len() - 8) as u32;
+        bytes[4..8].copy_from_slice(&riff_len.to_le_bytes());
+        assert!(error_of(&bytes).contains("0 seconds"));
     }
 
     #[test]

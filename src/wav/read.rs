@@ -12,7 +12,8 @@ use crate::wav::WavError;
 const CHANNELS: RangeInclusive<u16> = 1..=64;
 const RATES_HZ: RangeInclusive<u32> = 1_000..=768_000;
 
-/// What an endless stream writes for its length, before anybody knows it.
+/// What an endless stream writes for its lengths, before anybody knows them. A 0 means it only
+/// where both lengths do: beside an honest length of the file it is a file without sound.
 const LENGTH_UNKNOWN: [u32; 2] = [0, u32::MAX];
 
 /// Tags of the `fmt ` chunk.
@@ -135,26 +136,35 @@ impl From<io::Error> for HeaderError {
     }
 }
 
-/// Reads up to the first byte of sound: its format, and how many bytes of it are promised.
-fn read_header(reader: &mut BufReader<File>) -> Result<(Format, u32), HeaderError> {
+/// Reads up to the first byte of sound: its format, and how many bytes of it are promised, if any
+/// number is.
+fn read_header(reader: &mut BufReader<File>) -> Result<(Format, Option<u32>), HeaderError> {
     let mut riff = [0; 12];
     reader.read_exact(&mut riff)?;
     if &riff[..4] != b"RIFF" || &riff[8..] != b"WAVE" {
         return Err(HeaderError::Foreign("it does not begin with RIFF and WAVE"));
     }
+    let is_endless = LENGTH_UNKNOWN.contains(&u32_at(&riff, 4));
     let mut format = None;
     loop {
         let mut head = [0; 8];
         reader.read_exact(&mut head)?;
-        let len = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+        let len = u32_at(&head, 4);
         match (&head[..4], format) {
             (b"fmt ", _) => format = Some(read_format(reader, len)?),
-            (b"data", Some(format)) => return Ok((format, len)),
+            (b"data", Some(format)) => {
+                let is_unknown = len == u32::MAX || (len == 0 && is_endless);
+                return Ok((format, (!is_unknown).then_some(len)));
+            }
             (b"data", None) => return Err(HeaderError::Foreign("it has no `fmt ` before `data`")),
             // Chunks begin at even offsets, whatever their lengths.
             _ => reader.seek_relative(i64::from(len) + i64::from(len % 2))?,
         }
     }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 fn coding(tag: u16, n_bytes: u16) -> Result<Coding, HeaderError> {
@@ -188,7 +198,7 @@ fn read_format(reader: &mut BufReader<File>, len: u32) -> Result<Format, HeaderE
         tag => tag,
     };
     let (n_channels, frame_len) = (u16_at(2), u16_at(12));
-    let rate_hz = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    let rate_hz = u32_at(&bytes, 4);
     if !CHANNELS.contains(&n_channels) {
         return Err(HeaderError::Unsupported(format!("{n_channels} channels")));
     }
@@ -230,10 +240,7 @@ impl Source {
 
         let data_start = reader.stream_position().map_err(read_error)?;
         let got = file_len.saturating_sub(data_start);
-        let expected = match LENGTH_UNKNOWN.contains(&data_len) {
-            true => got,
-            false => u64::from(data_len),
-        };
+        let expected = data_len.map_or(got, u64::from);
         if got < expected {
             return Err(WavError::Truncated {
                 path: path.to_owned(),
