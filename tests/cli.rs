@@ -265,6 +265,7 @@ fn a_file_that_cannot_be_written_is_told_and_an_old_one_survives() {
         &["out.wav"],
     );
     let long = dir.path().join("long.wav");
+    fs::write(&long, "old").unwrap();
     let arguments = [
         "render",
         "-s",
@@ -277,35 +278,51 @@ fn a_file_that_cannot_be_written_is_told_and_an_old_one_survives() {
         text(&long),
     ];
     refused(USAGE, &arguments, &["long.wav"]);
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(fs::read(&long).unwrap(), b"old");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn what_is_no_regular_file_keeps_its_name() {
+    use std::os::unix::fs::FileTypeExt;
+    for name in ["/dev/null", "src"] {
+        let arguments = ["render", "-s", "1", "-m", "tiny", "-o", name];
+        refused(USAGE, &arguments, &[name, "not a regular file"]);
+    }
+    let device = fs::metadata("/dev/null").unwrap().file_type();
+    assert!(device.is_char_device());
 }
 
 #[test]
 fn an_interrupted_render_leaves_the_old_file_as_it_was() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("old.wav");
-    fs::write(&file, "old").unwrap();
-    let mut child = longwave(&["render", "-s", "3600", "-m", "tiny", "-o", text(&file)])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    while fs::read_dir(dir.path()).unwrap().count() < 2 {
-        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
-        std::thread::sleep(std::time::Duration::from_millis(5));
+    // The second signal may come before the first is answered, or too late: the end is the same.
+    for (kill, word) in [
+        ("kill -INT $0", "interrupted"),
+        ("kill -INT $0; kill -TERM $0", ""),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("old.wav");
+        fs::write(&file, "old").unwrap();
+        let mut child = longwave(&["render", "-s", "3600", "-m", "tiny", "-o", text(&file)])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        while fs::read_dir(dir.path()).unwrap().count() < 2 {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let pid = child.id().to_string();
+        // The second may find nobody left.
+        let _ = Command::new("sh")
+            .args(["-c", kill, &pid])
+            .output()
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said(&output).contains(word), "{}", said(&output));
+        assert_eq!(fs::read(&file).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
-    let kill = format!("kill -INT {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("interrupted"), "{}", said(&output));
-    assert_eq!(fs::read(&file).unwrap(), b"old");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -83,8 +83,9 @@ fn of_daemon(error: &DaemonError) -> Option<u8> {
 
 fn of_render(error: &RenderError) -> Option<u8> {
     match error {
-        // More than a file can hold, or a rate that nothing converts to, was asked for.
-        RenderError::Rate(_) | RenderError::Write(WavError::TooLong { .. }) => Some(USAGE),
+        // More than a file can hold, a rate that nothing converts to, or no file was asked for.
+        RenderError::Rate(_) => Some(USAGE),
+        RenderError::Write(WavError::TooLong { .. } | WavError::NoFile { .. }) => Some(USAGE),
         RenderError::Write(_) | RenderError::Interrupted(_) => None,
     }
 }

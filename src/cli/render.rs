@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use longwave::render::{Order, render};
 use longwave::setup::Setup;
 use longwave::signals::Signals;
-use longwave::wav::WavFormat;
+use longwave::wav::{self, WavFormat};
 use tokio::runtime::Builder;
 
 use super::args::RenderArgs;
@@ -67,7 +67,8 @@ fn progress_bar() -> ProgressBar {
     ProgressBar::no_length().with_style(style.expect("the template is constant and tested"))
 }
 
-/// Raised by Ctrl-C or SIGTERM, so that the file begun is taken away; a second one kills.
+/// Raised by Ctrl-C or SIGTERM, so that the file begun is taken away; a second one does not
+/// wait for the engine to notice.
 fn interrupt_flag() -> eyre::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let raised = flag.clone();
@@ -82,6 +83,7 @@ fn interrupt_flag() -> eyre::Result<Arc<AtomicBool>> {
             runtime.block_on(signals.next());
             raised.store(true, Ordering::Relaxed);
             runtime.block_on(signals.next());
+            wav::abandon_all();
             std::process::exit(1);
         })?;
     Ok(flag)

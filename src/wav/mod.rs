@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use crate::resample::ResampleError;
 
 pub use read::read_mono;
-pub use write::{WavFormat, WavWriter};
+pub use write::{WavFormat, WavWriter, abandon_all};
 
 /// Why a WAV file was not read or written; the path is in each sentence.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,12 @@ pub enum WavError {
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
+    },
+    /// Fatal: a directory, a device or a pipe has the name, and must keep it.
+    #[error("cannot write {path}: it exists and is not a regular file; name another")]
+    NoFile {
+        /// What stands there.
+        path: PathBuf,
     },
     /// Fatal: another kind of file.
     #[error("{path} is not a WAV file: {reason}")]

@@ -3,12 +3,20 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::wav::WavError;
 
 /// The data of a WAV file is counted by 32 bits; the header takes a little of that.
 const BYTES_MAX: u64 = u32::MAX as u64 - 256;
+
+/// Names tried for one unfinished file.
+const N_PARTIALS_MAX: u32 = 1_000;
+
+/// Every unfinished file of this process: an exit drops nothing, and must not leave them behind.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// How samples lie in a file that we write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,14 +118,12 @@ impl WavWriter {
                 WavFormat::S16 | WavFormat::S24 => hound::SampleFormat::Int,
             },
         };
-        let partial = partial_path(path);
-        if path.is_dir() {
-            return Err(write_error(
-                path,
-                io::Error::from(io::ErrorKind::IsADirectory),
-            ));
+        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(WavError::NoFile {
+                path: path.to_owned(),
+            });
         }
-        let file = File::create(&partial).map_err(|error| write_error(path, error))?;
+        let (partial, file) = create_partial(path).map_err(|error| write_error(path, error))?;
         let mut this = Self {
             path: path.to_owned(),
             partial,
@@ -167,6 +173,15 @@ impl Drop for WavWriter {
     fn drop(&mut self) {
         drop(self.writer.take());
         let _ = fs::remove_file(&self.partial);
+        unfinished().retain(|partial| *partial != self.partial);
+    }
+}
+
+/// Removes the unfinished files of all writers: for a process that exits without dropping them.
+pub fn abandon_all() {
+    for partial in unfinished().drain(..) {
+        // Gone is what it should be.
+        let _ = fs::remove_file(partial);
     }
 }
 
@@ -178,10 +193,30 @@ fn quantise(sample: f32, n_bits: u32) -> i32 {
         .clamp(-scale, scale - 1.0) as i32
 }
 
-fn partial_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
+/// A file of nobody else's beside `path`: its name holds this process and a number.
+fn create_partial(path: &Path) -> io::Result<(PathBuf, File)> {
+    // Held throughout: a file is never there without being listed.
+    let mut unfinished = unfinished();
+    for n in 0..N_PARTIALS_MAX {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}-{n}.partial", process::id()));
+        let partial = PathBuf::from(name);
+        match File::create_new(&partial) {
+            // Another writer's, or what a killed process of the same number left.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+            Ok(file) => {
+                unfinished.push(partial.clone());
+                return Ok((partial, file));
+            }
+        }
+    }
+    Err(io::Error::other("too many unfinished files beside it"))
+}
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    // A list of paths is whole whatever panicked.
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write_error(path: &Path, source: io::Error) -> WavError {
@@ -220,6 +255,24 @@ mod tests {
     }
 
     #[test]
+    fn two_writers_of_one_file_do_not_meet() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.wav");
+        let write = |sample| {
+            let mut writer = WavWriter::create(&path, 16_000, WavFormat::F32, None).unwrap();
+            writer.write(&[sample; 10]).unwrap();
+            writer
+        };
+        let (first, second) = (write(0.25), write(0.5));
+        first.finish().unwrap();
+        let got = hound::WavReader::open(&path).unwrap();
+        let mut got = got.into_samples::<f32>().map(Result::unwrap);
+        assert!(got.all(|sample| sample == 0.25));
+        drop(second);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn what_cannot_be_written_is_said_before_the_work_begins() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("no/such/out.wav");
@@ -229,7 +282,10 @@ mod tests {
             "{error}"
         );
         let error = WavWriter::create(dir.path(), 16_000, WavFormat::S16, None).unwrap_err();
-        assert!(error.to_string().contains("directory"), "{error}");
+        assert!(error.to_string().contains("regular file"), "{error}");
+        let device = Path::new("/dev/null");
+        let error = WavWriter::create(device, 16_000, WavFormat::S16, None).unwrap_err();
+        assert!(error.to_string().contains("/dev/null"), "{error}");
         let path = dir.path().join("long.wav");
         let error = WavWriter::create(&path, 48_000, WavFormat::F32, Some(1 << 30)).unwrap_err();
         assert!(error.to_string().contains("4 GiB"), "{error}");
