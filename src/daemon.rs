@@ -224,13 +224,16 @@ impl Network {
 
 /// How the server ended, which it does not by itself; never, where there is none.
 async fn network_end(network: &mut Option<Network>) -> io::Error {
-    match network {
-        None => std::future::pending().await,
-        Some(network) => match (&mut network.task).await {
-            Ok(Err(error)) => error,
-            Ok(Ok(())) => io::Error::other("the server ended"),
-            Err(error) => io::Error::other(error),
-        },
+    let Some(Network { task, .. }) = network else {
+        return std::future::pending().await;
+    };
+    let end = task.await;
+    // Asked once more for its end, the task would panic.
+    *network = None;
+    match end {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) => io::Error::other("the server ended"),
+        Err(error) => io::Error::other(error),
     }
 }
 
@@ -378,5 +381,20 @@ fn log_setup(setup: &Setup) {
             draw.min_p,
             start.prompt.len(),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_network_that_has_ended_is_not_asked_again() {
+        let (stop, _stopped) = oneshot::channel();
+        let task = tokio::spawn(async { Err(io::Error::other("out of order")) });
+        let mut network = Some(Network { task, stop });
+        let error = network_end(&mut network).await;
+        assert_eq!(error.to_string(), "out of order");
+        assert!(network.is_none());
     }
 }
