@@ -90,12 +90,12 @@ pub fn run(config: &Config, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), Da
         .build()
         .map_err(DaemonError::System)?;
     let setup = Setup::new(config)?;
-    let on_air = match OnAir::start(config, setup, listener, &runtime) {
-        Err(DaemonError::Pump(PumpError::Interrupted)) => return Ok(()),
-        started => started?,
+    let result = match OnAir::start(config, setup, listener, &runtime) {
+        Ok(on_air) => runtime.block_on(on_air.live(on_beat)),
+        Err(DaemonError::Pump(PumpError::Interrupted)) => Ok(()),
+        Err(error) => Err(error),
     };
-    let result = runtime.block_on(on_air.live(on_beat));
-    // A thread that still hangs after the farewell ends with the process.
+    // A thread that still hangs, in a farewell or at a card, ends with the process.
     runtime.shutdown_background();
     result
 }
@@ -133,7 +133,8 @@ impl OnAir {
         let told = telemetry.clone();
         let primed = prime(setup, writers, settings, told, &mut signals)?;
         // A card that is there before the first code plays it.
-        let output = open_output(config, primed.controls(), &telemetry)?;
+        let opening = open_output(config, primed.controls(), &telemetry, &mut signals);
+        let output = runtime.block_on(opening)?;
         let pump = primed.start()?;
         let house = House {
             stations,
@@ -337,17 +338,28 @@ fn prime(
     })
 }
 
-/// `None`: without a card by wish, or because there is none and none is required.
-fn open_output(
+/// `None`: without a card by wish, or because there is none and none is required. The system may
+/// take seconds: signals are heard meanwhile.
+async fn open_output(
     config: &Config,
     controls: Controls,
     telemetry: &Arc<Telemetry>,
+    signals: &mut Signals,
 ) -> Result<Option<Output>, DaemonError> {
     if config.card.enabled == CardUse::Off {
         return Ok(None);
     }
-    let station = config.card_station();
-    match Output::open(&config.card, station, controls, telemetry.clone()) {
+    let (card, station) = (config.card.clone(), config.card_station());
+    let telemetry = telemetry.clone();
+    let open = move || Output::open(&card, station, controls, telemetry);
+    let opened = tokio::select! {
+        opened = tokio::task::spawn_blocking(open) => opened,
+        signal = signals.next() => {
+            tracing::info!("{signal}: stopping before anything sounds");
+            return Err(PumpError::Interrupted.into());
+        }
+    };
+    match opened.map_err(|error| DaemonError::System(io::Error::other(error)))? {
         Ok(output) => {
             tracing::info!("playing on {output}");
             Ok(Some(output))
