@@ -42,8 +42,11 @@ pub const STOP_MAX: Duration = Duration::from_millis(1_900);
 /// Threads for sockets: one would do, and a second keeps a slow one from being heard.
 const N_NET_THREADS: usize = 2;
 
-/// Packets a station's ring holds, in time: who is further behind has lost some.
+/// Packets a station's ring holds, in time, at least: who is further behind has lost some.
 const RING_MS: u32 = 4_000;
+
+/// And at least so many jitter buffers: a newcomer begins one of them behind.
+const RING_BUFFERS: u32 = 4;
 
 /// Why the daemon did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -285,7 +288,12 @@ fn stations(
     setup: &Setup,
     settings: PumpSettings,
 ) -> (Vec<Writer>, Vec<net::Station>) {
-    let n_slots = (RING_MS / config.network.packet_ms).max(2) as usize;
+    let NetworkConfig {
+        packet_ms,
+        jitter_ms,
+        ..
+    } = config.network;
+    let n_slots = RING_MS.max(RING_BUFFERS * jitter_ms).div_ceil(packet_ms) as usize;
     let named = config.stations.iter().zip(&setup.starts);
     named
         .map(|(station, start)| {

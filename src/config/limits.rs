@@ -19,8 +19,8 @@ pub const LEAD_MS: Limits = Limits(Bound::Included(10.0), Bound::Included(5_000.
 pub const PERIOD_MS: Limits = Limits(Bound::Included(1.0), Bound::Included(500.0));
 /// One message to a listener: shorter is mostly headers, longer is mostly waiting.
 pub const PACKET_MS: Limits = Limits(Bound::Included(5.0), Bound::Included(200.0));
-/// What a browser gathers before it plays.
-pub const JITTER_MS: Limits = Limits(Bound::Included(20.0), Bound::Included(10_000.0));
+/// What a listener gathers before it plays; no jitter buffer of ours grows beyond 3 s.
+pub const JITTER_MS: Limits = Limits(Bound::Included(20.0), Bound::Included(3_000.0));
 /// Listeners at once.
 pub const MAX_LISTENERS: Limits = Limits(Bound::Included(1.0), Bound::Included(100_000.0));
 /// Seconds of sound in one file: a WAV file's length is a 32-bit number of bytes, so the file's
