@@ -587,6 +587,8 @@ mod tests {
         assert!(refusal("[card]\nenabled = 3").contains("line 2, `enabled = 3`: must be \"auto\""));
         assert!(refusal("[network]\nlisten = \"8420\"").contains("HOST:PORT"));
         assert!(refusal("[[station]]\ntemperature = nan").contains("not NaN"));
+        assert!(refusal("[[station]]\ntemperature = 1e-3").contains("must be 0, or at least 0.01"));
+        assert!(refusal("[network]\njitter_ms = 3001").contains("at most 3000"));
         assert!(refusal("station = []").contains("at least one"));
         assert!(refusal("device = \"gpu\"").contains("cpu"));
         assert!(refusal("isa = \"mmx\"").contains("must be one of avx512-vnni, avx2"));

@@ -524,6 +524,7 @@ mod tests {
         for line in [
             "longwave serve --temperature nan",
             "longwave serve --temperature -1",
+            "longwave serve --temperature 0.009",
             "longwave serve --top-p 0",
             "longwave serve --min-p 1",
             "longwave serve --seed -1",

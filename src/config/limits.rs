@@ -5,34 +5,51 @@ use std::ops::{Bound, RangeBounds};
 
 /// The values a number may have. It prints as words: `above 0 and at most 1`.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits(Bound<f64>, Bound<f64>);
+pub struct Limits {
+    least: Bound<f64>,
+    most: Bound<f64>,
+    /// Whether 0 is a word of its own, whatever the bounds.
+    or_zero: bool,
+}
 
-/// Divides the logits. Above 10 every model is white noise.
-pub const TEMPERATURE: Limits = Limits(Bound::Included(0.0), Bound::Included(10.0));
+/// Divides the logits. Above 10 every model is white noise; 0 means "the likeliest always", and
+/// what lies so near to it that logits would overflow is refused.
+pub const TEMPERATURE: Limits = Limits {
+    or_zero: true,
+    ..Limits::between(Bound::Included(0.01_f32 as f64), Bound::Included(10.0))
+};
 /// A sum of probabilities; at 0 nothing would be left to draw.
-pub const TOP_P: Limits = Limits(Bound::Excluded(0.0), Bound::Included(1.0));
+pub const TOP_P: Limits = Limits::between(Bound::Excluded(0.0), Bound::Included(1.0));
 /// A share of the likeliest code; at 1 nothing but it would be left, which is temperature 0.
-pub const MIN_P: Limits = Limits(Bound::Included(0.0), Bound::Excluded(1.0));
+pub const MIN_P: Limits = Limits::between(Bound::Included(0.0), Bound::Excluded(1.0));
 /// Audio waiting at the card: below 10 ms no desktop keeps up, above 5 s nobody waits.
-pub const LEAD_MS: Limits = Limits(Bound::Included(10.0), Bound::Included(5_000.0));
+pub const LEAD_MS: Limits = Limits::between(Bound::Included(10.0), Bound::Included(5_000.0));
 /// What the card asks for at once.
-pub const PERIOD_MS: Limits = Limits(Bound::Included(1.0), Bound::Included(500.0));
+pub const PERIOD_MS: Limits = Limits::between(Bound::Included(1.0), Bound::Included(500.0));
 /// One message to a listener: shorter is mostly headers, longer is mostly waiting.
-pub const PACKET_MS: Limits = Limits(Bound::Included(5.0), Bound::Included(200.0));
+pub const PACKET_MS: Limits = Limits::between(Bound::Included(5.0), Bound::Included(200.0));
 /// What a listener gathers before it plays; no jitter buffer of ours grows beyond 3 s.
-pub const JITTER_MS: Limits = Limits(Bound::Included(20.0), Bound::Included(3_000.0));
+pub const JITTER_MS: Limits = Limits::between(Bound::Included(20.0), Bound::Included(3_000.0));
 /// Listeners at once.
-pub const MAX_LISTENERS: Limits = Limits(Bound::Included(1.0), Bound::Included(100_000.0));
+pub const MAX_LISTENERS: Limits = Limits::between(Bound::Included(1.0), Bound::Included(100_000.0));
 /// Seconds of sound in one file: a WAV file's length is a 32-bit number of bytes, so the file's
 /// rate and format limit it further.
-pub const SECONDS: Limits = Limits(Bound::Excluded(0.0), Bound::Included(86_400.0));
+pub const SECONDS: Limits = Limits::between(Bound::Excluded(0.0), Bound::Included(86_400.0));
 /// Frames per second of a sound file or a card.
-pub const RATE_HZ: Limits = Limits(Bound::Included(4_000.0), Bound::Included(384_000.0));
+pub const RATE_HZ: Limits = Limits::between(Bound::Included(4_000.0), Bound::Included(384_000.0));
 
 impl Limits {
+    const fn between(least: Bound<f64>, most: Bound<f64>) -> Self {
+        Self {
+            least,
+            most,
+            or_zero: false,
+        }
+    }
+
     /// Refuses a value outside the limits (and what is not a number) in words.
     pub fn check(&self, value: f64) -> Result<(), String> {
-        if (self.0, self.1).contains(&value) {
+        if (self.least, self.most).contains(&value) || (self.or_zero && value == 0.0) {
             Ok(())
         } else {
             // An f32 that came by way of a file should print as it was written there.
@@ -43,12 +60,16 @@ impl Limits {
 
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Bound::Included(least) => write!(f, "at least {least}")?,
+        if self.or_zero {
+            f.write_str("0, or ")?;
+        }
+        match self.least {
+            // What an f32 stands for prints as it was written.
+            Bound::Included(least) => write!(f, "at least {}", least as f32)?,
             Bound::Excluded(least) => write!(f, "above {least}")?,
             Bound::Unbounded => {}
         }
-        match self.1 {
+        match self.most {
             Bound::Included(most) => write!(f, " and at most {most}"),
             Bound::Excluded(most) => write!(f, " and below {most}"),
             Bound::Unbounded => Ok(()),
@@ -72,6 +93,18 @@ mod tests {
             MIN_P.check(1.0).unwrap_err(),
             "must be at least 0 and below 1, not 1"
         );
+    }
+
+    #[test]
+    fn a_temperature_is_0_or_well_above_it() {
+        for fine in [0.0, 0.01, 0.95, 10.0] {
+            assert!(TEMPERATURE.check(f64::from(fine as f32)).is_ok(), "{fine}");
+        }
+        assert_eq!(
+            TEMPERATURE.check(1e-9).unwrap_err(),
+            "must be 0, or at least 0.01 and at most 10, not 0.000000001"
+        );
+        assert!(TEMPERATURE.check(-0.5).is_err());
     }
 
     #[test]
