@@ -296,8 +296,9 @@ impl Config {
         let twice = stations
             .clone()
             .find(|(_, station)| !names.insert(&station.name));
-        if self.stations.is_empty() {
-            return fault(&["station"], "must have at least one [[station]]".into());
+        if limits::STATIONS.check(self.stations.len() as f64).is_err() {
+            let why = format!("there must be {} stations", limits::STATIONS);
+            return fault(&["station"], why);
         }
         if let Some((index, station)) = twice {
             let why = format!("is the second station named {}", station.name);
@@ -589,9 +590,23 @@ mod tests {
         assert!(refusal("[[station]]\ntemperature = nan").contains("not NaN"));
         assert!(refusal("[[station]]\ntemperature = 1e-3").contains("must be 0, or at least 0.01"));
         assert!(refusal("[network]\njitter_ms = 3001").contains("at most 3000"));
-        assert!(refusal("station = []").contains("at least one"));
+        assert!(refusal("station = []").contains("there must be at least 1 and at most 64"));
         assert!(refusal("device = \"gpu\"").contains("cpu"));
         assert!(refusal("isa = \"mmx\"").contains("must be one of avx512-vnni, avx2"));
+    }
+
+    #[test]
+    fn more_stations_than_the_engine_serves_are_refused() {
+        let stations = |n| {
+            let tables = (0..n).map(|i| format!("\n[[station]]\nname = \"s{i}\"\n"));
+            format!("model = \"tiny\"{}", tables.collect::<String>())
+        };
+        Config::parse(&stations(64), Path::new("c.toml")).unwrap();
+        let why = refusal(&stations(65));
+        assert!(
+            why.starts_with("c.toml, line 2, `[[station]]`: there must be"),
+            "{why}"
+        );
     }
 
     #[test]

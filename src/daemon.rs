@@ -407,6 +407,14 @@ fn log_setup(setup: &Setup) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::limits;
+    use crate::pump::STATIONS_MAX;
+
+    #[test]
+    fn a_configuration_may_have_as_many_stations_as_the_pump_drives() {
+        assert!(limits::STATIONS.check(STATIONS_MAX as f64).is_ok());
+        assert!(limits::STATIONS.check((STATIONS_MAX + 1) as f64).is_err());
+    }
 
     #[tokio::test]
     async fn a_network_that_has_ended_is_not_asked_again() {

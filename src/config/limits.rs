@@ -12,6 +12,8 @@ pub struct Limits {
     or_zero: bool,
 }
 
+/// Streams of one daemon: as many as one call of the engine can serve.
+pub const STATIONS: Limits = Limits::between(Bound::Included(1.0), Bound::Included(64.0));
 /// Divides the logits. Above 10 every model is white noise; 0 means "the likeliest always", and
 /// what lies so near to it that logits would overflow is refused.
 pub const TEMPERATURE: Limits = Limits {
