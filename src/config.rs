@@ -8,8 +8,9 @@ pub mod limits;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,9 @@ use limits::Limits;
 
 /// The model that plays when none is named.
 pub const DEFAULT_MODEL: &str = "piano-16k";
+
+/// Longer is no configuration.
+const FILE_LEN_MAX: u64 = 1 << 20;
 
 /// Everything a running daemon can be told. Prints as the TOML it could be read from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -222,7 +226,7 @@ type Fault = (Vec<String>, String);
 impl Config {
     /// Reads a file. Relative paths in it start from the directory that holds it.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let text = read_text(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
@@ -427,6 +431,18 @@ fn is_bare_name(path: &Path) -> bool {
     path.components().count() == 1 && path.file_name() == Some(path.as_os_str())
 }
 
+/// Refuses what is longer than any configuration: a device may never end.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let n_bytes = File::open(path)?
+        .take(FILE_LEN_MAX + 1)
+        .read_to_string(&mut text)?;
+    match n_bytes as u64 > FILE_LEN_MAX {
+        true => Err(io::Error::other("it is longer than 1 MiB")),
+        false => Ok(text),
+    }
+}
+
 fn path_of(key: &[&str]) -> Vec<String> {
     key.iter().map(ToString::to_string).collect()
 }
@@ -505,6 +521,8 @@ impl fmt::Display for Config {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn refusal(text: &str) -> String {
@@ -624,6 +642,14 @@ mod tests {
             why.starts_with("c.toml, line 1, `[card`:") && !why.contains('\n'),
             "{why}"
         );
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused() {
+        let why = Config::read(Path::new("/dev/zero"))
+            .unwrap_err()
+            .to_string();
+        assert!(why.contains("/dev/zero: it is longer than 1 MiB"), "{why}");
     }
 
     #[test]
