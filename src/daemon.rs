@@ -148,7 +148,12 @@ impl OnAir {
         let network = listener.map(|listener| Network::start(listener, house));
         Ok(Self {
             signals,
-            heart: Heart::new(telemetry, settings.packet_len as u64, is_ready),
+            heart: Heart::new(
+                telemetry,
+                settings.packet_len as u64,
+                config.card.enabled == CardUse::Required,
+                is_ready,
+            ),
             pump,
             output,
             network: network.transpose()?,

@@ -36,6 +36,8 @@ pub(super) struct Heart {
     begin: Instant,
     /// Codes that make a packet: with fewer nothing can have been heard.
     packet_len: u64,
+    /// Whether nothing but the card will do.
+    is_card_required: bool,
     /// What `/readyz` answers.
     is_ready: Arc<AtomicBool>,
     said_at: Instant,
@@ -48,12 +50,18 @@ pub(super) struct Heart {
 const N_FAULTS: usize = 7;
 
 impl Heart {
-    pub fn new(telemetry: Arc<Telemetry>, packet_len: u64, is_ready: Arc<AtomicBool>) -> Self {
+    pub fn new(
+        telemetry: Arc<Telemetry>,
+        packet_len: u64,
+        is_card_required: bool,
+        is_ready: Arc<AtomicBool>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             telemetry,
             begin: now,
             packet_len,
+            is_card_required,
             is_ready,
             said_at: now,
             codes_at_last_pat: 0,
@@ -66,7 +74,8 @@ impl Heart {
     /// One tick.
     pub fn beat(&mut self, output: Option<&Output>, tell: &mut dyn FnMut(&Beat<'_>)) {
         let trouble = output.and_then(Output::trouble);
-        if !self.is_ready.load(Ordering::Relaxed) && self.has_played(output.is_some()) {
+        let is_ready = self.is_ready.load(Ordering::Relaxed);
+        if !is_ready && self.has_played(output.is_some(), trouble.is_some()) {
             // Before it is told: whoever hears of it may ask at once.
             self.is_ready.store(true, Ordering::Release);
             tracing::info!("ready after {:.1} s", self.begin.elapsed().as_secs_f64());
@@ -92,10 +101,11 @@ impl Heart {
         notify(&[NotifyState::Stopping]);
     }
 
-    /// With a card: a period of music was taken. Without: a packet was published.
-    fn has_played(&self, has_card: bool) -> bool {
+    /// With a card: a period of music was taken. Without, or with one that is in trouble and may
+    /// as well be missing: a packet was published.
+    fn has_played(&self, has_card: bool, has_trouble: bool) -> bool {
         let telemetry = &self.telemetry;
-        match has_card {
+        match has_card && (self.is_card_required || !has_trouble) {
             true => telemetry.card.frames.get() > 0,
             false => telemetry.pump.codes.get() >= self.packet_len,
         }
@@ -183,7 +193,7 @@ mod tests {
     fn ready_is_told_once_something_was_played() {
         let telemetry = Arc::new(Telemetry::default());
         let is_ready = Arc::new(AtomicBool::new(false));
-        let mut heart = Heart::new(telemetry.clone(), 320, is_ready.clone());
+        let mut heart = Heart::new(telemetry.clone(), 320, false, is_ready.clone());
         let mut n_beats = 0;
         let mut count = |_: &Beat<'_>| n_beats += 1;
         heart.beat(None, &mut count);
@@ -193,10 +203,21 @@ mod tests {
         telemetry.pump.codes.add(1);
         heart.beat(None, &mut count);
         assert!(is_ready.load(Ordering::Relaxed));
-        assert!(!heart.has_played(true));
+        assert!(!heart.has_played(true, false));
         telemetry.card.frames.add(1);
-        assert!(heart.has_played(true));
+        assert!(heart.has_played(true, false));
         assert_eq!(n_beats, 3);
+    }
+
+    #[test]
+    fn only_a_card_that_is_required_keeps_ready_waiting_while_it_is_in_trouble() {
+        let telemetry = Arc::new(Telemetry::default());
+        let heart = |required| Heart::new(telemetry.clone(), 320, required, Arc::default());
+        assert!(!heart(false).has_played(true, true));
+        telemetry.pump.codes.add(320);
+        assert!(heart(false).has_played(true, true));
+        assert!(!heart(false).has_played(true, false));
+        assert!(!heart(true).has_played(true, true));
     }
 
     #[test]
