@@ -1,9 +1,12 @@
 //! Configuration: a TOML file that is understood whole or refused by line and key.
 //!
 //! The command line changes fields of a [`Config`] after the file was read and has it
-//! [checked](Config::check) again. Nothing here opens a model, a card or a socket, and defaults
-//! stand in this file only, each with its reason. Used at start, on the main thread.
+//! [checked](Config::check) again. Nothing here opens a model, a card or a socket. What a key
+//! comes to when it is absent stands in this file only, each with its reason (but for how codes are
+//! drawn, see [`DrawParams`]). Used at start, on the main thread.
 
+mod fault;
+mod find;
 pub mod limits;
 
 use std::collections::HashSet;
@@ -15,7 +18,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{DrawParams, Isa};
-use limits::Limits;
+use fault::{Fault, blame, fault, locate, out_of, path_of, value_error};
+use find::is_bare_name;
+
+pub use find::find_model;
 
 /// The model that plays when none is named.
 pub const DEFAULT_MODEL: &str = "piano-16k";
@@ -220,9 +226,6 @@ pub enum ConfigError {
     },
 }
 
-/// A value out of order: the path to it and why.
-type Fault = (Vec<String>, String);
-
 impl Config {
     /// Reads a file. Relative paths in it start from the directory that holds it.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -400,37 +403,6 @@ pub fn check_address(address: &str) -> Result<(), String> {
     }
 }
 
-/// Finds a model: the directory of that path if it exists; else, for a bare name,
-/// `models/NAME` in the working directory, then `share/longwave/models/NAME` of the prefix that
-/// the program is installed under (`/usr` for `/usr/bin/longwave`).
-pub fn find_model(name: &Path) -> Result<PathBuf, ConfigError> {
-    let mut places = vec![name.to_owned()];
-    if is_bare_name(name) {
-        places.push(Path::new("models").join(name));
-        let prefix = std::env::current_exe().ok();
-        let prefix = prefix
-            .as_deref()
-            .and_then(Path::parent)
-            .and_then(Path::parent);
-        places.extend(prefix.map(|at| at.join("share/longwave/models").join(name)));
-    }
-    let found = places.iter().find(|place| place.is_dir()).cloned();
-    found.ok_or_else(|| {
-        let tried: Vec<String> = places
-            .iter()
-            .map(|place| place.display().to_string())
-            .collect();
-        ConfigError::NoModel {
-            name: name.to_owned(),
-            tried: tried.join(", "),
-        }
-    })
-}
-
-fn is_bare_name(path: &Path) -> bool {
-    path.components().count() == 1 && path.file_name() == Some(path.as_os_str())
-}
-
 /// Refuses what is longer than any configuration: a device may never end.
 fn read_text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
@@ -440,53 +412,6 @@ fn read_text(path: &Path) -> io::Result<String> {
     match n_bytes as u64 > FILE_LEN_MAX {
         true => Err(io::Error::other("it is longer than 1 MiB")),
         false => Ok(text),
-    }
-}
-
-fn path_of(key: &[&str]) -> Vec<String> {
-    key.iter().map(ToString::to_string).collect()
-}
-
-fn fault(key: &[&str], why: String) -> Option<Fault> {
-    Some((path_of(key), why))
-}
-
-fn out_of(limits: Limits, key: &[&str], value: impl Into<f64>) -> Option<Fault> {
-    let why = limits.check(value.into()).err()?;
-    fault(key, why)
-}
-
-fn value_error((key, why): Fault) -> ConfigError {
-    let key = key.join(".");
-    ConfigError::Value { key, why }
-}
-
-/// The byte at which the value of `key` stands, or the nearest table around it.
-fn locate(text: &str, key: &[String]) -> Option<usize> {
-    let document = toml::de::DeTable::parse(text).ok()?;
-    let mut place = None;
-    let mut value: Option<&toml::Spanned<toml::de::DeValue<'_>>> = None;
-    for segment in key {
-        value = match value.map(toml::Spanned::get_ref) {
-            None => document.get_ref().get(segment.as_str()),
-            Some(toml::de::DeValue::Array(items)) => items.get(segment.parse::<usize>().ok()?),
-            Some(toml::de::DeValue::Table(table)) => table.get(segment.as_str()),
-            Some(_) => None,
-        };
-        place = Some(value?.span().start);
-    }
-    place
-}
-
-fn blame(text: &str, path: &Path, place: usize, why: String) -> ConfigError {
-    let place = place.min(text.len());
-    let line = text[..place].matches('\n').count();
-    ConfigError::Line {
-        path: path.to_owned(),
-        line: line + 1,
-        text: text.lines().nth(line).unwrap_or("").trim().to_owned(),
-        // One sentence on one line, whatever the parser wrote.
-        why: why.replace('\n', "; "),
     }
 }
 
@@ -650,17 +575,6 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(why.contains("/dev/zero: it is longer than 1 MiB"), "{why}");
-    }
-
-    #[test]
-    fn a_model_that_is_nowhere_tells_where_it_was_sought() {
-        let why = find_model(Path::new("no-such")).unwrap_err().to_string();
-        assert!(
-            why.contains("models/no-such") && why.contains("share/longwave"),
-            "{why}"
-        );
-        let why = find_model(Path::new("./no-such")).unwrap_err().to_string();
-        assert!(!why.contains("share/longwave"), "{why}");
     }
 
     #[test]
