@@ -114,6 +114,7 @@ struct OnAir {
 
 /// The server's task and the word that ends it.
 struct Network {
+    page: String,
     task: JoinHandle<io::Result<()>>,
     stop: oneshot::Sender<()>,
 }
@@ -175,7 +176,8 @@ impl OnAir {
             if !self.pump.is_running() {
                 break Err(DaemonError::PumpEnded);
             }
-            self.heart.beat(self.output.as_ref(), on_beat);
+            let page = self.network.as_ref().map(|network| &*network.page);
+            self.heart.beat(self.output.as_ref(), page, on_beat);
         };
         self.heart.stop();
         result.and(self.stop().await)
@@ -226,8 +228,11 @@ impl Network {
             let _ = stopped.await;
         };
         let task = tokio::spawn(net::serve(listener, house, shutdown));
-        tracing::info!("listen at {}", page_address(address));
-        Ok(Self { task, stop })
+        Ok(Self {
+            page: page_address(address),
+            task,
+            stop,
+        })
     }
 }
 
@@ -425,7 +430,8 @@ mod tests {
     async fn a_network_that_has_ended_is_not_asked_again() {
         let (stop, _stopped) = oneshot::channel();
         let task = tokio::spawn(async { Err(io::Error::other("out of order")) });
-        let mut network = Some(Network { task, stop });
+        let page = String::new();
+        let mut network = Some(Network { page, task, stop });
         let error = network_end(&mut network).await;
         assert_eq!(error.to_string(), "out of order");
         assert!(network.is_none());

@@ -36,8 +36,8 @@ impl Daemon {
             .args(["serve", "--model", "tiny", "--listen", "127.0.0.1:0"])
             .args(["--seed", SEED])
             .args(arguments)
-            .envs(environment.iter().copied())
             .env_remove("RUST_LOG")
+            .envs(environment.iter().copied())
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -189,6 +189,18 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack
         .windows(needle.len())
         .position(|window| window == needle)
+}
+
+#[test]
+fn the_page_is_told_to_whoever_wants_no_log() {
+    let mut daemon = Daemon::start(&["--no-card"], &[("RUST_LOG", "off")]);
+    assert!(daemon.address.starts_with("127.0.0.1:"));
+    daemon.signal("TERM");
+    assert!(daemon.end().success());
+    assert!(
+        daemon.log.iter().next().is_none(),
+        "more than the page was said"
+    );
 }
 
 #[tokio::test]

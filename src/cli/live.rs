@@ -16,7 +16,15 @@ pub fn run(config: &Config) -> Outcome {
     let line = StatusLine::new();
     start_log(line.bar.clone());
     let mut gauge = Gauge::default();
-    let result = daemon::run(config, &mut |beat| line.show(&gauge.read(beat)));
+    let mut is_told = false;
+    let result = daemon::run(config, &mut |beat| {
+        // Whatever the log may say: without the address nobody can listen.
+        if let Some(page) = beat.page.filter(|_| !is_told) {
+            line.bar.suspend(|| eprintln!("page: {page}"));
+            is_told = true;
+        }
+        line.show(&gauge.read(beat));
+    });
     line.bar.finish_and_clear();
     Ok(result?)
 }
@@ -128,6 +136,7 @@ mod tests {
             telemetry: &telemetry,
             uptime: Duration::from_secs(3_723),
             trouble: Some("unplugged".into()),
+            page: None,
         };
         let mut gauge = Gauge::default();
         telemetry.pump.step_load.observe(0.9);

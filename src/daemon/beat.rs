@@ -28,6 +28,8 @@ pub struct Beat<'a> {
     pub uptime: Duration,
     /// Why the card is silent, if there is one that should not be.
     pub trouble: Option<String>,
+    /// Where a browser finds the stations, if the network may be used.
+    pub page: Option<&'a str>,
 }
 
 /// What has been told so far.
@@ -72,7 +74,12 @@ impl Heart {
     }
 
     /// One tick.
-    pub fn beat(&mut self, output: Option<&Output>, tell: &mut dyn FnMut(&Beat<'_>)) {
+    pub fn beat(
+        &mut self,
+        output: Option<&Output>,
+        page: Option<&str>,
+        tell: &mut dyn FnMut(&Beat<'_>),
+    ) {
         let trouble = output.and_then(Output::trouble);
         let is_ready = self.is_ready.load(Ordering::Relaxed);
         if !is_ready && self.has_played(output.is_some(), trouble.is_some()) {
@@ -92,6 +99,7 @@ impl Heart {
             telemetry: &self.telemetry,
             uptime: self.begin.elapsed(),
             trouble,
+            page,
         });
     }
 
@@ -196,12 +204,12 @@ mod tests {
         let mut heart = Heart::new(telemetry.clone(), 320, false, is_ready.clone());
         let mut n_beats = 0;
         let mut count = |_: &Beat<'_>| n_beats += 1;
-        heart.beat(None, &mut count);
+        heart.beat(None, None, &mut count);
         telemetry.pump.codes.add(319);
-        heart.beat(None, &mut count);
+        heart.beat(None, None, &mut count);
         assert!(!is_ready.load(Ordering::Relaxed));
         telemetry.pump.codes.add(1);
-        heart.beat(None, &mut count);
+        heart.beat(None, None, &mut count);
         assert!(is_ready.load(Ordering::Relaxed));
         assert!(!heart.has_played(true, false));
         telemetry.card.frames.add(1);
