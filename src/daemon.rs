@@ -7,7 +7,7 @@
 //! runtime's threads are called "net" and see nothing but sockets and this module's clock.
 
 mod beat;
-mod output;
+mod optional_card;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -31,10 +31,10 @@ use crate::setup::{Setup, SetupError};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use beat::Heart;
-use output::Output;
+use optional_card::OptionalCard;
 
 pub use beat::Beat;
-pub use output::OutputError;
+pub use optional_card::CardError;
 
 /// From the first signal to the end, whatever hangs.
 pub const STOP_MAX: Duration = Duration::from_millis(1_900);
@@ -64,7 +64,7 @@ pub enum DaemonError {
     },
     /// Retry or fatal: there must be a card, and there is none.
     #[error(transparent)]
-    Output(#[from] OutputError),
+    Card(#[from] CardError),
     /// Fatal: see [`PumpError`].
     #[error(transparent)]
     Pump(#[from] PumpError),
@@ -93,8 +93,8 @@ pub fn run(config: &Config, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), Da
         .build()
         .map_err(DaemonError::System)?;
     let setup = Setup::new(config)?;
-    let result = match OnAir::start(config, setup, listener, &runtime) {
-        Ok(on_air) => runtime.block_on(on_air.live(on_beat)),
+    let result = match Running::start(config, setup, listener, &runtime) {
+        Ok(running) => runtime.block_on(running.live(on_beat)),
         Err(DaemonError::Pump(PumpError::Interrupted)) => Ok(()),
         Err(error) => Err(error),
     };
@@ -104,11 +104,11 @@ pub fn run(config: &Config, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), Da
 }
 
 /// Everything that runs.
-struct OnAir {
+struct Running {
     signals: Signals,
     heart: Heart,
     pump: Pump,
-    output: Option<Output>,
+    card: Option<OptionalCard>,
     network: Option<Network>,
 }
 
@@ -119,7 +119,7 @@ struct Network {
     stop: oneshot::Sender<()>,
 }
 
-impl OnAir {
+impl Running {
     fn start(
         config: &Config,
         setup: Setup,
@@ -137,8 +137,8 @@ impl OnAir {
         let told = telemetry.clone();
         let primed = prime(setup, writers, settings, told, &mut signals)?;
         // A card that is there before the first code plays it.
-        let opening = open_output(config, primed.controls(), &telemetry, &mut signals);
-        let output = runtime.block_on(opening)?;
+        let opening = open_card(config, primed.controls(), &telemetry, &mut signals);
+        let card = runtime.block_on(opening)?;
         let pump = primed.start()?;
         let house = House {
             stations,
@@ -156,7 +156,7 @@ impl OnAir {
                 is_ready,
             ),
             pump,
-            output,
+            card,
             network: network.transpose()?,
         })
     }
@@ -177,7 +177,7 @@ impl OnAir {
                 break Err(DaemonError::PumpEnded);
             }
             let page = self.network.as_ref().map(|network| &*network.page);
-            self.heart.beat(self.output.as_ref(), page, on_beat);
+            self.heart.beat(self.card.as_ref(), page, on_beat);
         };
         self.heart.stop();
         result.and(self.stop().await)
@@ -188,11 +188,11 @@ impl OnAir {
         let Self {
             mut signals,
             pump,
-            output,
+            card,
             network,
             ..
         } = self;
-        let fade = tokio::task::spawn_blocking(|| output.map(Output::stop));
+        let fade = tokio::task::spawn_blocking(|| card.map(OptionalCard::stop));
         let farewell = async move {
             if let Some(network) = network {
                 // If nobody hears it, the task has ended already.
@@ -358,18 +358,18 @@ fn prime(
 
 /// `None`: without a card by wish, or because there is none and none is required. The system may
 /// take seconds: signals are heard meanwhile.
-async fn open_output(
+async fn open_card(
     config: &Config,
     controls: Controls,
     telemetry: &Arc<Telemetry>,
     signals: &mut Signals,
-) -> Result<Option<Output>, DaemonError> {
+) -> Result<Option<OptionalCard>, DaemonError> {
     if config.card.enabled == CardUse::Off {
         return Ok(None);
     }
-    let (card, station) = (config.card.clone(), config.card_station());
+    let (settings, station) = (config.card.clone(), config.card_station());
     let telemetry = telemetry.clone();
-    let open = move || Output::open(&card, station, controls, telemetry);
+    let open = move || OptionalCard::open(&settings, station, controls, telemetry);
     let opened = tokio::select! {
         opened = tokio::task::spawn_blocking(open) => opened,
         signal = signals.next() => {
@@ -378,9 +378,9 @@ async fn open_output(
         }
     };
     match opened.map_err(|error| DaemonError::System(io::Error::other(error)))? {
-        Ok(output) => {
-            tracing::info!("playing on {output}");
-            Ok(Some(output))
+        Ok(card) => {
+            tracing::info!("playing on {card}");
+            Ok(Some(card))
         }
         Err(error) if config.card.enabled == CardUse::Auto => {
             tracing::warn!("{error}; going on without");

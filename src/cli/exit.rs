@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use longwave::config::ConfigError;
-use longwave::daemon::{DaemonError, OutputError};
+use longwave::daemon::{CardError, DaemonError};
 use longwave::listen::ListenError;
 use longwave::model::ModelError;
 use longwave::render::RenderError;
@@ -62,7 +62,7 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     if cause.is::<ConfigError>() || cause.is::<ModelError>() || cause.is::<SetupError>() {
         return Some(CONFIG);
     }
-    if cause.is::<OutputError>() {
+    if cause.is::<CardError>() {
         return Some(UNAVAILABLE);
     }
     let daemon = cause.downcast_ref().and_then(of_daemon);
@@ -74,7 +74,7 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
 fn of_daemon(error: &DaemonError) -> Option<u8> {
     match error {
         DaemonError::Setup(_) => Some(CONFIG),
-        DaemonError::Listen { .. } | DaemonError::Output(_) | DaemonError::Network(_) => {
+        DaemonError::Listen { .. } | DaemonError::Card(_) | DaemonError::Network(_) => {
             Some(UNAVAILABLE)
         }
         _ => None,

@@ -102,7 +102,7 @@ fn describe(heard: &listen::Heard) -> String {
 
 #[cfg(not(feature = "playback"))]
 async fn play(_: Wire, _: ListenArgs, _: &ProgressBar, _: impl Future<Output = ()>) -> Outcome {
-    Err(longwave::daemon::OutputError.into())
+    Err(longwave::daemon::CardError.into())
 }
 
 /// The first signal, or the end of the time that was given.

@@ -15,7 +15,7 @@ use super::exit::Outcome;
 pub fn run(config: &Config) -> Outcome {
     let line = StatusLine::new();
     start_log(line.bar.clone());
-    let mut gauge = Gauge::default();
+    let mut meter = LoadMeter::default();
     let mut is_told = false;
     let result = daemon::run(config, &mut |beat| {
         // Whatever the log may say: without the address nobody can listen.
@@ -23,7 +23,7 @@ pub fn run(config: &Config) -> Outcome {
             line.bar.suspend(|| eprintln!("page: {page}"));
             is_told = true;
         }
-        line.show(&gauge.read(beat));
+        line.show(&meter.read(beat));
     });
     line.bar.finish_and_clear();
     Ok(result?)
@@ -87,13 +87,13 @@ impl StatusLine {
 
 /// Turns sums into what happened since the last look.
 #[derive(Default)]
-struct Gauge {
+struct LoadMeter {
     n_chunks: u64,
     load_sum: f64,
     load: f64,
 }
 
-impl Gauge {
+impl LoadMeter {
     fn read(&mut self, beat: &Beat<'_>) -> String {
         let (pump, card) = (&beat.telemetry.pump, &beat.telemetry.card);
         let n_chunks: u64 = pump.step_load.buckets().iter().sum();
@@ -138,13 +138,13 @@ mod tests {
             trouble: Some("unplugged".into()),
             page: None,
         };
-        let mut gauge = Gauge::default();
+        let mut meter = LoadMeter::default();
         telemetry.pump.step_load.observe(0.9);
-        gauge.read(&beat);
+        meter.read(&beat);
         telemetry.pump.step_load.observe(0.5);
         telemetry.card.ring_underruns.add(2);
         assert_eq!(
-            gauge.read(&beat),
+            meter.read(&beat),
             "1:02:03  0 listeners, 50 % of a core, 2 underruns, card silent: unplugged"
         );
     }

@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 
 use crate::telemetry::Telemetry;
 
-use super::output::Output;
+use super::optional_card::OptionalCard;
 
 /// How often the counters are looked at.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -76,13 +76,13 @@ impl Heart {
     /// One tick.
     pub fn beat(
         &mut self,
-        output: Option<&Output>,
+        card: Option<&OptionalCard>,
         page: Option<&str>,
         tell: &mut dyn FnMut(&Beat<'_>),
     ) {
-        let trouble = output.and_then(Output::trouble);
+        let trouble = card.and_then(OptionalCard::trouble);
         let is_ready = self.is_ready.load(Ordering::Relaxed);
-        if !is_ready && self.has_played(output.is_some(), trouble.is_some()) {
+        if !is_ready && self.has_played(card.is_some(), trouble.is_some()) {
             // Before it is told: whoever hears of it may ask at once.
             self.is_ready.store(true, Ordering::Release);
             tracing::info!("ready after {:.1} s", self.begin.elapsed().as_secs_f64());
@@ -91,7 +91,7 @@ impl Heart {
         if self.said_at.elapsed() >= SAY_EVERY {
             self.said_at = Instant::now();
             self.pat_the_watchdog();
-            self.tell_status(output.is_some());
+            self.tell_status(card.is_some());
             self.log_faults();
             self.log_trouble(&trouble);
         }

@@ -9,32 +9,32 @@ use crate::telemetry::Telemetry;
 
 /// Why no card plays. *Retry*: cards come and go.
 #[cfg(feature = "playback")]
-pub type OutputError = crate::card::CardError;
+pub type CardError = crate::card::CardError;
 
 /// Why no card plays.
 #[cfg(not(feature = "playback"))]
 #[derive(Debug, thiserror::Error)]
 #[error("this longwave was built without sound cards (feature `playback`)")]
-pub struct OutputError;
+pub struct CardError;
 
 /// A card that plays a station.
 #[cfg(feature = "playback")]
 #[derive(Debug)]
-pub(super) struct Output(crate::card::Card);
+pub(super) struct OptionalCard(crate::card::Card);
 
 /// No value: there are no cards in this build.
 #[cfg(not(feature = "playback"))]
 #[derive(Debug)]
-pub(super) enum Output {}
+pub(super) enum OptionalCard {}
 
 #[cfg(feature = "playback")]
-impl Output {
+impl OptionalCard {
     pub fn open(
         config: &CardConfig,
         station: usize,
         controls: Controls,
         telemetry: Arc<Telemetry>,
-    ) -> Result<Self, OutputError> {
+    ) -> Result<Self, CardError> {
         let settings = crate::card::CardSettings {
             output_device: config.output_device.clone(),
             lead_ms: config.lead_ms,
@@ -61,7 +61,7 @@ impl Output {
 }
 
 #[cfg(feature = "playback")]
-impl fmt::Display for Output {
+impl fmt::Display for OptionalCard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let facts = self.0.facts();
         let period_ms = f64::from(facts.period_len) * 1e3 / f64::from(facts.rate_hz);
@@ -74,14 +74,14 @@ impl fmt::Display for Output {
 }
 
 #[cfg(not(feature = "playback"))]
-impl Output {
+impl OptionalCard {
     pub fn open(
         _: &CardConfig,
         _: usize,
         _: Controls,
         _: Arc<Telemetry>,
-    ) -> Result<Self, OutputError> {
-        Err(OutputError)
+    ) -> Result<Self, CardError> {
+        Err(CardError)
     }
 
     pub fn stop(self) {
@@ -94,7 +94,7 @@ impl Output {
 }
 
 #[cfg(not(feature = "playback"))]
-impl fmt::Display for Output {
+impl fmt::Display for OptionalCard {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {}
     }
