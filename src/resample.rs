@@ -93,11 +93,6 @@ impl Resampler {
         })
     }
 
-    /// The input's rate.
-    pub fn from_hz(&self) -> u32 {
-        self.from_hz
-    }
-
     /// The output's rate.
     pub fn to_hz(&self) -> u32 {
         self.to_hz

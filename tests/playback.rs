@@ -276,7 +276,7 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
             let pump = primed.start().unwrap();
             wait_for_frames(&telemetry, 2 * 48_000);
             card.stop();
-            let n_codes = pump.progress() as usize;
+            let n_codes = telemetry.pump.codes.get() as usize;
             pump.stop().unwrap();
 
             let mut decoder = Hash(0);

@@ -107,14 +107,12 @@ impl Primed {
 
     /// Starts the thread "pump".
     pub fn start(self) -> Result<Pump, PumpError> {
-        let telemetry = Arc::clone(&self.body.telemetry);
         let thread = thread::Builder::new()
             .name("pump".to_owned())
             .spawn(move || self.body.run())?;
         Ok(Pump {
             controls: self.controls,
             thread,
-            telemetry,
         })
     }
 }
@@ -124,20 +122,9 @@ impl Primed {
 pub struct Pump {
     controls: Controls,
     thread: JoinHandle<()>,
-    telemetry: Arc<Telemetry>,
 }
 
 impl Pump {
-    /// A way to command this pump.
-    pub fn controls(&self) -> Controls {
-        self.controls.clone()
-    }
-
-    /// Codes drawn so far: while this grows, sound is really being made.
-    pub fn progress(&self) -> u64 {
-        self.telemetry.pump.codes.get()
-    }
-
     /// Whether the thread is there; it ends by `stop`, or by a bug.
     pub fn is_running(&self) -> bool {
         !self.thread.is_finished()

@@ -283,13 +283,16 @@ fn nothing_is_allocated_once_the_pump_runs() {
 fn the_thread_makes_progress_and_stops_when_told() {
     let (writer, source) = broadcast::ring(4_096, 320);
     let stations = vec![(start_of(1), writer)];
-    let primed = Primed::new(fake(1), stations, SETTINGS, Arc::default(), &mut hear).unwrap();
+    let telemetry = Arc::<Telemetry>::default();
+    let told = telemetry.clone();
+    let primed = Primed::new(fake(1), stations, SETTINGS, told, &mut hear).unwrap();
+    let controls = primed.controls();
     let pump = primed.start().unwrap();
-    while pump.progress() < 10 * 320 {
+    while telemetry.pump.codes.get() < 10 * 320 {
         thread::sleep(Duration::from_millis(1));
     }
     assert!(pump.is_running());
-    pump.controls().detach_card(77).unwrap();
+    controls.detach_card(77).unwrap();
     pump.stop().unwrap();
     let codes = published(&source);
     assert_eq!(codes, rendered(1, codes.len() / 320));
