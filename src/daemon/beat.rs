@@ -80,7 +80,15 @@ impl Heart {
         page: Option<&str>,
         tell: &mut dyn FnMut(&Beat<'_>),
     ) {
-        let trouble = card.and_then(OptionalCard::trouble);
+        let beat = Beat {
+            telemetry: &self.telemetry,
+            uptime: self.begin.elapsed(),
+            trouble: card.and_then(OptionalCard::trouble),
+            page,
+        };
+        // First: the page's address stands above the word that it can be opened.
+        tell(&beat);
+        let trouble = beat.trouble;
         let is_ready = self.is_ready.load(Ordering::Relaxed);
         if !is_ready && self.has_played(card.is_some(), trouble.is_some()) {
             // Before it is told: whoever hears of it may ask at once.
@@ -95,12 +103,6 @@ impl Heart {
             self.log_faults();
             self.log_trouble(&trouble);
         }
-        tell(&Beat {
-            telemetry: &self.telemetry,
-            uptime: self.begin.elapsed(),
-            trouble,
-            page,
-        });
     }
 
     /// The end was asked for: nobody should come any more.
