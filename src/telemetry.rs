@@ -25,8 +25,8 @@ pub struct PumpTelemetry {
     pub chunks: Counter,
     /// Chunks whose computation took longer than they play.
     pub late_chunks: Counter,
-    /// How long one step of the engine took, as a share of the time a code plays.
-    pub step_load: LoadHistogram,
+    /// How long each chunk took to compute, as a share of the time it plays.
+    pub chunk_load: LoadHistogram,
     /// Codes generated but not yet played by the card or, without one, not yet due (a gauge).
     pub lead_codes: Gauge,
 }

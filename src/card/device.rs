@@ -185,14 +185,36 @@ pub(super) fn open(
     let device = find(&host, settings.output_device.as_deref())?;
     let explain = |error: cpal::Error| explain(&error, &device, settings);
     let (mut config, format) = choose(&device, settings.period_ms).map_err(explain)?;
-    match build(&device, config, format, settings, telemetry) {
+    let result = match build(&device, config, format, settings, telemetry) {
         // Some devices refuse every size but their own.
         Err(error) if error.kind() == ErrorKind::UnsupportedConfig => {
             config.buffer_size = BufferSize::Default;
-            build(&device, config, format, settings, telemetry).map_err(explain)
+            build(&device, config, format, settings, telemetry)
         }
-        result => result.map_err(explain),
+        result => result,
+    };
+    let (output, feed) = result.map_err(explain)?;
+    // Only an open output knows its true period.
+    match roomier(settings, &output.facts, feed.frames.buffer().capacity()) {
+        None => Ok((output, feed)),
+        Some(settings) => {
+            drop(output);
+            build(&device, config, format, &settings, telemetry).map_err(explain)
+        }
     }
+}
+
+/// With a lead that holds enough of the device's periods, if the ring was made for shorter ones.
+fn roomier(settings: &CardSettings, facts: &CardFacts, capacity: usize) -> Option<CardSettings> {
+    let needed = u64::from(facts.period_len) * u64::from(PERIODS_MIN);
+    if needed <= capacity as u64 {
+        return None;
+    }
+    let lead_ms = (needed * 1_000).div_ceil(u64::from(facts.rate_hz));
+    Some(CardSettings {
+        lead_ms: u32::try_from(lead_ms).unwrap_or(u32::MAX),
+        ..settings.clone()
+    })
 }
 
 impl Output {
@@ -436,5 +458,21 @@ mod tests {
             }
         });
         assert_eq!(telemetry.card.backend_errors.get(), 100_000);
+    }
+
+    #[test]
+    fn a_ring_made_for_shorter_periods_than_the_device_has_is_made_anew() {
+        let facts = |period_len| CardFacts {
+            id: String::new(),
+            name: String::new(),
+            rate_hz: 48_000,
+            n_channels: 2,
+            period_len,
+            format: String::new(),
+        };
+        let settings = CardSettings::default();
+        assert!(roomier(&settings, &facts(1_200), 4_800).is_none());
+        let lead_ms = roomier(&settings, &facts(96_000), 4_800).unwrap().lead_ms;
+        assert_eq!(lead_ms, 8_000);
     }
 }

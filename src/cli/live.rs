@@ -96,8 +96,8 @@ struct LoadMeter {
 impl LoadMeter {
     fn read(&mut self, beat: &Beat<'_>) -> String {
         let (pump, card) = (&beat.telemetry.pump, &beat.telemetry.card);
-        let n_chunks: u64 = pump.step_load.buckets().iter().sum();
-        let load_sum = pump.step_load.sum();
+        let n_chunks: u64 = pump.chunk_load.buckets().iter().sum();
+        let load_sum = pump.chunk_load.sum();
         if n_chunks > self.n_chunks {
             self.load = (load_sum - self.load_sum) / (n_chunks - self.n_chunks) as f64;
         }
@@ -139,9 +139,9 @@ mod tests {
             page: None,
         };
         let mut meter = LoadMeter::default();
-        telemetry.pump.step_load.observe(0.9);
+        telemetry.pump.chunk_load.observe(0.9);
         meter.read(&beat);
-        telemetry.pump.step_load.observe(0.5);
+        telemetry.pump.chunk_load.observe(0.5);
         telemetry.card.ring_underruns.add(2);
         assert_eq!(
             meter.read(&beat),

@@ -131,18 +131,18 @@ impl Collector for Figures {
             let metric = ConstGauge::new(gauge.get());
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
-        encode_load(encoder, &self.0.pump.step_load)
+        encode_load(encoder, &self.0.pump.chunk_load)
     }
 }
 
 fn encode_load(mut encoder: DescriptorEncoder<'_>, load: &LoadHistogram) -> fmt::Result {
     let edges = LOAD_EDGES.into_iter().chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> = edges.zip(load.buckets()).collect();
-    let n_steps = buckets.iter().map(|(_, count)| count).sum();
+    let n_chunks = buckets.iter().map(|(_, count)| count).sum();
     let help = "Compute time of a step over the time its code plays";
     encoder
-        .encode_descriptor("step_load", help, None, MetricType::Histogram)?
-        .encode_histogram::<NoLabelSet>(load.sum(), n_steps, &buckets, None)
+        .encode_descriptor("chunk_load", help, None, MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(load.sum(), n_chunks, &buckets, None)
 }
 
 #[cfg(test)]
@@ -154,17 +154,17 @@ mod tests {
         let telemetry = Arc::new(Telemetry::default());
         telemetry.net.packets_lost.add(7);
         telemetry.net.listeners.add(2);
-        telemetry.pump.step_load.observe(0.3);
-        telemetry.pump.step_load.observe(9.0);
+        telemetry.pump.chunk_load.observe(0.3);
+        telemetry.pump.chunk_load.observe(9.0);
         let text = text(&telemetry);
         for line in [
             "longwave_packets_lost_total 7",
             "longwave_listeners 2",
             "longwave_card_ring_underruns_total 0",
-            "longwave_step_load_bucket{le=\"0.25\"} 0",
-            "longwave_step_load_bucket{le=\"0.5\"} 1",
-            "longwave_step_load_bucket{le=\"+Inf\"} 2",
-            "longwave_step_load_count 2",
+            "longwave_chunk_load_bucket{le=\"0.25\"} 0",
+            "longwave_chunk_load_bucket{le=\"0.5\"} 1",
+            "longwave_chunk_load_bucket{le=\"+Inf\"} 2",
+            "longwave_chunk_load_count 2",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

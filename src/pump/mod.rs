@@ -278,7 +278,7 @@ impl Body {
         let load = begin.elapsed().as_secs_f64() / self.tempo.chunk.as_secs_f64();
 
         let told = &self.telemetry.pump;
-        told.step_load.observe(load);
+        told.chunk_load.observe(load);
         told.chunks.add(n_due as u64);
         told.late_chunks
             .add(if load > 1.0 { n_due as u64 } else { 0 });
