@@ -81,7 +81,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rtrb", &["pump", "card", "control"]),
     ("rubato", &["resample"]),
     ("safetensors", &["model"]),
-    ("rustix", &["pump"]),
+    ("rustix", &["pump", "card"]),
     ("sd_notify", &["daemon"]),
     ("tokio", &["net", "listen", "daemon", "signals"]),
     ("tokio_tungstenite", &["listen"]),

@@ -334,12 +334,27 @@ fn start<T: Pcm>(
     heed: impl FnMut(cpal::Error) + Send + 'static,
 ) -> Result<Stream, cpal::Error> {
     let n_channels = usize::from(config.channels);
+    let mut has_asked = false;
     let callback = move |out: &mut [T], info: &cpal::OutputCallbackInfo| {
+        if !has_asked {
+            has_asked = true;
+            ask_for_precedence();
+        }
         let at = info.timestamp();
         fill.tell_latency(at.playback.saturating_duration_since(at.callback));
         fill.fill(out, n_channels);
     };
     device.build_output_stream::<T, _, _>(config, callback, heed, None)
+}
+
+/// Lets the device's thread go before all others that are not real-time, the generator included.
+/// Once, in the first callback, which plays silence. Not a real-time class: a device without a
+/// clock (ALSA's `null`) asks without end and would take the machine with it. Only the privileged
+/// may; for anybody else the thread competes as it is.
+fn ask_for_precedence() {
+    const NICENESS: i32 = -15;
+    // Of this thread alone: to Linux a thread is what POSIX calls a process here.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
 }
 
 /// The error callback. Some devices call it a million times a second: it only counts.
