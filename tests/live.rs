@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -280,7 +280,7 @@ impl FakeCard {
     }
 
     /// For the environment of who shall play on it.
-    fn alsa_config(&self) -> PathBuf {
+    fn alsa_config(&self) -> std::path::PathBuf {
         self.dir.path().join("asound.conf")
     }
 
