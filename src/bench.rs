@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::engine::{self, Decoder, DrawParams, Isa, NaiveDecoder, Turn, uniform};
+use crate::engine::{self, Decoder, DrawParams, Isa, NaiveDecoder, Settings, Turn, uniform};
 use crate::model::{Model, pattern};
 
 /// What is measured.
@@ -84,7 +84,7 @@ pub fn run(
         }
     };
     for isa in &isas {
-        measure("one-lane", engine::open(model, Some(*isa), 1));
+        measure("one-lane", open(model, *isa, 1));
     }
     if plan.isa.is_none() {
         measure(
@@ -92,13 +92,18 @@ pub fn run(
             Some(Box::new(NaiveDecoder::new(model.clone(), 1))),
         );
     }
-    measure("eight-lanes", engine::open(model, Some(best), BATCH));
+    measure("eight-lanes", open(model, best, BATCH));
     let dense = Arc::new(dense(model));
-    measure(
-        &format!("dense-{DENSE_KEYS}"),
-        engine::open(&dense, Some(best), 1),
-    );
+    measure(&format!("dense-{DENSE_KEYS}"), open(&dense, best, 1));
     results
+}
+
+fn open(model: &Arc<Model>, isa: Isa, n_lanes: usize) -> Option<Box<dyn Decoder>> {
+    let settings = Settings {
+        isa: Some(isa),
+        ..Settings::default()
+    };
+    engine::open(model, &settings, n_lanes)
 }
 
 /// The results as `bench --json` prints them.

@@ -3,13 +3,13 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::engine;
+use crate::engine::Footprint;
 use crate::model::{Model, Pattern, V};
 
 /// A page about the model: sizes, context, memory, and who sees whom.
 pub fn describe(model: &Arc<Model>) -> String {
     let config = &model.config;
-    let (weight_bytes, lane_bytes) = engine::footprint(model);
+    let footprint = Footprint::of(config);
     let rate = config.sample_rate_hz;
     let rows = [
         ("model", model.name.clone()),
@@ -42,9 +42,12 @@ pub fn describe(model: &Arc<Model>) -> String {
         ),
         (
             "int8 weights",
-            format!("{} read in every step", bytes(weight_bytes)),
+            format!("{} read in every step", bytes(footprint.weight_bytes)),
         ),
-        ("state", format!("{} for each lane", bytes(lane_bytes))),
+        (
+            "state",
+            format!("{} for each lane", bytes(footprint.lane_bytes)),
+        ),
     ];
     let mut page = String::new();
     for (name, value) in rows {

@@ -49,12 +49,15 @@ impl std::fmt::Debug for Setup {
 impl Setup {
     /// Reads the model and the prompts, and makes the engine.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
-        let isa = config.available_isa()?;
+        let settings = engine::Settings {
+            isa: config.available_isa()?,
+            ..engine::Settings::default()
+        };
         let model = Arc::new(Model::load(&find_model(&config.model)?)?);
         let starts = config.stations.iter().enumerate();
         let starts = starts.map(|(index, station)| start(station, index as u64, &model));
         let starts = starts.collect::<Result<Vec<_>, _>>()?;
-        let decoder = engine::open(&model, isa, starts.len());
+        let decoder = engine::open(&model, &settings, starts.len());
         Ok(Self {
             model,
             decoder: decoder.expect("the instruction set is available"),

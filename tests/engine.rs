@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use assert_no_alloc::{AllocDisabler, assert_no_alloc};
-use longwave::engine::{self, Decoder, DrawParams, Isa, NaiveDecoder, Turn, uniform};
+use longwave::engine::{self, Decoder, DrawParams, Isa, NaiveDecoder, Settings, Turn, uniform};
 use longwave::model::{Model, V};
 use longwave::train::forward;
 
@@ -20,6 +20,13 @@ const DRAW: DrawParams = DrawParams {
 
 fn tiny() -> Arc<Model> {
     Arc::new(Model::load(Path::new("models/tiny")).unwrap())
+}
+
+fn on(isa: Isa) -> Settings {
+    Settings {
+        isa: Some(isa),
+        ..Settings::default()
+    }
 }
 
 /// Codes that wander over all 256.
@@ -73,7 +80,7 @@ fn through_three_cycles_of_every_ring_and_rotation_the_engines_equal_the_dense_m
         .iter()
         .flatten()
         .fold(0.0f32, |most, logit| most.max(logit.abs()));
-    let mut int8 = engine::open(&model, None, 1).unwrap();
+    let mut int8 = engine::open(&model, &Settings::default(), 1).unwrap();
     let int8 = worst_difference(int8.as_mut(), &codes, &expected);
     assert!(
         int8 < 0.05 * spread,
@@ -88,7 +95,7 @@ fn after_a_whole_cycle_with_the_same_input_the_state_is_the_same() {
     let seen = model.config.receptive_field() as usize;
     let past = codes(seen);
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-        let mut engine = engine::open(&model, Some(isa), 2).unwrap();
+        let mut engine = engine::open(&model, &on(isa), 2).unwrap();
         // Two lanes, a cycle apart in age, that have heard the same for as long as they remember.
         engine.prime(0, &past);
         engine.prime(1, &codes(cycle));
@@ -108,7 +115,7 @@ fn after_a_whole_cycle_with_the_same_input_the_state_is_the_same() {
 fn a_seed_plays_the_same_alone_in_a_batch_and_in_any_chunks() {
     let model = tiny();
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-        let mut alone = engine::open(&model, Some(isa), 1).unwrap();
+        let mut alone = engine::open(&model, &on(isa), 1).unwrap();
         let expected = generate(alone.as_mut(), 0, 7, 960, 320);
         alone.open(0);
         assert_eq!(
@@ -117,7 +124,7 @@ fn a_seed_plays_the_same_alone_in_a_batch_and_in_any_chunks() {
             "in other chunks"
         );
 
-        let mut batch = engine::open(&model, Some(isa), 6).unwrap();
+        let mut batch = engine::open(&model, &on(isa), 6).unwrap();
         batch.prime(3, &codes(55));
         let mut of_lane: Vec<Vec<u8>> = vec![vec![0; 960]; 6];
         let all_uniforms: Vec<Vec<f32>> = (0..6u64)
@@ -147,7 +154,7 @@ fn a_seed_plays_the_same_alone_in_a_batch_and_in_any_chunks() {
 fn a_seed_plays_the_same_on_every_instruction_set() {
     let model = tiny();
     let plays = |isa: Isa| {
-        let mut engine = engine::open(&model, Some(isa), 1).unwrap();
+        let mut engine = engine::open(&model, &on(isa), 1).unwrap();
         generate(engine.as_mut(), 0, 3, 4000, 320)
     };
     let expected = plays(Isa::Portable);
@@ -160,7 +167,7 @@ fn a_seed_plays_the_same_on_every_instruction_set() {
 fn priming_equals_scoring_and_an_opened_lane_has_forgotten() {
     let model = tiny();
     let past = codes(300);
-    let mut engine = engine::open(&model, None, 2).unwrap();
+    let mut engine = engine::open(&model, &Settings::default(), 2).unwrap();
     engine.prime(0, &past);
     engine.score(1, &past, &mut |_, _| ());
     let primed = generate(engine.as_mut(), 0, 1, 200, 50);
@@ -175,7 +182,7 @@ fn priming_equals_scoring_and_an_opened_lane_has_forgotten() {
 fn generating_allocates_nothing() {
     let model = tiny();
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-        let mut engine = engine::open(&model, Some(isa), 3).unwrap();
+        let mut engine = engine::open(&model, &on(isa), 3).unwrap();
         let uniforms = vec![0.3; 64];
         let (mut first, mut second) = (vec![0; 64], vec![0; 64]);
         let past = codes(40);

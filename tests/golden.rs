@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use longwave::engine::{self, Decoder, Isa, NaiveDecoder};
+use longwave::engine::{self, Decoder, NaiveDecoder, Settings};
 use longwave::model::{Model, V};
 use longwave::train::forward;
 use safetensors::SafeTensors;
@@ -156,7 +156,7 @@ fn int8_costs_at_most_a_hundredth_of_a_bit() {
         .map(|b| f64::from(*b))
         .sum::<f64>()
         / n as f64;
-    let mut engine = engine::open(&reference(), Some(Isa::best()), 1).unwrap();
+    let mut engine = engine::open(&reference(), &Settings::default(), 1).unwrap();
     let verdict = judge(&golden, n, |see| engine.score(0, &golden.codes[..n], see));
     let cost = verdict.mean_bits - expected;
     println!(

@@ -100,27 +100,6 @@ impl<O: Ops> CpuDecoder<O> {
     }
 }
 
-/// Bytes of packed weights that one step reads, and bytes of state of one lane.
-pub fn footprint(model: &Arc<Model>) -> (usize, usize) {
-    let weights = PackedWeights::new(model.clone());
-    let of_layer = |layer: &PackedLayer| {
-        [&layer.qkv, &layer.o, &layer.up, &layer.down]
-            .map(Matrix::n_bytes)
-            .iter()
-            .sum::<usize>()
-            + layer.taps.len() * 4
-    };
-    let config = &model.config;
-    let of_lane = |pattern: &Arc<dyn Pattern>| {
-        LayerCache::bytes_for(pattern.n_slots(), config.n_kv_heads, config.head_size())
-            + config.conv_width * config.d_model * 4
-    };
-    (
-        weights.layers.iter().map(of_layer).sum::<usize>() + weights.head.n_bytes(),
-        config.layers.iter().map(of_lane).sum(),
-    )
-}
-
 impl<O: Ops> CpuDecoder<O> {
     /// Takes in the last code of every lane in `active`, each at its own position. With `heads`,
     /// leaves the logits over the next code in the scratch, in the order of `active`.

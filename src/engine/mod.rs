@@ -7,10 +7,12 @@
 
 mod cpu;
 mod draw;
+mod footprint;
 mod naive;
 
-pub use cpu::{CpuDecoder, footprint};
+pub use cpu::CpuDecoder;
 pub use draw::{DrawParams, draw, uniform};
+pub use footprint::Footprint;
 pub use naive::NaiveDecoder;
 
 use std::sync::Arc;
@@ -21,11 +23,19 @@ use crate::compute::Portable;
 use crate::compute::{Avx2, Avx512Vnni};
 use crate::model::Model;
 
-/// The CPU engine for `isa`, or for the best instruction set of this CPU; `None` if the CPU lacks
-/// the one asked for.
-pub fn open(model: &Arc<Model>, isa: Option<Isa>, n_lanes: usize) -> Option<Box<dyn Decoder>> {
+/// How an engine computes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// The instruction set; the best of this CPU when absent.
+    pub isa: Option<Isa>,
+    /// Threads that share a step; chosen from the model and the machine when absent.
+    pub threads: Option<usize>,
+}
+
+/// The CPU engine with `n_lanes` lanes; `None` if the CPU lacks the instruction set asked for.
+pub fn open(model: &Arc<Model>, settings: &Settings, n_lanes: usize) -> Option<Box<dyn Decoder>> {
     let model = model.clone();
-    Some(match isa.unwrap_or_else(Isa::best) {
+    Some(match settings.isa.unwrap_or_else(Isa::best) {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => Box::new(CpuDecoder::new(Avx512Vnni::detect()?, model, n_lanes)),
         #[cfg(target_arch = "x86_64")]
@@ -76,6 +86,11 @@ pub trait Decoder: Send {
     /// Puts the lane at `position` with noise in every slot of its caches: a stream of any age,
     /// without living through it, for measuring.
     fn age(&mut self, lane: usize, position: u64);
+
+    /// Threads that share a step.
+    fn n_threads(&self) -> usize {
+        1
+    }
 
     /// What computes, in words for a log or a bench record: `avx512-vnni`, `naive`, ...
     fn isa(&self) -> &'static str;

@@ -1,0 +1,47 @@
+//! What a step of the CPU engine must read and multiply, counted from the model alone: the other
+//! side of the floor that `longwave bench` measures.
+
+use crate::compute::LayerCache;
+use crate::model::{ModelConfig, V};
+
+/// Bytes and multiplications of the int8 engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Weights that a step reads once, however many lanes share it.
+    pub weight_bytes: usize,
+    /// Keys and values that a step reads for each lane, once its caches are full.
+    pub kv_bytes: usize,
+    /// State that each lane keeps.
+    pub lane_bytes: usize,
+    /// Multiplications of weights for each lane.
+    pub weight_macs: usize,
+    /// Multiplications of keys and values for each lane, its caches full.
+    pub kv_macs: usize,
+}
+
+impl Footprint {
+    /// Of a model in int8.
+    pub fn of(config: &ModelConfig) -> Self {
+        let (d, f, width) = (config.d_model, config.mlp_width(), config.kv_width());
+        let matrices = [(d + 2 * width, d), (d, d), (f, d), (d, f)];
+        let weights: usize = matrices.iter().map(|(rows, columns)| rows * columns).sum();
+        // A row's scale, sum and bias; a layer's norms and taps.
+        let rows: usize = matrices.iter().map(|(rows, _)| 12 * rows).sum();
+        let floats = 4 * d * (2 + config.conv_width);
+        let (n_layers, head) = (config.n_layers(), V * d);
+        let cache = |slots| LayerCache::bytes_for(slots, config.n_kv_heads, config.head_size());
+        let over_layers = |of: &dyn Fn(usize, usize) -> usize| {
+            let layers = config.layers.iter();
+            layers
+                .map(|p| of(p.n_slots(), p.max_visible()))
+                .sum::<usize>()
+        };
+        Self {
+            weight_bytes: n_layers * (weights + rows + floats) + head + 12 * V,
+            kv_bytes: over_layers(&|_, visible| cache(visible)),
+            lane_bytes: over_layers(&|slots, _| cache(slots) + config.conv_width * d * 4),
+            weight_macs: n_layers * weights + head,
+            kv_macs: over_layers(&|_, visible| 2 * visible * d),
+        }
+    }
+}
