@@ -29,6 +29,25 @@ fn on(isa: Isa) -> Settings {
     }
 }
 
+fn shared(isa: Isa, n_threads: usize) -> Settings {
+    Settings {
+        isa: Some(isa),
+        threads: Some(n_threads),
+    }
+}
+
+/// The tiny model with a second KV head, so that two threads can share it.
+fn tiny_for_two() -> Arc<Model> {
+    let mut model = Model::load(Path::new("models/tiny")).unwrap();
+    model.config.n_kv_heads = 2;
+    for layer in &mut model.weights.layers {
+        for matrix in [&mut layer.k, &mut layer.v] {
+            matrix.extend(matrix.clone().iter().rev());
+        }
+    }
+    Arc::new(model)
+}
+
 /// Codes that wander over all 256.
 fn codes(n: usize) -> Vec<u8> {
     (0..n as u64)
@@ -176,6 +195,67 @@ fn priming_equals_scoring_and_an_opened_lane_has_forgotten() {
     engine.open(0);
     engine.prime(0, &past);
     assert_eq!(generate(engine.as_mut(), 0, 1, 200, 50), primed);
+}
+
+#[test]
+fn threads_that_share_a_step_play_what_one_plays() {
+    let model = tiny_for_two();
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let mut one = engine::open(&model, &shared(isa, 1), 3).unwrap();
+        let mut two = engine::open(&model, &shared(isa, 2), 3).unwrap();
+        assert_eq!((one.n_threads(), two.n_threads()), (1, 2));
+        for engine in [&mut one, &mut two] {
+            engine.prime(1, &codes(33));
+            engine.prime(2, &codes(700));
+        }
+        for lane in 0..3 {
+            let expected = generate(one.as_mut(), lane, 5, 1200, 320);
+            assert_eq!(
+                generate(two.as_mut(), lane, 5, 1200, 77),
+                expected,
+                "{isa:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn more_threads_than_kv_heads_are_not_started() {
+    let two = engine::open(&tiny_for_two(), &shared(Isa::Portable, 64), 1).unwrap();
+    assert_eq!(two.n_threads(), 2);
+}
+
+#[test]
+fn a_long_prompt_leaves_the_bits_that_stepping_leaves() {
+    let model = tiny_for_two();
+    let after = codes(70);
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        for (n_threads, n_codes) in [(1, 64), (1, 513), (1, 1500), (2, 1061)] {
+            let mut engine = engine::open(&model, &shared(isa, n_threads), 2).unwrap();
+            let prompt = codes(n_codes);
+            engine.prime(0, &after[..31]);
+            engine.prime(0, &prompt);
+            // Too few at a time to be taken in by tiles.
+            engine.prime(1, &after[..31]);
+            prompt.chunks(50).for_each(|codes| engine.prime(1, codes));
+            assert_eq!(engine.position(0), engine.position(1));
+            let logits = |engine: &mut dyn Decoder, lane, chunk| {
+                let mut all = Vec::new();
+                for codes in after.chunks(chunk) {
+                    engine.score(lane, codes, &mut |_, logits| {
+                        all.extend(logits.iter().map(|logit| logit.to_bits()));
+                    });
+                }
+                all
+            };
+            let stepped = logits(engine.as_mut(), 1, 10);
+            let by_tiles = logits(engine.as_mut(), 0, 70);
+            assert_eq!(
+                by_tiles, stepped,
+                "{n_codes} codes, {n_threads} threads, {isa:?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -1,104 +1,106 @@
-//! The KV cache of one layer of one lane, in int8, laid out for dot products.
+//! The KV cache of one KV head in one layer of one lane, in int8, laid out for dot products.
 //!
-//! Slots come in blocks of sixteen. A block holds, for each KV head in turn, the keys as
-//! `[K / 4][16 slots][4 dims]`, so that one broadcast of four query dims meets sixteen keys, and
-//! the values as `[K / 16][8 pairs][16 dims][2 slots]`, so that one broadcast of two weights meets
-//! sixteen dims.
+//! Slots come in blocks of sixteen. A block holds the keys as `[K / 4][16 slots][4 dims]`, so that
+//! one broadcast of four query dims meets sixteen keys, and the values as
+//! `[K / 16][4 quads][16 dims][4 slots]`, so that one broadcast of four weights meets sixteen dims.
 //! Keys are kept 128 above their value (the unsigned side of the CPU's dot products), values as
-//! they are.
-//! A run of slots is one contiguous piece of memory.
+//! they are. A run of slots is one contiguous piece of memory.
 
 use std::ops::Range;
 
-use super::Line;
+use super::{Line, Lines};
 
 /// Slots that are read together.
 pub const SLOTS_PER_BLOCK: usize = 16;
 
-/// The keys and values of one layer of one lane.
+/// Blocks whose weighted values are summed in 32 bits: 65,536 · 255 · 127 < 2³¹.
+pub(super) const BLOCKS_PER_SUM: usize = 65_536 / SLOTS_PER_BLOCK;
+
+/// The keys and values of one KV head.
 #[derive(Debug)]
-pub struct LayerCache {
-    n_groups: usize,
-    /// `K`, filled up to whole sixteens.
-    head_width: usize,
-    /// [blocks][G][keys then values], `K / 4` lines each.
-    lines: Vec<Line>,
-    /// [blocks][G][scales of the keys, scales of the values]
-    scales: Vec<[[f32; SLOTS_PER_BLOCK]; 2]>,
+pub struct HeadCache {
+    /// Lines of a block's keys, and of its values: `K / 4`, `K` filled up to whole sixteens.
+    n_lines: usize,
+    /// [blocks][keys then values]
+    lines: Lines,
+    /// [blocks][scales of the keys, scales of the values]
+    scales: Vec<Scales>,
 }
 
-/// What attention of one group of query heads reads: one KV head over some runs of slots, each
-/// widened to whole blocks.
+/// What one step of each slot's key, and of its value, is worth.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+pub(super) struct Scales {
+    pub keys: [f32; SLOTS_PER_BLOCK],
+    pub values: [f32; SLOTS_PER_BLOCK],
+}
+
+/// What attention reads: some runs of slots, each widened to whole blocks.
 #[derive(Clone, Copy, Debug)]
-pub struct HeadGroup<'a> {
-    cache: &'a LayerCache,
-    group: usize,
+pub struct Slots<'a> {
+    cache: &'a HeadCache,
     runs: &'a [Range<usize>],
 }
 
-impl LayerCache {
-    /// Room for `n_slots` positions of `n_groups` KV heads of `head_size`.
-    pub fn new(n_slots: usize, n_groups: usize, head_size: usize) -> Self {
+/// Sixteen slots.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block<'a> {
+    /// [K / 4][16 slots][4 dims]
+    pub keys: &'a [Line],
+    /// [K / 16][4 quads][16 dims][4 slots]
+    pub values: &'a [Line],
+    pub scales: &'a Scales,
+}
+
+impl HeadCache {
+    /// Room for `n_slots` positions of a head of `head_size`.
+    pub fn new(n_slots: usize, head_size: usize) -> Self {
         let n_blocks = n_slots.div_ceil(SLOTS_PER_BLOCK);
-        let head_width = head_size.next_multiple_of(16);
+        let n_lines = head_size.next_multiple_of(16) / 4;
         Self {
-            n_groups,
-            head_width,
-            lines: vec![Line([0; 64]); n_blocks * n_groups * head_width / 2],
-            scales: vec![[[0.0; SLOTS_PER_BLOCK]; 2]; n_blocks * n_groups],
+            n_lines,
+            lines: Lines::zeroed(n_blocks * 2 * n_lines),
+            scales: vec![Scales::default(); n_blocks],
         }
     }
 
     /// Bytes that such a cache takes.
-    pub fn bytes_for(n_slots: usize, n_groups: usize, head_size: usize) -> usize {
-        let of_head = head_size.next_multiple_of(16) / 2 * size_of::<Line>();
-        let scales = size_of::<[[f32; SLOTS_PER_BLOCK]; 2]>();
-        n_slots.div_ceil(SLOTS_PER_BLOCK) * n_groups * (of_head + scales)
+    pub fn bytes_for(n_slots: usize, head_size: usize) -> usize {
+        let of_block = head_size.next_multiple_of(16) / 2 * size_of::<Line>() + size_of::<Scales>();
+        n_slots.div_ceil(SLOTS_PER_BLOCK) * of_block
     }
 
     /// Writes one key and one value, quantised as by `lanewise::quantize`, with their scales.
-    pub fn write(&mut self, slot: usize, group: usize, key: (&[i8], f32), value: (&[i8], f32)) {
+    #[inline(always)]
+    pub fn write(&mut self, slot: usize, key: (&[i8], f32), value: (&[i8], f32)) {
         let (block, at) = (slot / SLOTS_PER_BLOCK, slot % SLOTS_PER_BLOCK);
-        let piece = block * self.n_groups + group;
-        self.scales[piece][0][at] = key.1;
-        self.scales[piece][1][at] = value.1;
-        let n_lines = self.head_width / 4;
-        let (keys, values) =
-            self.lines[piece * 2 * n_lines..(piece + 1) * 2 * n_lines].split_at_mut(n_lines);
+        let scales = &mut self.scales[block];
+        (scales.keys[at], scales.values[at]) = (key.1, value.1);
+        let n = self.n_lines;
+        let (keys, values) = self.lines[block * 2 * n..(block + 1) * 2 * n].split_at_mut(n);
         for (line, quad) in keys.iter_mut().zip(key.0.chunks(4)) {
             for (byte, key) in line.0[4 * at..].iter_mut().zip(quad) {
-                *byte = (*key as u8).wrapping_add(128);
+                *byte = (*key as u8) ^ 128;
             }
         }
-        for (dim, value) in value.0.iter().enumerate() {
-            let (line, byte) = value_place(dim, at);
-            values[line].0[byte] = *value as u8;
+        for (lines, dims) in values.chunks_exact_mut(4).zip(value.0.chunks(16)) {
+            let line = &mut lines[at / 4].0.as_chunks_mut::<4>().0;
+            for (byte, value) in line.iter_mut().zip(dims) {
+                byte[at % 4] = *value as u8;
+            }
         }
     }
 
-    /// One KV head over the blocks that hold the slots of `runs`.
-    pub fn head_group<'a>(&'a self, group: usize, runs: &'a [Range<usize>]) -> HeadGroup<'a> {
-        HeadGroup {
-            cache: self,
-            group,
-            runs,
-        }
+    /// The blocks that hold the slots of `runs`.
+    pub fn slots<'a>(&'a self, runs: &'a [Range<usize>]) -> Slots<'a> {
+        Slots { cache: self, runs }
     }
 
-    /// The memory that holds the slots of `run`, all heads: for fetching it before it is needed.
+    /// The memory that holds the slots of `run`: for fetching it before it is needed.
     pub fn lines(&self, run: &Range<usize>) -> &[Line] {
-        let n_lines = self.n_groups * self.head_width / 2;
-        let blocks = blocks_of(run);
-        &self.lines[blocks.start * n_lines..blocks.end * n_lines]
+        let (blocks, n) = (blocks_of(run), 2 * self.n_lines);
+        &self.lines[blocks.start * n..blocks.end * n]
     }
-}
-
-/// The line and the byte in it of a block's values that hold `dim` of the slot at `at`.
-pub(super) fn value_place(dim: usize, at: usize) -> (usize, usize) {
-    (
-        dim / 16 * 4 + at / 4,
-        at / 2 % 2 * 32 + dim % 16 * 2 + at % 2,
-    )
 }
 
 /// The blocks that hold the slots of `run`.
@@ -106,35 +108,37 @@ pub fn blocks_of(run: &Range<usize>) -> Range<usize> {
     run.start / SLOTS_PER_BLOCK..run.end.div_ceil(SLOTS_PER_BLOCK)
 }
 
-impl<'a> HeadGroup<'a> {
+impl<'a> Slots<'a> {
     /// How many blocks are read.
     pub fn n_blocks(&self) -> usize {
         self.runs.iter().map(|run| blocks_of(run).len()).sum()
     }
 
     /// Copies the scales of the values, one for each slot of the blocks.
+    #[inline(always)]
     pub fn copy_value_scales(&self, out: &mut [f32]) {
-        for (out, block) in out.chunks_exact_mut(SLOTS_PER_BLOCK).zip(self.blocks()) {
-            out.copy_from_slice(block.value_scales);
+        let out = out.as_chunks_mut::<SLOTS_PER_BLOCK>().0;
+        let blocks = self.runs.iter().flat_map(blocks_of);
+        for (out, block) in out.iter_mut().zip(blocks) {
+            *out = self.cache.scales[block].values;
         }
     }
 
-    /// Block after block, run after run.
+    /// Run after run, each block by block.
     #[inline(always)]
-    pub(super) fn blocks(&self) -> impl Iterator<Item = Block<'a>> + use<'a> {
-        let Self { cache, group, runs } = *self;
-        let n_lines = cache.head_width / 4;
-        runs.iter().flat_map(blocks_of).map(move |block| {
-            let piece = block * cache.n_groups + group;
-            let (keys, values) =
-                cache.lines[piece * 2 * n_lines..(piece + 1) * 2 * n_lines].split_at(n_lines);
-            let [key_scales, value_scales] = &cache.scales[piece];
-            Block {
-                keys,
-                values: values.as_chunks().0,
-                key_scales,
-                value_scales,
-            }
+    pub(super) fn runs(self) -> impl Iterator<Item = impl Iterator<Item = Block<'a>>> {
+        let Self { cache, runs } = self;
+        runs.iter().map(move |run| {
+            let lines = cache.lines(run).chunks_exact(2 * cache.n_lines);
+            let scales = &cache.scales[blocks_of(run)];
+            lines.zip(scales).map(move |(lines, scales)| {
+                let (keys, values) = lines.split_at(cache.n_lines);
+                Block {
+                    keys,
+                    values,
+                    scales,
+                }
+            })
         })
     }
 }
@@ -162,6 +166,7 @@ impl Queries {
     }
 
     /// Where to write the query of `head`, and what one step of it is worth.
+    #[inline(always)]
     pub fn head_mut(&mut self, head: usize) -> (&mut [i8], &mut f32) {
         let start = head * self.width;
         (
@@ -176,6 +181,7 @@ impl Queries {
     }
 
     /// The query of `head`, filled up to whole fours.
+    #[inline(always)]
     pub(super) fn head(&self, head: usize) -> (&[i8], f32) {
         (
             &self.bytes[head * self.width..(head + 1) * self.width],
@@ -184,27 +190,16 @@ impl Queries {
     }
 }
 
-/// Sixteen slots of one KV head.
-#[derive(Debug)]
-pub(super) struct Block<'a> {
-    /// [K / 4][16 slots][4 dims]
-    pub keys: &'a [Line],
-    /// [K / 16][8 pairs][16 dims][2 slots], four lines for each sixteen dims
-    pub values: &'a [[Line; 4]],
-    pub key_scales: &'a [f32; SLOTS_PER_BLOCK],
-    value_scales: &'a [f32; SLOTS_PER_BLOCK],
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_bytes_foretold_are_the_bytes_taken() {
-        for (n_slots, n_groups, head_size) in [(1, 1, 2), (16, 2, 32), (100, 3, 20)] {
-            let cache = LayerCache::new(n_slots, n_groups, head_size);
+        for (n_slots, head_size) in [(1, 2), (16, 32), (100, 20)] {
+            let cache = HeadCache::new(n_slots, head_size);
             let taken = size_of_val(&cache.lines[..]) + size_of_val(&cache.scales[..]);
-            assert_eq!(LayerCache::bytes_for(n_slots, n_groups, head_size), taken);
+            assert_eq!(HeadCache::bytes_for(n_slots, head_size), taken);
         }
     }
 }

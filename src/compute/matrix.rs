@@ -1,15 +1,17 @@
 //! int8 matrices, packed so that one broadcast of four activations feeds sixteen rows.
 
-use super::{Line, lanewise};
+use std::ops::Range;
 
-/// Rows that are computed together: four lines of sixteen.
-pub(super) const PANEL: usize = 64;
+use super::{Line, Plain, lanewise};
+
+/// Rows that are computed together: two lines of sixteen.
+pub(super) const PANEL: usize = 32;
 /// Lines that hold the same four columns of a panel.
 pub(super) const LINES_PER_QUAD: usize = PANEL / 16;
 
 /// An int8 matrix [out, in] with a scale per row, and a bias.
 ///
-/// Packed as `[out / 64][in / 4][4 lines][16 rows][4 columns]`: a product reads it front to back.
+/// Packed as `[out / 32][in / 4][2 lines][16 rows][4 columns]`: a product reads it front to back.
 /// Rows are filled up to whole panels and columns to whole fours with zeros.
 #[derive(Debug)]
 pub struct Matrix {
@@ -19,11 +21,26 @@ pub struct Matrix {
     rows: Vec<Rows>,
 }
 
-/// The lines of a panel, `[in / 4][4]`, and its rows.
-pub(super) type Panel<'a> = (&'a [[Line; LINES_PER_QUAD]], &'a [Rows; PANEL / 16]);
+/// Some of a matrix's panels, one after another: what one product computes.
+#[derive(Clone, Debug)]
+pub struct Panels<'a> {
+    matrix: &'a Matrix,
+    range: Range<usize>,
+}
+
+/// 32 rows, or fewer at the end of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Panel<'a> {
+    /// Its place in the matrix.
+    pub first_row: usize,
+    /// [in / 4][2]
+    pub lines: &'a [[Line; LINES_PER_QUAD]],
+    pub rows: &'a [Rows; LINES_PER_QUAD],
+}
 
 /// What turns sixteen integer sums into sixteen numbers.
 #[derive(Clone, Debug, Default)]
+#[repr(align(64))]
 pub(super) struct Rows {
     /// What one step of a row's bytes is worth.
     pub scales: [f32; 16],
@@ -49,7 +66,7 @@ impl Matrix {
         }
         let mut bytes = vec![0; n_in];
         for (row, weights) in weights.chunks_exact(n_in).enumerate() {
-            let scale = lanewise::quantize(weights, &mut bytes);
+            let scale = lanewise::quantize::<Plain>(weights, &mut bytes);
             packed.rows[row / 16].scales[row % 16] = scale;
             for (column, byte) in bytes.iter().enumerate() {
                 packed.rows[row / 16].sums[row % 16] += i32::from(*byte);
@@ -65,15 +82,18 @@ impl Matrix {
         self.n_out
     }
 
-    /// Bytes that one product reads.
-    pub fn n_bytes(&self) -> usize {
-        self.lines.len() * 64 + self.rows.len() * size_of::<Rows>()
+    /// All panels.
+    pub fn panels(&self) -> Panels<'_> {
+        self.share(0, 1)
     }
 
-    /// Panel after panel: the lines of 64 rows, `[in / 4][4]`, and what finishes their sums.
-    pub(super) fn panels(&self) -> impl Iterator<Item = Panel<'_>> {
-        let lines = self.lines.as_chunks().0.chunks_exact(self.n_quads);
-        lines.zip(self.rows.as_chunks().0)
+    /// The panels that fall to worker `rank` of `n_ranks`: together they are all of them.
+    pub fn share(&self, rank: usize, n_ranks: usize) -> Panels<'_> {
+        let n = self.rows.len() / LINES_PER_QUAD;
+        Panels {
+            matrix: self,
+            range: rank * n / n_ranks..(rank + 1) * n / n_ranks,
+        }
     }
 
     fn place(&self, row: usize, column: usize) -> (usize, usize) {
@@ -82,6 +102,40 @@ impl Matrix {
             quad * LINES_PER_QUAD + row % PANEL / 16,
             row % 16 * 4 + column % 4,
         )
+    }
+}
+
+impl<'a> Panels<'a> {
+    /// Rows of the whole matrix: the pitch of a product's output.
+    pub fn n_out(&self) -> usize {
+        self.matrix.n_out
+    }
+
+    /// The rows that these panels compute.
+    pub fn rows(&self) -> Range<usize> {
+        let end = |panel: usize| (panel * PANEL).min(self.matrix.n_out);
+        end(self.range.start)..end(self.range.end)
+    }
+
+    /// Their lines, in the order in which a product reads them: for fetching them beforehand.
+    pub fn lines(&self) -> &'a [Line] {
+        let n = self.matrix.n_quads * LINES_PER_QUAD;
+        &self.matrix.lines[self.range.start * n..self.range.end * n]
+    }
+
+    #[inline(always)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = Panel<'a>> + use<'a> {
+        let lines = self.lines().as_chunks().0;
+        let rows = self.matrix.rows.as_chunks().0;
+        lines
+            .chunks_exact(self.matrix.n_quads)
+            .zip(&rows[self.range.clone()])
+            .zip(self.range.clone())
+            .map(|((lines, rows), index)| Panel {
+                first_row: index * PANEL,
+                lines,
+                rows,
+            })
     }
 }
 
@@ -109,6 +163,7 @@ impl Activations {
 
     /// Where to write vector `row`, and its scale and zero: a byte stands for
     /// `scale · (byte − zero)`.
+    #[inline(always)]
     pub fn row_mut(&mut self, row: usize) -> (&mut [u8], &mut (f32, i32)) {
         let start = row * self.n_columns;
         (
@@ -118,11 +173,13 @@ impl Activations {
     }
 
     /// The bytes of vector `row`, filled up to whole fours.
+    #[inline(always)]
     pub(super) fn bytes(&self, row: usize) -> &[u8] {
         &self.bytes[row * self.n_columns..(row + 1) * self.n_columns]
     }
 
     /// What one step of vector `row`'s bytes is worth, and the byte of 0.0.
+    #[inline(always)]
     pub(super) fn scale(&self, row: usize) -> (f32, i32) {
         self.scales[row]
     }

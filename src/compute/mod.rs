@@ -6,96 +6,67 @@
 //!
 //! Three operations carry the cost and are written by hand per instruction set ([`Ops::matmul`],
 //! [`Ops::scores`], [`Ops::mix`]): all are sums of integer products, so every backend must give
-//! *equal* results. The float stages are written once, sixteen lanes wide with a fixed order of
-//! additions and without fused multiply-add ([`lanewise`]), and compiled for each instruction set:
-//! they too are equal to the last bit. So the same seed draws the same codes on every CPU.
+//! *equal* results. The float stages are written once ([`lanewise`]) in vectors
+//! of sixteen ([`Sixteen`]), and compiled for each instruction set by [`Ops::run`]: they too are
+//! equal to the last bit. So the same seed draws the same codes on every CPU.
+//!
+//! A new instruction set is one file with an [`Ops`], an [`Isa`] and a line in `tests.rs`.
 
 mod cache;
 pub mod lanewise;
+mod lines;
 mod matrix;
 mod portable;
+mod sixteen;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use cache::{HeadGroup, LayerCache, Queries, SLOTS_PER_BLOCK, blocks_of};
-pub use matrix::{Activations, Matrix};
+pub use cache::{HeadCache, Queries, SLOTS_PER_BLOCK, Slots, blocks_of};
+pub use lines::{Line, Lines};
+pub use matrix::{Activations, Matrix, Panels};
 pub use portable::Portable;
+pub use sixteen::{Plain, Sixteen};
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512Vnni};
+pub use x86::{Avx2, Avx512Vnni, AvxVnni};
 
-/// How many f32 the float stages handle side by side, whatever the CPU's own width.
-pub const LANES: usize = 16;
+/// Work that is to be compiled for an instruction set. Not a closure: those are compiled by
+/// themselves, without the instructions, where they are too large to be inlined.
+pub trait Stage {
+    /// What comes of it.
+    type Out;
 
-/// 64 bytes on a cache line of their own: the unit in which packed weights and caches are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(64))]
-pub struct Line(pub [u8; 64]);
+    /// Does the work. Implementations are `inline(always)`, and so is all that they call and that
+    /// shall use the instructions.
+    fn run(self) -> Self::Out;
+}
 
 /// What an engine needs of an instruction set.
 pub trait Ops: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Its word for logs and bench records.
     const NAME: &'static str;
 
-    /// `y[b][row] = matrix[row] · x[b] + bias[row]` for each of the batch's activations.
-    fn matmul(self, matrix: &Matrix, x: &Activations, y: &mut [f32]);
+    /// What the float stages are made of.
+    type F: Sixteen;
+
+    /// Runs a stage, compiled for this instruction set.
+    fn run<S: Stage>(self, stage: S) -> S::Out;
+
+    /// `y[b][row] = matrix[row] · x[b] + bias[row]` for the rows of `panels` and each lane `b` of
+    /// the batch; `y` is [B, rows of the whole matrix].
+    fn matmul(self, panels: &Panels<'_>, x: &Activations, y: &mut [f32]);
 
     /// `scores[h][slot] = (q[h] · key[slot]) · q_scale[h] · key_scale[slot]` for every slot of
-    /// the group's blocks, `scores` being [heads, 16 · blocks].
-    fn scores(self, keys: &HeadGroup<'_>, q: &Queries, scores: &mut [f32]);
+    /// the blocks, `scores` being [heads, 16 · blocks].
+    fn scores(self, slots: &Slots<'_>, q: &Queries, scores: &mut [f32]);
 
-    /// `out[h] = unit[h] · sum over slots of weight[h][slot] · value[slot]`, `weights` shaped as
+    /// `out[h] = units[h] · sum over slots of weight[h][slot] · value[slot]`, `weights` shaped as
     /// in [`scores`](Self::scores), `out` as [heads, K].
-    fn mix(self, values: &HeadGroup<'_>, weights: &[i16], unit: &[f32], out: &mut [f32]);
+    fn mix(self, slots: &Slots<'_>, weights: &[u8], units: &[f32], out: &mut [f32]);
 
     /// Asks for memory that will be read soon.
-    fn prefetch(self, _lines: &[Line]) {}
-
-    /// [`lanewise::rms_norm`]
-    fn rms_norm(self, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
-        lanewise::rms_norm(x, gain, eps, out);
-    }
-
-    /// [`lanewise::multiply_add`]
-    fn multiply_add(self, x: &[f32], y: &[f32], out: &mut [f32]) {
-        lanewise::multiply_add(x, y, out);
-    }
-
-    /// [`lanewise::add`]
-    fn add(self, x: &[f32], out: &mut [f32]) {
-        lanewise::add(x, out);
-    }
-
-    /// [`lanewise::gelu`]
-    fn gelu(self, x: &mut [f32]) {
-        lanewise::gelu(x);
-    }
-
-    /// [`lanewise::rotate`]
-    fn rotate(self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
-        lanewise::rotate(head, cos, sin);
-    }
-
-    /// [`lanewise::quantize`]
-    fn quantize(self, x: &[f32], out: &mut [i8]) -> f32 {
-        lanewise::quantize(x, out)
-    }
-
-    /// [`lanewise::quantize_range`]
-    fn quantize_range(self, x: &[f32], out: &mut [u8]) -> (f32, i32) {
-        lanewise::quantize_range(x, out)
-    }
-
-    /// [`lanewise::softmax`]
-    fn softmax(self, scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> f32 {
-        lanewise::softmax(scores, value_scales, weights)
-    }
-
-    /// [`lanewise::exp_of_difference`]
-    fn exp_of_difference(self, x: &mut [f32], from: f32) {
-        lanewise::exp_of_difference(x, from);
-    }
+    fn prefetch(self, lines: &[Line]);
 }
 
 /// The instruction sets there are code paths for.
@@ -103,6 +74,8 @@ pub trait Ops: Copy + std::fmt::Debug + Send + Sync + 'static {
 pub enum Isa {
     /// AVX-512 with the 8-bit dot products (VNNI).
     Avx512Vnni,
+    /// AVX2 with the same dot products, of CPUs without AVX-512.
+    AvxVnni,
     /// AVX2.
     Avx2,
     /// Plain loops: the twin that the others are tested against, and the way on any other CPU.
@@ -111,12 +84,13 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, best first.
-    pub const ALL: [Self; 3] = [Self::Avx512Vnni, Self::Avx2, Self::Portable];
+    pub const ALL: [Self; 4] = [Self::Avx512Vnni, Self::AvxVnni, Self::Avx2, Self::Portable];
 
     /// Its word on the command line, in logs and in bench records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Avx512Vnni => "avx512-vnni",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx2 => "avx2",
             Self::Portable => Portable::NAME,
         }
@@ -127,6 +101,8 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Avx512Vnni::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => AvxVnni::detect().is_some(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => Avx2::detect().is_some(),
             Self::Portable => true,

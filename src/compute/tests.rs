@@ -13,6 +13,10 @@ macro_rules! on_every_isa {
             $check;
         }
         #[cfg(target_arch = "x86_64")]
+        if let Some($ops) = AvxVnni::detect() {
+            $check;
+        }
+        #[cfg(target_arch = "x86_64")]
         if let Some($ops) = Avx512Vnni::detect() {
             $check;
         }
@@ -46,7 +50,7 @@ fn activations(n_rows: usize, len: usize, seed: u64) -> Activations {
     let mut all = Activations::new(n_rows, len);
     for (row, x) in numbers(n_rows * len, seed).chunks(len).enumerate() {
         let (bytes, scale) = all.row_mut(row);
-        *scale = lanewise::quantize_range(x, bytes);
+        *scale = lanewise::quantize_range::<Plain>(x, bytes);
     }
     all
 }
@@ -58,77 +62,101 @@ fn queries(n_heads: usize, head_size: usize, seed: u64) -> Queries {
         .enumerate()
     {
         let (bytes, scale) = all.head_mut(head);
-        *scale = lanewise::quantize(x, bytes);
+        *scale = lanewise::quantize::<Plain>(x, bytes);
     }
     all
 }
 
-fn cache(n_slots: usize, n_groups: usize, head_size: usize, seed: u64) -> LayerCache {
-    let mut cache = LayerCache::new(n_slots, n_groups, head_size);
+fn cache(n_slots: usize, head_size: usize, seed: u64) -> HeadCache {
+    let mut cache = HeadCache::new(n_slots, head_size);
     let (mut key, mut value) = (vec![0; head_size], vec![0; head_size]);
     for slot in 0..n_slots {
-        for group in 0..n_groups {
-            let x = numbers(2 * head_size, seed + (slot * n_groups + group) as u64);
-            let key_scale = lanewise::quantize(&x[..head_size], &mut key);
-            let value_scale = lanewise::quantize(&x[head_size..], &mut value);
-            cache.write(slot, group, (&key, key_scale), (&value, value_scale));
-        }
+        let x = numbers(2 * head_size, seed + slot as u64);
+        let key_scale = lanewise::quantize::<Plain>(&x[..head_size], &mut key);
+        let value_scale = lanewise::quantize::<Plain>(&x[head_size..], &mut value);
+        cache.write(slot, (&key, key_scale), (&value, value_scale));
     }
     cache
 }
 
 fn product(ops: impl Ops, matrix: &Matrix, x: &Activations, n: usize) -> Vec<u32> {
     let mut y = vec![0.0; n * matrix.n_out()];
-    ops.matmul(matrix, x, &mut y);
+    // By shares, as several workers compute it.
+    for rank in 0..3 {
+        ops.matmul(&matrix.share(rank, 3), x, &mut y);
+    }
     y.iter().map(|y| y.to_bits()).collect()
 }
 
-/// The bits of the scores and of the mixed values of one group.
-fn attended(ops: impl Ops, group: &HeadGroup<'_>, q: &Queries) -> [Vec<u32>; 2] {
+/// The bits of the scores and of the mixed values.
+fn attended(ops: impl Ops, slots: &Slots<'_>, q: &Queries) -> [Vec<u32>; 2] {
     let n_heads = q.n_heads();
-    let n_slots = group.n_blocks() * SLOTS_PER_BLOCK;
+    let n_slots = slots.n_blocks() * SLOTS_PER_BLOCK;
     let mut scores = vec![0.0; n_heads * n_slots];
-    ops.scores(group, q, &mut scores);
+    ops.scores(slots, q, &mut scores);
     let bits = scores.iter().map(|score| score.to_bits()).collect();
     let (mut scales, mut weights) = (vec![0.0; n_slots], vec![0; n_heads * n_slots]);
-    group.copy_value_scales(&mut scales);
+    slots.copy_value_scales(&mut scales);
     let units: Vec<f32> = scores
         .chunks_mut(n_slots)
         .zip(weights.chunks_mut(n_slots))
-        .map(|(scores, weights)| ops.softmax(scores, &scales, weights))
+        .map(|(scores, weights)| ops.run(Softmax(ops, scores, &scales, weights)))
         .collect();
     let mut out = vec![0.0; n_heads * q.head(0).0.len()];
-    ops.mix(group, &weights, &units, &mut out);
+    ops.mix(slots, &weights, &units, &mut out);
     [bits, out.iter().map(|out| out.to_bits()).collect()]
 }
 
+struct Softmax<'a, O>(O, &'a mut [f32], &'a [f32], &'a mut [u8]);
+
+impl<O: Ops> Stage for Softmax<'_, O> {
+    type Out = f32;
+
+    #[inline(always)]
+    fn run(self) -> f32 {
+        lanewise::softmax::<O::F>(self.1, self.2, self.3)
+    }
+}
+
 /// All float stages, one after another, as bits.
-fn float_stages(ops: impl Ops, x: &[f32], y: &[f32]) -> Vec<u32> {
+struct FloatStages<'a, O>(O, &'a [f32], &'a [f32]);
+
+impl<O: Ops> Stage for FloatStages<'_, O> {
+    type Out = Vec<u32>;
+
+    #[inline(always)]
+    fn run(self) -> Vec<u32> {
+        float_stages::<O::F>(self.1, self.2)
+    }
+}
+
+#[inline(always)]
+fn float_stages<F: Sixteen>(x: &[f32], y: &[f32]) -> Vec<u32> {
     let n = x.len();
     let mut out = vec![0.0; 7 * n];
     let parts: Vec<&mut [f32]> = out.chunks_mut(n).collect();
     let [norm, product, sum, gelu, exp, turned, scores] = parts.try_into().unwrap();
-    ops.rms_norm(x, y, 1e-5, norm);
-    ops.multiply_add(x, y, product);
+    lanewise::rms_norm::<F>(x, y, 1e-5, norm);
+    lanewise::multiply_add::<F>(x, y, product);
     sum.copy_from_slice(y);
-    ops.add(x, sum);
+    lanewise::add::<F>(x, sum);
     gelu.copy_from_slice(x);
-    ops.gelu(gelu);
+    lanewise::gelu::<F>(gelu);
     exp.copy_from_slice(x);
-    ops.exp_of_difference(exp, 0.5);
+    lanewise::exp_of_difference::<F>(exp, 0.5);
     turned.copy_from_slice(x);
-    ops.rotate(&mut turned[..n / 2 * 2], &y[..n / 2], &y[n - n / 2..]);
+    lanewise::rotate::<F>(&mut turned[..n / 2 * 2], &y[..n / 2], &y[n - n / 2..]);
     scores.copy_from_slice(x);
     let whole = n / 16 * 16;
-    let mut weights = vec![0; whole];
+    let mut weights = vec![0u8; whole];
     let scales: Vec<f32> = y[..whole].iter().map(|y| y.abs()).collect();
-    let unit = ops.softmax(&mut scores[..whole], &scales, &mut weights);
+    let unit = lanewise::softmax::<F>(&mut scores[..whole], &scales, &mut weights);
     let (mut signed, mut ranged) = (vec![0i8; n], vec![0u8; n]);
-    let scale = ops.quantize(x, &mut signed);
-    let (step, zero) = ops.quantize_range(y, &mut ranged);
+    let scale = lanewise::quantize::<F>(x, &mut signed);
+    let (step, zero) = lanewise::quantize_range::<F>(y, &mut ranged);
     let mut bits: Vec<u32> = out.iter().map(|out| out.to_bits()).collect();
     bits.extend([unit.to_bits(), scale.to_bits(), step.to_bits(), zero as u32]);
-    bits.extend(weights.iter().map(|weight| *weight as u32));
+    bits.extend(weights.iter().map(|weight| u32::from(*weight)));
     bits.extend(signed.iter().map(|byte| *byte as u32));
     bits.extend(ranged.iter().map(|byte| u32::from(*byte)));
     bits
@@ -153,20 +181,20 @@ proptest! {
         n_slots in 1usize..1200, quads in 1usize..20, n_heads in 1usize..5, seed: u64,
     ) {
         let head_size = 4 * quads;
-        let cache = cache(n_slots, 2, head_size, seed >> 1);
+        let cache = cache(n_slots, head_size, seed >> 1);
         let q = queries(n_heads, head_size, seed ^ 3);
         let cut = (seed as usize) % n_slots;
         let runs = [0..cut, cut..n_slots];
-        let group = cache.head_group(1, &runs);
-        let expected = attended(Portable, &group, &q);
-        on_every_isa!(ops => prop_assert_eq!(&attended(ops, &group, &q), &expected));
+        let slots = cache.slots(&runs);
+        let expected = attended(Portable, &slots, &q);
+        on_every_isa!(ops => prop_assert_eq!(&attended(ops, &slots, &q), &expected));
     }
 
     #[test]
     fn float_stages_match_portable_at_all_sizes(n in 1usize..300, seed: u64) {
         let (x, y) = (numbers(n, seed), numbers(n, seed ^ 4));
-        let expected = float_stages(Portable, &x, &y);
-        on_every_isa!(ops => prop_assert_eq!(&float_stages(ops, &x, &y), &expected));
+        let expected = Portable.run(FloatStages(Portable, &x, &y));
+        on_every_isa!(ops => prop_assert_eq!(&ops.run(FloatStages(ops, &x, &y)), &expected));
     }
 
     #[test]
@@ -176,9 +204,9 @@ proptest! {
         let matrix = Matrix::pack(&weights, n_in, &[]);
         let mut quantised = Activations::new(1, n_in);
         let (bytes, scale) = quantised.row_mut(0);
-        *scale = lanewise::quantize_range(&x, bytes);
+        *scale = lanewise::quantize_range::<Plain>(&x, bytes);
         let mut y = [0.0; 3];
-        Portable.matmul(&matrix, &quantised, &mut y);
+        Portable.matmul(&matrix.panels(), &quantised, &mut y);
         for (y, row) in y.iter().zip(weights.chunks(n_in)) {
             let exact: f32 = row.iter().zip(&x).map(|(w, x)| w * x).sum();
             // Each factor errs by at most a step: 1/127 of a weight, 2/255 of an activation.

@@ -1,4 +1,4 @@
-//! AVX2 and AVX-512 with VNNI.
+//! The instruction sets of x86-64: AVX2, AVX2 with VNNI, AVX-512 with VNNI.
 //!
 //! Each type is the proof that its instructions are there: only `detect` builds one. Arithmetic
 //! intrinsics are safe inside a function that enables their feature; what stays unsafe is calling
@@ -7,96 +7,88 @@
 
 mod avx2;
 mod avx512;
+mod avx_vnni;
+mod sixteen;
 
 use std::arch::x86_64::{
     __m256i, __m512i, _MM_HINT_T1, _mm_prefetch, _mm256_load_si256, _mm512_load_si512,
 };
 
-use super::cache::{HeadGroup, Queries};
-use super::matrix::{Activations, Matrix};
-use super::{Line, Ops, lanewise};
+use super::cache::{Queries, Slots};
+use super::matrix::{Activations, Panels};
+use super::{Line, Ops, Stage};
 
-/// Proof that AVX-512 F, BW, VL and VNNI were detected.
-#[derive(Clone, Copy, Debug)]
-pub struct Avx512Vnni(());
+/// Defines the proof of an instruction set and its [`Ops`], the integer kernels from `$kernels`.
+macro_rules! instruction_set {
+    ($(#[$doc:meta])* $name:ident, $word:literal, $kernels:ident, $floats:ident, $all:literal: $($one:tt),*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name(());
 
-/// Proof that AVX2 was detected.
-#[derive(Clone, Copy, Debug)]
-pub struct Avx2(());
-
-impl Avx512Vnni {
-    /// The proof, if this CPU has the instructions.
-    pub fn detect() -> Option<Self> {
-        let all = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni");
-        all.then_some(Self(()))
-    }
-}
-
-impl Avx2 {
-    /// The proof, if this CPU has the instructions.
-    pub fn detect() -> Option<Self> {
-        is_x86_feature_detected!("avx2").then_some(Self(()))
-    }
-}
-
-/// Compiles methods of [`Ops`] with an instruction set enabled, each around the function named.
-macro_rules! compile_for {
-    ($features:literal: $($name:ident = $body:path, ($($arg:ident: $type:ty),*) $(-> $out:ty)?;)*) => {
-        $(#[inline]
-        fn $name(self, $($arg: $type),*) $(-> $out)? {
-            #[target_feature(enable = $features)]
-            fn compiled($($arg: $type),*) $(-> $out)? {
-                $body($($arg),*)
-            }
-            // SAFETY: `self` can only be built by `detect`, which saw every one of the features.
-            unsafe { compiled($($arg),*) }
-        })*
-    };
-}
-
-/// All methods of [`Ops`], the integer kernels from module `$kernels`.
-macro_rules! all_ops {
-    ($features:literal, $kernels:ident) => {
-        #[inline]
-        fn prefetch(self, lines: &[Line]) {
-            for line in lines {
-                // SAFETY: a prefetch of any address has no effect but on the caches.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) };
+        impl $name {
+            /// The proof, if this CPU has the instructions.
+            pub fn detect() -> Option<Self> {
+                let all = $(is_x86_feature_detected!($one))&&*;
+                all.then_some(Self(()))
             }
         }
 
-        compile_for! { $features:
-            matmul = $kernels::matmul, (matrix: &Matrix, x: &Activations, y: &mut [f32]);
-            scores = $kernels::scores,
-                (keys: &HeadGroup<'_>, q: &Queries, scores: &mut [f32]);
-            mix = $kernels::mix,
-                (values: &HeadGroup<'_>, weights: &[i16], unit: &[f32], out: &mut [f32]);
-            rms_norm = lanewise::rms_norm, (x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]);
-            multiply_add = lanewise::multiply_add, (x: &[f32], y: &[f32], out: &mut [f32]);
-            add = lanewise::add, (x: &[f32], out: &mut [f32]);
-            gelu = lanewise::gelu, (x: &mut [f32]);
-            rotate = lanewise::rotate, (head: &mut [f32], cos: &[f32], sin: &[f32]);
-            quantize = lanewise::quantize, (x: &[f32], out: &mut [i8]) -> f32;
-            quantize_range = lanewise::quantize_range, (x: &[f32], out: &mut [u8]) -> (f32, i32);
-            softmax = lanewise::softmax,
-                (scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> f32;
-            exp_of_difference = lanewise::exp_of_difference, (x: &mut [f32], from: f32);
+        impl Ops for $name {
+            const NAME: &'static str = $word;
+            type F = sixteen::$floats;
+
+            #[inline(always)]
+            fn run<S: Stage>(self, stage: S) -> S::Out {
+                #[target_feature(enable = $all)]
+                fn compiled<S: Stage>(stage: S) -> S::Out {
+                    stage.run()
+                }
+                // SAFETY: `self` can only be built by `detect`, which saw every one of the features.
+                unsafe { compiled(stage) }
+            }
+
+            #[inline(always)]
+            fn matmul(self, panels: &Panels<'_>, x: &Activations, y: &mut [f32]) {
+                // SAFETY: as in `run`.
+                unsafe { $kernels::matmul(panels, x, y) }
+            }
+
+            #[inline(always)]
+            fn scores(self, slots: &Slots<'_>, q: &Queries, scores: &mut [f32]) {
+                // SAFETY: as in `run`.
+                unsafe { $kernels::scores(slots, q, scores) }
+            }
+
+            #[inline(always)]
+            fn mix(self, slots: &Slots<'_>, weights: &[u8], units: &[f32], out: &mut [f32]) {
+                // SAFETY: as in `run`.
+                unsafe { $kernels::mix(slots, weights, units, out) }
+            }
+
+            #[inline(always)]
+            fn prefetch(self, lines: &[Line]) {
+                for line in lines {
+                    // SAFETY: a prefetch of any address has no effect but on the caches.
+                    unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) };
+                }
+            }
         }
     };
 }
 
-impl Ops for Avx512Vnni {
-    const NAME: &'static str = "avx512-vnni";
-    all_ops!("avx512f,avx512bw,avx512vl,avx512vnni", avx512);
-}
-
-impl Ops for Avx2 {
-    const NAME: &'static str = "avx2";
-    all_ops!("avx2", avx2);
-}
+instruction_set!(
+    /// Proof that AVX-512 F, BW, VL and VNNI were detected.
+    Avx512Vnni, "avx512-vnni", avx512, Wide, "fma,avx512f,avx512bw,avx512vl,avx512vnni":
+    "fma", "avx512f", "avx512bw", "avx512vl", "avx512vnni"
+);
+instruction_set!(
+    /// Proof that AVX2, FMA and the VNNI of CPUs without AVX-512 were detected.
+    AvxVnni, "avx-vnni", avx_vnni, Halves, "fma,avx2,avxvnni": "fma", "avx2", "avxvnni"
+);
+instruction_set!(
+    /// Proof that AVX2 and FMA were detected.
+    Avx2, "avx2", avx2, Halves, "fma,avx2": "fma", "avx2"
+);
 
 /// Loads a whole line.
 #[inline]
@@ -125,12 +117,6 @@ fn quad(bytes: &[u8; 4]) -> i32 {
 #[inline(always)]
 fn signed_quad(bytes: &[i8; 4]) -> i32 {
     quad(&bytes.map(|byte| byte as u8))
-}
-
-/// Two neighbouring weights as one 32-bit lane.
-#[inline(always)]
-fn pair(weights: [i16; 2]) -> i32 {
-    i32::from(weights[0] as u16) | i32::from(weights[1]) << 16
 }
 
 /// 128 times the sum of a query: what the offset of the keys adds to each of its scores.

@@ -1,7 +1,7 @@
 //! Choosing a code from logits. The order of operations is `docs/model.md`, "Drawing": another
 //! device that follows it draws the same codes.
 
-use crate::compute::lanewise;
+use crate::compute::{Plain, Sixteen, lanewise};
 use crate::model::V;
 
 /// How a stream chooses its codes.
@@ -32,6 +32,12 @@ const RESOLUTION: f32 = 1.0 / (1 << 24) as f32;
 
 /// Draws a code. `logits` `[V]` are finite, `uniform` lies in [0, 1).
 pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
+    draw_by::<Plain>(logits, params, uniform)
+}
+
+/// The same in vectors of some instruction set.
+#[inline(always)]
+pub(super) fn draw_by<F: Sixteen>(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
     if params.temperature == 0.0 {
         return likeliest(logits);
     }
@@ -40,10 +46,8 @@ pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
         *share = logit / params.temperature;
     }
     let top = shares.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for share in &mut shares {
-        // The likeliest becomes 1, so `min_p` compares directly.
-        *share = lanewise::exp(*share - top);
-    }
+    // The likeliest becomes 1, so `min_p` compares directly.
+    lanewise::exp_of_difference::<F>(&mut shares, top);
     keep_min_p(&mut shares, params.min_p.max(RESOLUTION));
     keep_top_p(&mut shares, params.top_p);
     let target = uniform * shares.iter().sum::<f32>();

@@ -1,7 +1,7 @@
 //! What a step of the CPU engine must read and multiply, counted from the model alone: the other
 //! side of the floor that `longwave bench` measures.
 
-use crate::compute::LayerCache;
+use crate::compute::HeadCache;
 use crate::model::{ModelConfig, V};
 
 /// Bytes and multiplications of the int8 engine.
@@ -29,7 +29,7 @@ impl Footprint {
         let rows: usize = matrices.iter().map(|(rows, _)| 12 * rows).sum();
         let floats = 4 * d * (2 + config.conv_width);
         let (n_layers, head) = (config.n_layers(), V * d);
-        let cache = |slots| LayerCache::bytes_for(slots, config.n_kv_heads, config.head_size());
+        let cache = |slots| config.n_kv_heads * HeadCache::bytes_for(slots, config.head_size());
         let over_layers = |of: &dyn Fn(usize, usize) -> usize| {
             let layers = config.layers.iter();
             layers

@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub use crate::compute::Isa;
 use crate::compute::Portable;
 #[cfg(target_arch = "x86_64")]
-use crate::compute::{Avx2, Avx512Vnni};
+use crate::compute::{Avx2, Avx512Vnni, AvxVnni};
 use crate::model::Model;
 
 /// How an engine computes.
@@ -35,12 +35,25 @@ pub struct Settings {
 /// The CPU engine with `n_lanes` lanes; `None` if the CPU lacks the instruction set asked for.
 pub fn open(model: &Arc<Model>, settings: &Settings, n_lanes: usize) -> Option<Box<dyn Decoder>> {
     let model = model.clone();
+    let n_threads = settings.threads.unwrap_or(1);
     Some(match settings.isa.unwrap_or_else(Isa::best) {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => Box::new(CpuDecoder::new(Avx512Vnni::detect()?, model, n_lanes)),
+        Isa::Avx512Vnni => Box::new(CpuDecoder::new(
+            Avx512Vnni::detect()?,
+            model,
+            n_lanes,
+            n_threads,
+        )),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Box::new(CpuDecoder::new(Avx2::detect()?, model, n_lanes)),
-        Isa::Portable => Box::new(CpuDecoder::new(Portable, model, n_lanes)),
+        Isa::AvxVnni => Box::new(CpuDecoder::new(
+            AvxVnni::detect()?,
+            model,
+            n_lanes,
+            n_threads,
+        )),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Box::new(CpuDecoder::new(Avx2::detect()?, model, n_lanes, n_threads)),
+        Isa::Portable => Box::new(CpuDecoder::new(Portable, model, n_lanes, n_threads)),
         #[cfg(not(target_arch = "x86_64"))]
         _ => return None,
     })

@@ -1,46 +1,53 @@
 //! Integer kernels on 256-bit vectors. There is no exact 8-bit dot product here (`vpmaddubsw`
-//! saturates), so bytes are widened to 16 bits and multiplied by `vpmaddwd`.
+//! saturates), so bytes are widened to 16 bits and multiplied by `vpmaddwd`, which leaves two
+//! halves of each sum to be added in the end.
 
 use std::arch::x86_64::*;
 
-use super::{load_256, pair};
+use super::avx_vnni::{finish, finish_scores, store_up_to_8, take};
+use super::load_256;
 use crate::compute::Line;
-use crate::compute::SLOTS_PER_BLOCK;
-use crate::compute::cache::{HeadGroup, Queries};
-use crate::compute::matrix::{Activations, LINES_PER_QUAD, Matrix, PANEL};
-use crate::compute::portable::BLOCKS_PER_SUM;
+use crate::compute::cache::{BLOCKS_PER_SUM, Queries, SLOTS_PER_BLOCK, Slots};
+use crate::compute::matrix::{Activations, Panels};
 
-/// Sixteen rows at a time: four vectors of four rows, each row as two partial sums.
+/// Sixteen sums, each in two neighbouring halves.
+type Halves = [__m256i; 4];
+
+/// Sixteen rows at a time.
 #[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn matmul(matrix: &Matrix, x: &Activations, y: &mut [f32]) {
-    let n_out = matrix.n_out();
-    for (i, (lines, rows)) in matrix.panels().enumerate() {
+#[target_feature(enable = "fma,avx2")]
+pub(super) fn matmul(panels: &Panels<'_>, x: &Activations, y: &mut [f32]) {
+    let n_out = panels.n_out();
+    for panel in panels.iter() {
         for (b, y) in y.chunks_exact_mut(n_out).enumerate() {
-            let (scale, zero) = x.scale(b);
-            for ((r, rows), y) in rows.iter().enumerate().zip(y[i * PANEL..].chunks_mut(16)) {
-                let sums = sixteen_rows(lines, r, x.bytes(b));
-                for (at, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
-                    let sum = sum - zero * rows.sums[at];
-                    *y = sum as f32 * (rows.scales[at] * scale) + rows.bias[at];
+            let mut halves = [[_mm256_setzero_si256(); 4]; 2];
+            for (lines, quad) in panel.lines.iter().zip(x.bytes(b).as_chunks::<4>().0) {
+                let x = widen(quad.map(i16::from));
+                for (halves, line) in halves.iter_mut().zip(lines) {
+                    multiply_add(signed(line), x, halves);
                 }
             }
+            let [low, high] = halves.map(|halves| add_halves(halves));
+            let sums = [low[0], low[1], high[0], high[1]];
+            finish(&panel, sums, x.scale(b), &mut y[panel.first_row..]);
         }
     }
 }
 
+/// Four products for each sum, two into each half.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sixteen_rows(panel: &[[Line; LINES_PER_QUAD]], r: usize, x: &[u8]) -> [i32; 16] {
-    let mut sums = [_mm256_setzero_si256(); 4];
-    for (lines, quad) in panel.iter().zip(x.as_chunks::<4>().0) {
-        let x = widen(quad.map(i16::from));
-        for (sum, bytes) in sums.iter_mut().zip(quarters(&lines[r])) {
-            let products = _mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), x);
-            *sum = _mm256_add_epi32(*sum, products);
-        }
+fn multiply_add(a: Halves, b: __m256i, sums: &mut Halves) {
+    for (sum, a) in sums.iter_mut().zip(a) {
+        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a, b));
     }
-    add_pairs(sums)
+}
+
+/// A line's bytes as 16-bit numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signed(line: &Line) -> [__m256i; 4] {
+    quarters(line).map(|bytes| _mm256_cvtepi8_epi16(bytes))
 }
 
 /// The 16-byte pieces of a line.
@@ -64,63 +71,51 @@ fn widen(quad: [i16; 4]) -> __m256i {
     _mm256_set1_epi64x((a | b << 16 | c << 32 | d << 48) as i64)
 }
 
-/// Neighbouring 32-bit sums added: four vectors of 2 x 4 become sixteen numbers in order.
+/// The sixteen sums in order, eight and eight.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_pairs(sums: [__m256i; 4]) -> [i32; 16] {
-    let mut all = [0i32; 32];
-    for (sum, out) in sums.iter().zip(all.as_chunks_mut::<8>().0) {
-        store(*sum, out);
-    }
-    std::array::from_fn(|i| all[2 * i] + all[2 * i + 1])
+fn add_halves([a, b, c, d]: Halves) -> [__m256i; 2] {
+    // The horizontal addition takes two vectors by 128-bit halves: their order is mended after it.
+    [(a, b), (c, d)]
+        .map(|(x, y)| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(x, y)))
 }
 
+/// Sixteen keys at a time.
 #[inline]
-#[target_feature(enable = "avx2")]
-fn store(vector: __m256i, out: &mut [i32; 8]) {
-    // SAFETY: `out` is 32 writable bytes; storeu needs no alignment.
-    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), vector) };
-}
-
-/// Sixteen keys at a time, as in [`sixteen_rows`].
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn scores(keys: &HeadGroup<'_>, q: &Queries, scores: &mut [f32]) {
-    let n_slots = keys.n_blocks() * SLOTS_PER_BLOCK;
+#[target_feature(enable = "fma,avx2")]
+pub(super) fn scores(slots: &Slots<'_>, q: &Queries, scores: &mut [f32]) {
+    let n_slots = slots.n_blocks() * SLOTS_PER_BLOCK;
     for (head, scores) in scores.chunks_exact_mut(n_slots).enumerate() {
         let (bytes, scale) = q.head(head);
-        for (block, scores) in keys.blocks().zip(scores.as_chunks_mut::<16>().0) {
-            let mut sums = [_mm256_setzero_si256(); 4];
+        let blocks = slots.runs().flatten();
+        for (block, scores) in blocks.zip(scores.as_chunks_mut::<SLOTS_PER_BLOCK>().0) {
+            let mut halves = [_mm256_setzero_si256(); 4];
             for (line, quad) in block.keys.iter().zip(bytes.as_chunks::<4>().0) {
-                let q = widen(quad.map(i16::from));
-                for (sum, bytes) in sums.iter_mut().zip(quarters(line)) {
-                    let key = _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(128));
-                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(key, q));
-                }
+                let keys = quarters(line).map(|bytes| {
+                    _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(128))
+                });
+                multiply_add(keys, widen(quad.map(i16::from)), &mut halves);
             }
-            let sums = add_pairs(sums);
-            for ((score, sum), worth) in scores.iter_mut().zip(sums).zip(block.key_scales) {
-                *score = sum as f32 * (worth * scale);
-            }
+            finish_scores(add_halves(halves), &block.scales.keys, scale, scores);
         }
     }
 }
 
-/// One broadcast of the weights of two slots meets their values in eight dims.
+/// One broadcast of the weights of four slots meets their values in sixteen dims.
 #[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn mix(values: &HeadGroup<'_>, weights: &[i16], unit: &[f32], out: &mut [f32]) {
-    let n_slots = values.n_blocks() * SLOTS_PER_BLOCK;
-    let head_size = out.len() / unit.len();
+#[target_feature(enable = "fma,avx2")]
+pub(super) fn mix(slots: &Slots<'_>, weights: &[u8], units: &[f32], out: &mut [f32]) {
+    let n_slots = slots.n_blocks() * SLOTS_PER_BLOCK;
+    let head_size = out.len() / units.len();
     let heads = out
         .chunks_exact_mut(head_size)
         .zip(weights.chunks_exact(n_slots))
-        .zip(unit);
+        .zip(units);
     for ((out, weights), unit) in heads {
         for (sixteen, out) in out.chunks_mut(16).enumerate() {
-            let mixed = mix_16_dims(values, weights, sixteen);
-            for (out, mixed) in out.iter_mut().zip(mixed) {
-                *out = mixed * unit;
+            let totals = mix_16_dims(slots, weights.as_chunks().0, sixteen);
+            for (total, out) in totals.into_iter().zip(out.chunks_mut(8)) {
+                store_up_to_8(_mm256_mul_ps(total, _mm256_set1_ps(*unit)), out);
             }
         }
     }
@@ -128,37 +123,23 @@ pub(super) fn mix(values: &HeadGroup<'_>, weights: &[i16], unit: &[f32], out: &m
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn mix_16_dims(values: &HeadGroup<'_>, weights: &[i16], sixteen: usize) -> [f32; 16] {
-    let mut totals = [0.0; 16];
-    let mut sums = [_mm256_setzero_si256(); 2];
-    for (i, (block, weights)) in values.blocks().zip(weights.as_chunks::<16>().0).enumerate() {
-        for (line, weights) in block.values[sixteen].iter().zip(weights.as_chunks::<4>().0) {
-            let [a, b, c, d] = quarters(line);
-            for (p, eights) in [[a, b], [c, d]].iter().enumerate() {
-                let weight = _mm256_set1_epi32(pair([weights[2 * p], weights[2 * p + 1]]));
-                for (sum, bytes) in sums.iter_mut().zip(eights) {
-                    let products = _mm256_madd_epi16(_mm256_cvtepi8_epi16(*bytes), weight);
-                    *sum = _mm256_add_epi32(*sum, products);
-                }
-            }
+fn mix_16_dims(
+    slots: &Slots<'_>,
+    weights: &[[u8; SLOTS_PER_BLOCK]],
+    sixteen: usize,
+) -> [__m256; 2] {
+    let mut totals = [_mm256_setzero_ps(); 2];
+    let mut halves = [_mm256_setzero_si256(); 4];
+    for (i, (block, weights)) in slots.runs().flatten().zip(weights).enumerate() {
+        let lines = block.values[4 * sixteen..].iter();
+        for (line, weights) in lines.zip(weights.as_chunks::<4>().0) {
+            multiply_add(signed(line), widen(weights.map(i16::from)), &mut halves);
         }
         if (i + 1) % BLOCKS_PER_SUM == 0 {
-            take(&mut sums, &mut totals);
+            take(&mut add_halves(halves), &mut totals);
+            halves = [_mm256_setzero_si256(); 4];
         }
     }
-    take(&mut sums, &mut totals);
+    take(&mut add_halves(halves), &mut totals);
     totals
-}
-
-/// Adds the sums to the totals, leaving zeros.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn take(sums: &mut [__m256i; 2], totals: &mut [f32; 16]) {
-    for (sum, totals) in sums.iter_mut().zip(totals.as_chunks_mut::<8>().0) {
-        let mut whole = [0; 8];
-        store(std::mem::replace(sum, _mm256_setzero_si256()), &mut whole);
-        for (total, sum) in totals.iter_mut().zip(whole) {
-            *total += sum as f32;
-        }
-    }
 }

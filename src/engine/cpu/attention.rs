@@ -1,26 +1,14 @@
-//! Attention of one lane in one layer, in int8.
+//! Attention of one lane in one layer over one KV head, in int8.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::compute::{LayerCache, Ops, Queries, SLOTS_PER_BLOCK, blocks_of};
+use crate::compute::{HeadCache, Ops, Queries, SLOTS_PER_BLOCK, blocks_of, lanewise};
 use crate::model::{ModelConfig, Pattern, Rotary};
 
-/// Where in a model and in a stream attention is computed.
-pub(super) struct Place<'a> {
-    pub config: &'a ModelConfig,
-    pub pattern: &'a dyn Pattern,
-    pub rotary: &'a Rotary,
-    pub position: u64,
-}
-
-/// What attention of one lane computes on its way; nothing of it outlives a call.
+/// What attention computes on its way; nothing of it outlives a call.
 #[derive(Debug)]
 pub(super) struct Attention {
-    /// `[K/2]`
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    /// The queries of one group.
     q: Queries,
     /// `[K]`: a key and a value in int8.
     key: Vec<i8>,
@@ -30,7 +18,7 @@ pub(super) struct Attention {
     /// [H/G, slots], the slots filled up to whole blocks of every run.
     scores: Vec<f32>,
     value_scales: Vec<f32>,
-    weights: Vec<i16>,
+    weights: Vec<u8>,
     /// [H/G]
     units: Vec<f32>,
 }
@@ -41,8 +29,6 @@ impl Attention {
         let (head_size, blocks) = (config.head_size(), max_blocks(config));
         let n_slots = blocks * SLOTS_PER_BLOCK;
         Self {
-            cos: vec![0.0; head_size / 2],
-            sin: vec![0.0; head_size / 2],
             q: Queries::new(heads_per_group, head_size),
             key: vec![0; head_size],
             value: vec![0; head_size],
@@ -54,46 +40,36 @@ impl Attention {
         }
     }
 
-    /// Stores the lane's key and value, then reads what the position sees. `qkv` [(H + 2G)·K] is
-    /// turned in place, and its queries become what the heads give out.
+    /// Stores the key and the value of `position`, then reads what it sees:
+    /// `out = softmax(q · keys / sqrt(K)) · values`. `qkv` [(H/G + 2)·K] has been turned by
+    /// [`rotate`], `out` is [H/G · K].
+    #[inline(always)]
     pub fn run<O: Ops>(
         &mut self,
         ops: O,
-        place: &Place<'_>,
-        cache: &mut LayerCache,
-        qkv: &mut [f32],
+        (pattern, position): (&dyn Pattern, u64),
+        cache: &mut HeadCache,
+        qkv: &[f32],
+        out: &mut [f32],
     ) {
-        let &Place {
-            config,
-            pattern,
-            rotary,
-            position,
-        } = place;
-        let k = config.head_size();
-        let (q, kv) = qkv.split_at_mut(config.d_model);
-        let (keys, values) = kv.split_at_mut(config.kv_width());
-        rotary.angles(pattern.rotation(position), &mut self.cos, &mut self.sin);
-        for head in q.chunks_exact_mut(k).chain(keys.chunks_exact_mut(k)) {
-            ops.rotate(head, &self.cos, &self.sin);
-        }
-        let slot = pattern.slot(position);
-        let pairs = keys.chunks_exact(k).zip(values.chunks_exact(k));
-        for (group, (key, value)) in pairs.enumerate() {
-            let key_scale = ops.quantize(key, &mut self.key);
-            let value_scale = ops.quantize(value, &mut self.value);
-            cache.write(
-                slot,
-                group,
-                (&self.key, key_scale),
-                (&self.value, value_scale),
-            );
+        let k = self.key.len();
+        let (q, kv) = qkv.split_at(out.len());
+        let key_scale = lanewise::quantize::<O::F>(&kv[..k], &mut self.key);
+        let value_scale = lanewise::quantize::<O::F>(&kv[k..], &mut self.value);
+        cache.write(
+            pattern.slot(position),
+            (&self.key, key_scale),
+            (&self.value, value_scale),
+        );
+        // Scores are powers of two: their unit takes in what turns e into 2.
+        let unit = std::f32::consts::LOG2_E / (k as f32).sqrt();
+        for (head, q) in q.chunks_exact(k).enumerate() {
+            let (bytes, scale) = self.q.head_mut(head);
+            *scale = lanewise::quantize::<O::F>(q, bytes) * unit;
         }
         self.runs.clear();
         pattern.visible(position, &mut |run| self.runs.push(run));
-        let group_width = q.len() / config.n_kv_heads;
-        for (group, q) in q.chunks_exact_mut(group_width).enumerate() {
-            self.attend_group(ops, cache, group, q);
-        }
+        self.read(ops, cache, out);
         pattern.visible(position + 1, &mut |run| {
             if !self.runs.contains(&run) {
                 ops.prefetch(cache.lines(&run));
@@ -101,31 +77,38 @@ impl Attention {
         });
     }
 
-    /// The heads that share one KV head: `q = softmax(q · keys / sqrt(K)) · values`.
-    fn attend_group<O: Ops>(&mut self, ops: O, cache: &LayerCache, group: usize, q: &mut [f32]) {
-        let k = self.key.len();
-        let head_group = cache.head_group(group, &self.runs);
-        for (head, q) in q.chunks_exact(k).enumerate() {
-            let (bytes, scale) = self.q.head_mut(head);
-            *scale = ops.quantize(q, bytes) / (k as f32).sqrt();
-        }
-        let n_slots = head_group.n_blocks() * SLOTS_PER_BLOCK;
+    #[inline(always)]
+    fn read<O: Ops>(&mut self, ops: O, cache: &HeadCache, out: &mut [f32]) {
+        let slots = cache.slots(&self.runs);
+        let n_slots = slots.n_blocks() * SLOTS_PER_BLOCK;
         let n_scores = self.units.len() * n_slots;
         let scores = &mut self.scores[..n_scores];
-        ops.scores(&head_group, &self.q, scores);
-        head_group.copy_value_scales(&mut self.value_scales[..n_slots]);
+        ops.scores(&slots, &self.q, scores);
+        let value_scales = &mut self.value_scales[..n_slots];
+        slots.copy_value_scales(value_scales);
         let heads = scores
             .chunks_exact_mut(n_slots)
             .zip(self.weights.chunks_exact_mut(n_slots));
         for ((scores, weights), unit) in heads.zip(&mut self.units) {
             hide_filling(&self.runs, scores);
-            *unit = ops.softmax(scores, &self.value_scales[..n_slots], weights);
+            *unit = lanewise::softmax::<O::F>(scores, value_scales, weights);
         }
-        ops.mix(&head_group, &self.weights[..n_scores], &self.units, q);
+        ops.mix(&slots, &self.weights[..n_scores], &self.units, out);
+    }
+}
+
+/// Turns the queries and the key of one KV head's `qkv` by the angles of their position.
+#[inline(always)]
+pub(super) fn rotate<O: Ops>(qkv: &mut [f32], (cos, sin): (&[f32], &[f32])) {
+    let k = 2 * cos.len();
+    let n_turned = qkv.len() - k;
+    for head in qkv[..n_turned].chunks_exact_mut(k) {
+        lanewise::rotate::<O::F>(head, cos, sin);
     }
 }
 
 /// Runs are read in whole blocks: gives the slots before and after each run no weight.
+#[inline(always)]
 fn hide_filling(runs: &[Range<usize>], mut scores: &mut [f32]) {
     for run in runs {
         let first = run.start % SLOTS_PER_BLOCK;
@@ -140,4 +123,48 @@ fn hide_filling(runs: &[Range<usize>], mut scores: &mut [f32]) {
 fn max_blocks(config: &ModelConfig) -> usize {
     let of_layer = |p: &Arc<dyn Pattern>| p.max_visible().div_ceil(SLOTS_PER_BLOCK) + p.max_runs();
     config.layers.iter().map(of_layer).max().unwrap_or(0)
+}
+
+/// The angles of the rotations that the layers of one step use: most share one.
+#[derive(Debug)]
+pub(super) struct Angles {
+    held: Vec<Held>,
+    /// The one to be replaced next.
+    oldest: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    rotation: Option<u64>,
+    /// `[K/2]`
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Angles {
+    pub fn new(config: &ModelConfig) -> Self {
+        let none = Held {
+            rotation: None,
+            cos: vec![0.0; config.head_size() / 2],
+            sin: vec![0.0; config.head_size() / 2],
+        };
+        Self {
+            held: vec![none; config.n_layers()],
+            oldest: 0,
+        }
+    }
+
+    /// cos and sin of `rotation`, `[K/2]` each.
+    pub fn of(&mut self, rotary: &Rotary, rotation: u64) -> (&[f32], &[f32]) {
+        let known = |held: &Held| held.rotation == Some(rotation);
+        let at = self.held.iter().position(known).unwrap_or_else(|| {
+            let at = self.oldest;
+            self.oldest = (at + 1) % self.held.len();
+            let held = &mut self.held[at];
+            held.rotation = Some(rotation);
+            rotary.angles(rotation, &mut held.cos, &mut held.sin);
+            at
+        });
+        (&self.held[at].cos, &self.held[at].sin)
+    }
 }

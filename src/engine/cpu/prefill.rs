@@ -1,0 +1,425 @@
+//! A long prompt taken in by tiles of positions instead of step by step.
+//!
+//! Within a layer all positions of a tile go through the matrices together, so that weights are
+//! read once for many of them; only attention walks the positions in order, as their keys enter
+//! the cache. Threads share a tile's positions, and in attention its KV heads. Every stage does to
+//! a position exactly what a step does: the caches come out the same to the last bit.
+
+use std::ops::Range;
+use std::thread;
+
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::CpuDecoder;
+use super::attention::{Angles, Attention, rotate};
+use super::weights::{PackedLayer, PackedWeights};
+use super::worker::{Lane, convolve, norm_rows, quantize_rows};
+use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
+use crate::model::{ModelConfig, Pattern, V};
+
+/// Positions that go through a layer together.
+const TILE: usize = 512;
+/// Positions that one thread takes at a time.
+const PIECE: usize = 32;
+
+/// Whether so many codes are better taken in by tiles.
+pub(super) fn is_worth_it(n_codes: usize) -> bool {
+    n_codes >= 2 * PIECE
+}
+
+/// Threads and memory, made at the first use.
+#[derive(Debug, Default)]
+pub(super) struct Prefill(Option<(ThreadPool, Tile)>);
+
+/// What a tile computes on its way.
+#[derive(Debug)]
+struct Tile {
+    pieces: Vec<Piece>,
+    groups: Vec<Group>,
+}
+
+/// What is computed for some of a tile's positions, `PIECE` at most.
+#[derive(Debug)]
+struct Piece {
+    /// [positions, D]: the residual stream.
+    x: Vec<f32>,
+    /// [W − 1 + positions, D]: normed inputs, those before the piece first.
+    normed: Vec<f32>,
+    /// [G], [positions, (H/G + 2)·K]
+    qkv: Vec<Vec<f32>>,
+    /// [positions, F]
+    hidden: Vec<f32>,
+    /// [positions, D]
+    delta: Vec<f32>,
+    /// [positions, V]
+    logits: Vec<f32>,
+    narrow: Activations,
+    wide: Activations,
+    /// `[D]`
+    row: Vec<f32>,
+    angles: Angles,
+}
+
+/// What one KV head computes for a whole tile.
+#[derive(Debug)]
+struct Group {
+    attention: Attention,
+    /// [positions, H/G · K]
+    attended: Vec<f32>,
+}
+
+/// What the stages of a layer need to know.
+struct Layer<'a, O> {
+    ops: O,
+    weights: &'a PackedWeights,
+    index: usize,
+    /// The position of the tile's first code, and how many there are.
+    start: u64,
+    len: usize,
+}
+
+impl<O: Ops> CpuDecoder<O> {
+    /// Feeds codes to a lane, and shows the logits before each if somebody wants to `see` them.
+    pub(super) fn take_in(
+        &mut self,
+        lane: usize,
+        codes: &[u8],
+        mut see: Option<&mut dyn FnMut(usize, &[f32])>,
+    ) {
+        let config = &self.weights.model.config;
+        let (pool, mut tile) = self.prefill.0.take().unwrap_or_else(|| {
+            let n_threads = thread::available_parallelism().map_or(1, usize::from);
+            let pool = ThreadPoolBuilder::new().num_threads(n_threads);
+            let pool = pool.thread_name(|i| format!("prefill-{i}"));
+            (
+                pool.build().expect("the system gives threads"),
+                Tile::new(config),
+            )
+        });
+        for (i, codes) in codes.chunks(TILE).enumerate() {
+            let wants_logits = see.is_some();
+            pool.install(|| self.take_in_tile(&mut tile, lane, codes, wants_logits));
+            if let Some(see) = &mut see {
+                let logits = tile
+                    .pieces
+                    .iter()
+                    .flat_map(|piece| piece.logits.chunks_exact(V));
+                for (at, logits) in logits.take(codes.len()).enumerate() {
+                    see(i * TILE + at, logits);
+                }
+            }
+        }
+        self.prefill.0 = Some((pool, tile));
+    }
+
+    fn take_in_tile(&mut self, tile: &mut Tile, lane: usize, codes: &[u8], wants_logits: bool) {
+        let weights = self.weights.clone();
+        let ops = self.ops;
+        let mut parts: Vec<&mut Lane> = self.parts(lane).collect();
+        tile.embed(&weights, parts[0].last, codes);
+        for index in 0..weights.layers.len() {
+            let layer = Layer {
+                ops,
+                weights: &weights,
+                index,
+                start: parts[0].position,
+                len: codes.len(),
+            };
+            let taps = &parts[0].layers[index].taps;
+            layer.norm(tile, taps);
+            let after = layer.taps_after(tile, taps);
+            layer.project(tile);
+            let caches = parts.iter_mut().flat_map(|part| {
+                let own = &mut part.layers[index];
+                own.taps.copy_from_slice(&after);
+                &mut own.caches
+            });
+            layer.attend(tile, caches.collect());
+            layer.finish(tile);
+        }
+        if wants_logits {
+            tile.unembed(ops, &weights, codes.len());
+        }
+        for part in parts {
+            part.position += codes.len() as u64;
+            part.last = codes[codes.len() - 1];
+        }
+    }
+}
+
+impl<O: Ops> Layer<'_, O> {
+    /// Does a stage to all pieces that are in use, each with its positions within the tile.
+    fn on_pieces<'t, S: Stage<Out = ()>>(
+        &'t self,
+        pieces: &'t mut [Piece],
+        stage: fn(&'t Self, Range<usize>, &'t mut Piece) -> S,
+    ) {
+        let used = &mut pieces[..self.len.div_ceil(PIECE)];
+        used.par_iter_mut().enumerate().for_each(|(i, piece)| {
+            let range = i * PIECE..self.len.min((i + 1) * PIECE);
+            self.ops.run(stage(self, range, piece));
+        });
+    }
+
+    fn packed(&self) -> &PackedLayer {
+        &self.weights.layers[self.index]
+    }
+
+    fn config(&self) -> &ModelConfig {
+        &self.weights.model.config
+    }
+
+    fn pattern(&self) -> &dyn Pattern {
+        self.config().layers[self.index].as_ref()
+    }
+
+    /// The norms of every piece's positions; then of the `W − 1` before it, which another piece
+    /// or, before the tile, the lane's `taps` hold.
+    fn norm(&self, tile: &mut Tile, taps: &[f32]) {
+        let (d, n_before) = (self.config().d_model, self.config().conv_width - 1);
+        self.on_pieces(&mut tile.pieces, Norm);
+        for i in 0..self.len.div_ceil(PIECE) {
+            let (done, rest) = tile.pieces.split_at_mut(i);
+            for (row, to) in rest[0]
+                .normed
+                .chunks_exact_mut(d)
+                .take(n_before)
+                .enumerate()
+            {
+                // The piece's own positions come after `n_before` rows.
+                let from = match (i * PIECE + row).checked_sub(n_before) {
+                    Some(at) => done[at / PIECE]
+                        .normed
+                        .chunks_exact(d)
+                        .nth(n_before + at % PIECE),
+                    None => taps.chunks_exact(d).nth(self.slot_of_tap(n_before - row)),
+                };
+                to.copy_from_slice(from.expect("rows and slots are as many as they are counted"));
+            }
+        }
+    }
+
+    /// Where a lane keeps the normed input of `back` positions before the tile. Before the start
+    /// of a stream it holds zeros there.
+    fn slot_of_tap(&self, back: usize) -> usize {
+        let w = self.config().conv_width as u64;
+        ((self.start + w - back as u64) % w) as usize
+    }
+
+    /// What a lane holds of normed inputs after the tile.
+    fn taps_after(&self, tile: &Tile, taps: &[f32]) -> Vec<f32> {
+        let (d, w) = (self.config().d_model, self.config().conv_width);
+        let mut after = taps.to_vec();
+        for at in self.len.saturating_sub(w)..self.len {
+            let slot = ((self.start + at as u64) % w as u64) as usize;
+            let row = w - 1 + at % PIECE;
+            let normed = &tile.pieces[at / PIECE].normed[row * d..(row + 1) * d];
+            after[slot * d..(slot + 1) * d].copy_from_slice(normed);
+        }
+        after
+    }
+
+    /// Convolution, queries, keys and values, turned.
+    fn project(&self, tile: &mut Tile) {
+        self.on_pieces(&mut tile.pieces, Project);
+    }
+
+    /// Attention, position after position, each KV head by itself.
+    fn attend(&self, tile: &mut Tile, caches: Vec<&mut HeadCache>) {
+        let Tile { pieces, groups } = tile;
+        let heads = groups.par_iter_mut().zip(caches).enumerate();
+        heads.for_each(|(index, (group, cache))| {
+            self.ops.run(Attend(self, &*pieces, index, group, cache));
+        });
+    }
+
+    /// The rest of the layer: from what the heads gave out to the residual stream after the MLP.
+    fn finish(&self, tile: &mut Tile) {
+        let Tile { pieces, groups } = tile;
+        for (i, piece) in pieces.iter_mut().enumerate() {
+            gather_heads(groups, i, &mut piece.delta);
+        }
+        self.on_pieces(pieces, Finish);
+    }
+}
+
+/// The norms of a piece's own positions.
+struct Norm<'a, O>(&'a Layer<'a, O>, Range<usize>, &'a mut Piece);
+
+impl<O: Ops> Stage for Norm<'_, O> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(layer, range, piece) = self;
+        let (config, d) = (layer.config(), layer.config().d_model);
+        let gain = &layer.weights.model.weights.layers[layer.index].attn_norm;
+        let normed = piece.normed.chunks_exact_mut(d).skip(config.conv_width - 1);
+        let rows = piece.x.chunks_exact(d).take(range.len());
+        for (x, normed) in rows.zip(normed) {
+            lanewise::rms_norm::<O::F>(x, gain, config.norm_eps, normed);
+        }
+    }
+}
+
+/// Convolution, queries, keys and values, turned.
+struct Project<'a, O>(&'a Layer<'a, O>, Range<usize>, &'a mut Piece);
+
+impl<O: Ops> Stage for Project<'_, O> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(layer, range, piece) = self;
+        let (d, n_before) = (layer.config().d_model, layer.config().conv_width - 1);
+        for row in 0..range.len() {
+            convolve::<O>(&layer.packed().taps, &mut piece.row, |j| {
+                let then = n_before + row - j;
+                &piece.normed[then * d..(then + 1) * d]
+            });
+            let (bytes, scale) = piece.narrow.row_mut(row);
+            *scale = lanewise::quantize_range::<O::F>(&piece.row, bytes);
+        }
+        for (matrix, qkv) in layer.packed().qkv.iter().zip(&mut piece.qkv) {
+            let qkv = &mut qkv[..range.len() * matrix.n_out()];
+            layer.ops.matmul(&matrix.panels(), &piece.narrow, qkv);
+            for (at, qkv) in range.clone().zip(qkv.chunks_exact_mut(matrix.n_out())) {
+                let rotation = layer.pattern().rotation(layer.start + at as u64);
+                rotate::<O>(qkv, piece.angles.of(&layer.weights.rotary, rotation));
+            }
+        }
+    }
+}
+
+/// Attention of one KV head over the whole tile.
+struct Attend<'a, O>(
+    &'a Layer<'a, O>,
+    &'a [Piece],
+    usize,
+    &'a mut Group,
+    &'a mut HeadCache,
+);
+
+impl<O: Ops> Stage for Attend<'_, O> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(layer, pieces, index, group, cache) = self;
+        let qkv_width = layer.packed().qkv[index].n_out();
+        let out_width = layer.config().d_model / layer.config().n_kv_heads;
+        let outs = group.attended.chunks_exact_mut(out_width);
+        for (at, out) in outs.take(layer.len).enumerate() {
+            let qkv = &pieces[at / PIECE].qkv[index][at % PIECE * qkv_width..][..qkv_width];
+            let place = (layer.pattern(), layer.start + at as u64);
+            group.attention.run(layer.ops, place, cache, qkv, out);
+        }
+    }
+}
+
+/// From what the heads gave out, in `delta`, to the residual stream after the MLP.
+struct Finish<'a, O>(&'a Layer<'a, O>, Range<usize>, &'a mut Piece);
+
+impl<O: Ops> Stage for Finish<'_, O> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(layer, range, piece) = self;
+        let (ops, packed, config) = (layer.ops, layer.packed(), layer.config());
+        let (n, d, f) = (range.len(), config.d_model, config.mlp_width());
+        let gain = &layer.weights.model.weights.layers[layer.index].mlp_norm;
+        let (x, delta) = (&mut piece.x[..n * d], &mut piece.delta[..n * d]);
+        quantize_rows::<O>(delta, d, &mut piece.narrow);
+        ops.matmul(&packed.o.panels(), &piece.narrow, delta);
+        lanewise::add::<O::F>(delta, x);
+        norm_rows::<O>(x, gain, config, &mut piece.row, &mut piece.narrow);
+        let hidden = &mut piece.hidden[..n * f];
+        ops.matmul(&packed.up.panels(), &piece.narrow, hidden);
+        lanewise::gelu::<O::F>(hidden);
+        quantize_rows::<O>(hidden, f, &mut piece.wide);
+        ops.matmul(&packed.down.panels(), &piece.wide, delta);
+        lanewise::add::<O::F>(delta, x);
+    }
+}
+
+/// What the heads gave out for the positions of piece `index`, head beside head: [positions, D].
+fn gather_heads(groups: &[Group], index: usize, out: &mut [f32]) {
+    let width = out.len() / PIECE / groups.len();
+    for (row, out) in out.chunks_exact_mut(width * groups.len()).enumerate() {
+        let at = index * PIECE + row;
+        for (group, out) in groups.iter().zip(out.chunks_exact_mut(width)) {
+            out.copy_from_slice(&group.attended[at * width..(at + 1) * width]);
+        }
+    }
+}
+
+impl Tile {
+    fn new(config: &ModelConfig) -> Self {
+        let group = || Group {
+            attention: Attention::new(config),
+            attended: vec![0.0; TILE * config.d_model / config.n_kv_heads],
+        };
+        Self {
+            pieces: (0..TILE / PIECE).map(|_| Piece::new(config)).collect(),
+            groups: (0..config.n_kv_heads).map(|_| group()).collect(),
+        }
+    }
+
+    /// The embeddings of what stands before each code.
+    fn embed(&mut self, weights: &PackedWeights, last: u8, codes: &[u8]) {
+        let d = weights.model.config.d_model;
+        let inputs = std::iter::once(&last).chain(codes).take(codes.len());
+        let rows = self
+            .pieces
+            .iter_mut()
+            .flat_map(|piece| piece.x.chunks_exact_mut(d));
+        for (x, code) in rows.zip(inputs) {
+            let code = usize::from(*code);
+            x.copy_from_slice(&weights.model.weights.embed[code * d..(code + 1) * d]);
+        }
+    }
+
+    /// The logits of the first `len` positions.
+    fn unembed<O: Ops>(&mut self, ops: O, weights: &PackedWeights, len: usize) {
+        let used = &mut self.pieces[..len.div_ceil(PIECE)];
+        used.par_iter_mut().for_each(|piece| {
+            ops.run(Unembed(ops, weights, piece));
+        });
+    }
+}
+
+impl Piece {
+    fn new(config: &ModelConfig) -> Self {
+        let (d, f) = (config.d_model, config.mlp_width());
+        let qkv_width = (config.n_heads / config.n_kv_heads + 2) * config.head_size();
+        Self {
+            x: vec![0.0; PIECE * d],
+            normed: vec![0.0; (config.conv_width - 1 + PIECE) * d],
+            qkv: vec![vec![0.0; PIECE * qkv_width]; config.n_kv_heads],
+            hidden: vec![0.0; PIECE * f],
+            delta: vec![0.0; PIECE * d],
+            logits: vec![0.0; PIECE * V],
+            narrow: Activations::new(PIECE, d),
+            wide: Activations::new(PIECE, f),
+            row: vec![0.0; d],
+            angles: Angles::new(config),
+        }
+    }
+}
+
+/// The logits of all of a piece's positions.
+struct Unembed<'a, O>(O, &'a PackedWeights, &'a mut Piece);
+
+impl<O: Ops> Stage for Unembed<'_, O> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(ops, weights, piece) = self;
+        let (config, gain) = (&weights.model.config, &weights.model.weights.norm);
+        norm_rows::<O>(&piece.x, gain, config, &mut piece.row, &mut piece.narrow);
+        ops.matmul(&weights.head.panels(), &piece.narrow, &mut piece.logits);
+    }
+}

@@ -1,0 +1,359 @@
+//! One thread's part of a step: all of it, or its KV heads and its share of every matrix's rows.
+//!
+//! Every worker keeps the residual stream and all that follows from it alone (norms, convolution,
+//! quantisation) for itself; what the workers compute by halves they [gather](Seat::gather), four
+//! times a layer. Sums of rows are never split, so any number of workers computes the same bits.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::attention::{Angles, Attention, rotate};
+use super::team::Seat;
+use super::weights::PackedWeights;
+use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
+use crate::model::{ModelConfig, V};
+use crate::mulaw;
+
+/// What one thread owns.
+#[derive(Debug)]
+pub(super) struct Worker<O> {
+    ops: O,
+    weights: Arc<PackedWeights>,
+    seat: Seat,
+    /// The KV heads that are its own.
+    groups: Range<usize>,
+    pub lanes: Vec<Lane>,
+    /// The lanes of the batch, in the order of their turns.
+    pub active: Vec<usize>,
+    scratch: Scratch,
+}
+
+/// One stream's state, as far as a worker keeps it.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub position: u64,
+    /// The code drawn last: the next input.
+    pub last: u8,
+    pub layers: Vec<LaneLayer>,
+    angles: Angles,
+}
+
+#[derive(Debug)]
+pub(super) struct LaneLayer {
+    /// [W, D]: the normed inputs of the last `W` positions, position mod `W`.
+    pub taps: Vec<f32>,
+    /// One for each of the worker's KV heads.
+    pub caches: Vec<HeadCache>,
+}
+
+/// What a step computes on its way, for every lane of the batch in turn.
+#[derive(Debug)]
+struct Scratch {
+    /// [B, D]: the residual stream.
+    x: Vec<f32>,
+    /// [B, (H/G + 2)·K], one KV head at a time.
+    qkv: Vec<f32>,
+    /// [B, D]: what the heads give out.
+    attended: Vec<f32>,
+    /// [B, F]
+    hidden: Vec<f32>,
+    /// [B, D]: what a matrix gives back to the residual stream.
+    delta: Vec<f32>,
+    /// [B, V]
+    logits: Vec<f32>,
+    /// [B, 2]: the codes drawn, and room for a pair.
+    codes: Vec<f32>,
+    /// Quantised inputs of the matrices, D wide.
+    narrow: Activations,
+    /// Quantised inputs of `down`, F wide.
+    wide: Activations,
+    /// `[D]`, one lane's at a time.
+    normed: Vec<f32>,
+    convolved: Vec<f32>,
+    attention: Attention,
+}
+
+/// A step of a worker, with the logits or without.
+struct Step<'a, O>(&'a mut Worker<O>, bool);
+
+impl<O: Ops> Stage for Step<'_, O> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(worker, wants_logits) = self;
+        worker.embed();
+        for layer in 0..worker.weights.layers.len() {
+            worker.attend(layer);
+            worker.mlp(layer);
+        }
+        if wants_logits {
+            worker.unembed();
+        }
+    }
+}
+
+impl<O: Ops> Worker<O> {
+    pub fn new(ops: O, weights: Arc<PackedWeights>, seat: Seat, n_lanes: usize) -> Self {
+        let config = &weights.model.config;
+        let groups = seat.share_of(config.n_kv_heads);
+        Self {
+            ops,
+            lanes: (0..n_lanes)
+                .map(|_| Lane::new(config, groups.len()))
+                .collect(),
+            active: Vec::with_capacity(n_lanes),
+            scratch: Scratch::new(config, n_lanes),
+            seat,
+            groups,
+            weights,
+        }
+    }
+
+    /// Advances every active lane by `n` codes as the first of the workers: `choose` gets the place
+    /// in `active`, the place in the chunk, and the logits `[V]` if they are wanted.
+    pub fn lead(
+        &mut self,
+        n: usize,
+        wants_logits: bool,
+        choose: &mut dyn FnMut(usize, usize, &[f32]) -> u8,
+    ) {
+        for at in 0..n {
+            self.step(wants_logits);
+            let logits = self.scratch.logits.chunks_exact(V);
+            for (b, logits) in logits.take(self.active.len()).enumerate() {
+                let code = choose(b, at, logits);
+                self.scratch.codes[2 * b] = f32::from(code);
+            }
+            self.take_codes(0..2);
+        }
+    }
+
+    /// The same as another than the first, which learns what was chosen.
+    pub fn follow(&mut self, n: usize, wants_logits: bool) {
+        for _ in 0..n {
+            self.step(wants_logits);
+            self.take_codes(0..0);
+        }
+    }
+
+    fn take_codes(&mut self, own: Range<usize>) {
+        let codes = &mut self.scratch.codes[..2 * self.active.len()];
+        self.seat.gather(codes, 2, own);
+        for (lane, code) in self.active.iter().zip(codes.chunks_exact(2)) {
+            self.lanes[*lane].last = code[0] as u8;
+        }
+    }
+
+    /// Takes in the last code of every active lane, each at its own position. If they are wanted,
+    /// leaves the logits over the next code in the scratch, in the order of `active`.
+    fn step(&mut self, wants_logits: bool) {
+        let ops = self.ops;
+        ops.run(Step(self, wants_logits));
+        for lane in &self.active {
+            self.lanes[*lane].position += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn embed(&mut self) {
+        let model = &self.weights.model;
+        let d = model.config.d_model;
+        for (x, lane) in self.scratch.x.chunks_exact_mut(d).zip(&self.active) {
+            let code = usize::from(self.lanes[*lane].last);
+            x.copy_from_slice(&model.weights.embed[code * d..(code + 1) * d]);
+        }
+    }
+
+    /// `x += o · attention(norm(x))` for every lane.
+    #[inline(always)]
+    fn attend(&mut self, layer: usize) {
+        let Self {
+            ops,
+            weights,
+            scratch,
+            seat,
+            ..
+        } = self;
+        let (config, packed) = (&weights.model.config, &weights.layers[layer]);
+        let (d, n) = (config.d_model, self.active.len());
+        let gain = &weights.model.weights.layers[layer].attn_norm;
+        for (b, lane) in self.active.iter().enumerate() {
+            let x = &scratch.x[b * d..(b + 1) * d];
+            lanewise::rms_norm::<O::F>(x, gain, config.norm_eps, &mut scratch.normed);
+            let lane = &mut self.lanes[*lane];
+            let kept = &mut lane.layers[layer].taps;
+            let now = (lane.position % config.conv_width as u64) as usize;
+            kept[now * d..(now + 1) * d].copy_from_slice(&scratch.normed);
+            let w = config.conv_width;
+            convolve::<O>(&packed.taps, &mut scratch.convolved, |j| {
+                let then = (now + w - j) % w;
+                &kept[then * d..(then + 1) * d]
+            });
+            let (bytes, scale) = scratch.narrow.row_mut(b);
+            *scale = lanewise::quantize_range::<O::F>(&scratch.convolved, bytes);
+        }
+        let pattern = config.layers[layer].as_ref();
+        let group_width = d / config.n_kv_heads;
+        for (own, group) in self.groups.clone().enumerate() {
+            let matrix = &packed.qkv[group];
+            let qkv = &mut scratch.qkv[..n * matrix.n_out()];
+            ops.matmul(&matrix.panels(), &scratch.narrow, qkv);
+            let columns = group * group_width..(group + 1) * group_width;
+            for (b, qkv) in qkv.chunks_exact_mut(matrix.n_out()).enumerate() {
+                let lane = &mut self.lanes[self.active[b]];
+                let rotation = pattern.rotation(lane.position);
+                rotate::<O>(qkv, lane.angles.of(&weights.rotary, rotation));
+                let cache = &mut lane.layers[layer].caches[own];
+                let out = &mut scratch.attended[b * d..(b + 1) * d][columns.clone()];
+                scratch
+                    .attention
+                    .run(*ops, (pattern, lane.position), cache, qkv, out);
+            }
+        }
+        let own = self.groups.start * group_width..self.groups.end * group_width;
+        seat.gather(&mut scratch.attended[..n * d], d, own);
+        quantize_rows::<O>(&scratch.attended[..n * d], d, &mut scratch.narrow);
+        let (o, delta) = (seat.panels(&packed.o), &mut scratch.delta[..n * d]);
+        ops.matmul(&o, &scratch.narrow, delta);
+        seat.gather(delta, d, o.rows());
+        lanewise::add::<O::F>(delta, &mut scratch.x[..n * d]);
+    }
+
+    /// `x += down · gelu(up · norm(x))` for every lane.
+    #[inline(always)]
+    fn mlp(&mut self, layer: usize) {
+        let Self {
+            ops,
+            weights,
+            scratch,
+            seat,
+            ..
+        } = self;
+        let (config, packed) = (&weights.model.config, &weights.layers[layer]);
+        let (d, f, n) = (config.d_model, config.mlp_width(), self.active.len());
+        let gain = &weights.model.weights.layers[layer].mlp_norm;
+        norm_rows::<O>(
+            &scratch.x[..n * d],
+            gain,
+            config,
+            &mut scratch.normed,
+            &mut scratch.narrow,
+        );
+        let (up, hidden) = (seat.panels(&packed.up), &mut scratch.hidden[..n * f]);
+        ops.matmul(&up, &scratch.narrow, hidden);
+        for hidden in hidden.chunks_exact_mut(f) {
+            lanewise::gelu::<O::F>(&mut hidden[up.rows()]);
+        }
+        seat.gather(hidden, f, up.rows());
+        quantize_rows::<O>(hidden, f, &mut scratch.wide);
+        let (down, delta) = (seat.panels(&packed.down), &mut scratch.delta[..n * d]);
+        ops.matmul(&down, &scratch.wide, delta);
+        seat.gather(delta, d, down.rows());
+        lanewise::add::<O::F>(delta, &mut scratch.x[..n * d]);
+    }
+
+    /// The logits of every lane; whole in the first worker's scratch.
+    #[inline(always)]
+    fn unembed(&mut self) {
+        let Self {
+            ops,
+            weights,
+            scratch,
+            seat,
+            ..
+        } = self;
+        let (config, gain) = (&weights.model.config, &weights.model.weights.norm);
+        let n = self.active.len();
+        let x = &scratch.x[..n * config.d_model];
+        norm_rows::<O>(x, gain, config, &mut scratch.normed, &mut scratch.narrow);
+        let (head, logits) = (seat.panels(&weights.head), &mut scratch.logits[..n * V]);
+        ops.matmul(&head, &scratch.narrow, logits);
+        seat.gather(logits, V, head.rows());
+    }
+}
+
+/// The causal depthwise convolution: `normed(j)` is the normed input of `j` positions ago.
+#[inline(always)]
+pub(super) fn convolve<'a, O: Ops>(
+    taps: &[f32],
+    out: &mut [f32],
+    normed: impl Fn(usize) -> &'a [f32],
+) {
+    out.fill(0.0);
+    for (j, tap) in taps.chunks_exact(out.len()).enumerate() {
+        lanewise::multiply_add::<O::F>(tap, normed(j), out);
+    }
+}
+
+/// `narrow = quantised(norm(x))`, row by row.
+#[inline(always)]
+pub(super) fn norm_rows<O: Ops>(
+    x: &[f32],
+    gain: &[f32],
+    config: &ModelConfig,
+    normed: &mut [f32],
+    narrow: &mut Activations,
+) {
+    for (row, x) in x.chunks_exact(config.d_model).enumerate() {
+        lanewise::rms_norm::<O::F>(x, gain, config.norm_eps, normed);
+        let (bytes, scale) = narrow.row_mut(row);
+        *scale = lanewise::quantize_range::<O::F>(normed, bytes);
+    }
+}
+
+/// `out = quantised(x)`, row by row.
+#[inline(always)]
+pub(super) fn quantize_rows<O: Ops>(x: &[f32], width: usize, out: &mut Activations) {
+    for (row, x) in x.chunks_exact(width).enumerate() {
+        let (bytes, scale) = out.row_mut(row);
+        *scale = lanewise::quantize_range::<O::F>(x, bytes);
+    }
+}
+
+impl Lane {
+    fn new(config: &ModelConfig, n_groups: usize) -> Self {
+        let layers = config.layers.iter().map(|pattern| LaneLayer {
+            taps: vec![0.0; config.conv_width * config.d_model],
+            caches: (0..n_groups)
+                .map(|_| HeadCache::new(pattern.n_slots(), config.head_size()))
+                .collect(),
+        });
+        Self {
+            position: 0,
+            last: mulaw::SILENCE,
+            layers: layers.collect(),
+            angles: Angles::new(config),
+        }
+    }
+
+    /// Back to the start of a stream.
+    pub fn open(&mut self) {
+        (self.position, self.last) = (0, mulaw::SILENCE);
+        // Old keys and values stay: no run shows a slot before it is written again.
+        for layer in &mut self.layers {
+            layer.taps.fill(0.0);
+        }
+    }
+}
+
+impl Scratch {
+    fn new(config: &ModelConfig, n_lanes: usize) -> Self {
+        let d = config.d_model;
+        let heads_per_group = config.n_heads / config.n_kv_heads;
+        Self {
+            x: vec![0.0; n_lanes * d],
+            qkv: vec![0.0; n_lanes * (heads_per_group + 2) * config.head_size()],
+            attended: vec![0.0; n_lanes * d],
+            hidden: vec![0.0; n_lanes * config.mlp_width()],
+            delta: vec![0.0; n_lanes * d],
+            logits: vec![0.0; n_lanes * V],
+            codes: vec![0.0; n_lanes * 2],
+            narrow: Activations::new(n_lanes, d),
+            wide: Activations::new(n_lanes, config.mlp_width()),
+            normed: vec![0.0; d],
+            convolved: vec![0.0; d],
+            attention: Attention::new(config),
+        }
+    }
+}
