@@ -18,6 +18,8 @@ use crate::model::{Model, pattern};
 pub struct Plan {
     /// Only this instruction set; otherwise every one the CPU has, and the naive engine.
     pub isa: Option<Isa>,
+    /// Threads that share a step; chosen from the model and the machine when absent.
+    pub threads: Option<usize>,
     /// How long each case runs.
     pub time_per_case: Duration,
 }
@@ -84,7 +86,7 @@ pub fn run(
         }
     };
     for isa in &isas {
-        measure("one-lane", open(model, *isa, 1));
+        measure("one-lane", open(model, *isa, plan, 1));
     }
     if plan.isa.is_none() {
         measure(
@@ -92,15 +94,16 @@ pub fn run(
             Some(Box::new(NaiveDecoder::new(model.clone(), 1))),
         );
     }
-    measure("eight-lanes", open(model, best, BATCH));
+    measure("eight-lanes", open(model, best, plan, BATCH));
     let dense = Arc::new(dense(model));
-    measure(&format!("dense-{DENSE_KEYS}"), open(&dense, best, 1));
+    measure(&format!("dense-{DENSE_KEYS}"), open(&dense, best, plan, 1));
     results
 }
 
-fn open(model: &Arc<Model>, isa: Isa, n_lanes: usize) -> Option<Box<dyn Decoder>> {
+fn open(model: &Arc<Model>, isa: Isa, plan: &Plan, n_lanes: usize) -> Option<Box<dyn Decoder>> {
     let settings = Settings {
         isa: Some(isa),
+        threads: plan.threads,
         ..Settings::default()
     };
     engine::open(model, &settings, n_lanes)

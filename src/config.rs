@@ -7,6 +7,7 @@
 
 mod fault;
 mod find;
+mod isa;
 pub mod limits;
 
 use std::collections::HashSet;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{DrawParams, Isa};
+use crate::engine::DrawParams;
 use fault::{Fault, blame, fault, locate, out_of, path_of, value_error};
 use find::is_bare_name;
 
@@ -39,11 +40,21 @@ pub struct Config {
     pub device: Device,
     /// Forces an instruction set; the best that this machine has when absent.
     pub isa: Option<String>,
+    /// Who forces it, for the log.
+    #[serde(skip)]
+    pub isa_from: &'static str,
+    /// Threads that share a step; chosen from the model and the machine when absent.
+    pub threads: Option<u32>,
+    /// Whether decode threads are kept on cores of their own; only those that wait for each other
+    /// when absent, for a lone one must be able to get out of another program's way.
+    pub pin: Option<bool>,
+    /// Whether more stations may start than this machine plays in time.
+    pub overload: bool,
     /// The sound card.
     pub card: CardConfig,
     /// The network.
     pub network: NetworkConfig,
-    /// The streams, at least one, all of the same model.
+    /// The streams, at least one.
     #[serde(rename = "station")]
     pub stations: Vec<StationConfig>,
 }
@@ -63,6 +74,8 @@ pub enum Device {
 pub struct StationConfig {
     /// Its place in addresses: `/v1/stations/NAME/stream`.
     pub name: String,
+    /// Its model, as [`Config::model`]; that one when absent.
+    pub model: Option<PathBuf>,
     /// The same seed and model play the same for ever; from the clock when absent.
     pub seed: Option<u64>,
     /// See [`DrawParams::temperature`].
@@ -127,6 +140,11 @@ impl Default for Config {
             model: DEFAULT_MODEL.into(),
             device: Device::Cpu,
             isa: None,
+            isa_from: "the configuration",
+            threads: None,
+            pin: None,
+            // Whoever configures more than there is room for should hear of it, not stutters.
+            overload: false,
             card: CardConfig::default(),
             network: NetworkConfig::default(),
             stations: vec![StationConfig::default()],
@@ -139,6 +157,7 @@ impl Default for StationConfig {
         let draw = DrawParams::default();
         Self {
             name: "piano".into(),
+            model: None,
             // New music at each start; the log tells the seed, so it can be played again.
             seed: None,
             temperature: draw.temperature,
@@ -235,10 +254,14 @@ impl Config {
         })?;
         let mut config = Self::parse(&text, path)?;
         let home = path.parent().unwrap_or(Path::new(""));
-        if !is_bare_name(&config.model) {
-            config.model = home.join(&config.model);
-        }
+        let at_home = |model: &mut PathBuf| {
+            if !is_bare_name(model) {
+                *model = home.join(&model);
+            }
+        };
+        at_home(&mut config.model);
         for station in &mut config.stations {
+            station.model.as_mut().map(at_home);
             station.prompt = station.prompt.take().map(|prompt| home.join(prompt));
         }
         Ok(config)
@@ -275,28 +298,15 @@ impl Config {
             .unwrap_or(0)
     }
 
-    /// The instruction set that is forced, if one is; refused if this processor lacks it.
-    pub fn available_isa(&self) -> Result<Option<Isa>, ConfigError> {
-        match self.named_isa() {
-            Some(isa) if !isa.is_available() => {
-                let why = format!("{} is not of this processor: name another", isa.name());
-                Err(value_error((path_of(&["isa"]), why)))
-            }
-            isa => Ok(isa),
-        }
-    }
-
-    fn named_isa(&self) -> Option<Isa> {
-        let name = self.isa.as_deref();
-        Isa::ALL.into_iter().find(|isa| Some(isa.name()) == name)
+    /// The model of each station.
+    pub fn models(&self) -> impl Iterator<Item = &Path> {
+        let own = self.stations.iter().map(|station| station.model.as_deref());
+        own.map(|model| model.unwrap_or(&self.model))
     }
 
     fn first_fault(&self) -> Option<Fault> {
-        if let Some(name) = &self.isa
-            && self.named_isa().is_none()
-        {
-            let known = Isa::ALL.map(Isa::name).join(", ");
-            return fault(&["isa"], format!("must be one of {known}, not {name}"));
+        if let Some(fault) = self.isa_fault() {
+            return Some(fault);
         }
         let stations = self.stations.iter().enumerate();
         let mut names = HashSet::new();
@@ -314,6 +324,7 @@ impl Config {
         stations
             .into_iter()
             .find_map(|(index, station)| station.first_fault(&index.to_string()))
+            .or_else(|| out_of(limits::THREADS, &["threads"], self.threads?))
             .or_else(|| self.card_fault(&names))
             .or_else(|| self.network.first_fault())
             .or_else(|| self.idle_fault())
@@ -369,6 +380,11 @@ impl StationConfig {
 }
 
 impl NetworkConfig {
+    /// Codes in a packet of a model of this rate.
+    pub fn packet_len(&self, rate_hz: u32) -> usize {
+        (rate_hz * self.packet_ms / 1_000) as usize
+    }
+
     fn first_fault(&self) -> Option<Fault> {
         if let Err(why) = check_address(&self.listen) {
             return fault(&["network", "listen"], why);
@@ -445,147 +461,4 @@ impl fmt::Display for Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    fn refusal(text: &str) -> String {
-        Config::parse(text, Path::new("c.toml"))
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn an_empty_file_is_the_defaults() {
-        let config = Config::parse("", Path::new("c.toml")).unwrap();
-        assert_eq!(config, Config::default());
-        config.check().unwrap();
-    }
-
-    #[test]
-    fn the_example_holds_every_key_and_its_default() {
-        let text = include_str!("../examples/longwave.toml");
-        let path = Path::new("longwave.toml");
-        assert_eq!(Config::parse(text, path).unwrap(), Config::default());
-        // Keys without a default stand there as comments: all of them together parse as well.
-        let full = text.replace("\n#? ", "\n");
-        let config = Config::parse(&full, path).unwrap();
-        let (station, card) = (&config.stations[0], &config.card);
-        assert!(station.seed.is_some() && station.prompt.is_some() && config.isa.is_some());
-        assert!(card.output_device.is_some() && card.station.is_some());
-        // And what the program prints names no key that the example does not.
-        for key in config
-            .to_string()
-            .lines()
-            .filter_map(|l| l.split_once(" = "))
-        {
-            assert!(
-                full.contains(&format!("\n{} = ", key.0)),
-                "{} is missing",
-                key.0
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_printed_can_be_read() {
-        let mut config = Config::default();
-        config.stations[0].seed = Some(7);
-        config.stations.push(StationConfig {
-            name: "second".into(),
-            temperature: 0.7,
-            ..StationConfig::default()
-        });
-        config.card.enabled = CardUse::Off;
-        let again = Config::parse(&config.to_string(), Path::new("c.toml")).unwrap();
-        assert_eq!(again, config);
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_line() {
-        let text = include_str!("../examples/broken.toml");
-        let why = Config::parse(text, Path::new("broken.toml"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            why.starts_with("broken.toml, line 9, `temprature = 0.9`: unknown key"),
-            "{why}"
-        );
-        assert!(
-            why.contains("`temperature`") && !why.contains('\n'),
-            "{why}"
-        );
-    }
-
-    #[test]
-    fn a_value_out_of_its_limits_is_named_with_its_line() {
-        assert_eq!(
-            refusal("[[station]]\n\n[[station]]\nname = \"b\"\ntop_p = 1.5"),
-            "c.toml, line 5, `top_p = 1.5`: must be above 0 and at most 1, not 1.5"
-        );
-        assert_eq!(
-            refusal("[card]\nlead_ms = 15"),
-            "c.toml, line 2, `lead_ms = 15`: must be at least two periods of 10 ms, not 15"
-        );
-        assert!(refusal("[card]\nenabled = 3").contains("line 2, `enabled = 3`: must be \"auto\""));
-        assert!(refusal("[network]\nlisten = \"8420\"").contains("HOST:PORT"));
-        assert!(refusal("[[station]]\ntemperature = nan").contains("not NaN"));
-        assert!(refusal("[[station]]\ntemperature = 1e-3").contains("must be 0, or at least 0.01"));
-        assert!(refusal("[network]\njitter_ms = 3001").contains("at most 3000"));
-        assert!(refusal("station = []").contains("there must be at least 1 and at most 64"));
-        assert!(refusal("device = \"gpu\"").contains("cpu"));
-        assert!(refusal("isa = \"mmx\"").contains("must be one of avx512-vnni, avx2"));
-    }
-
-    #[test]
-    fn more_stations_than_the_engine_serves_are_refused() {
-        let stations = |n| {
-            let tables = (0..n).map(|i| format!("\n[[station]]\nname = \"s{i}\"\n"));
-            format!("model = \"tiny\"{}", tables.collect::<String>())
-        };
-        Config::parse(&stations(64), Path::new("c.toml")).unwrap();
-        let why = refusal(&stations(65));
-        assert!(
-            why.starts_with("c.toml, line 2, `[[station]]`: there must be"),
-            "{why}"
-        );
-    }
-
-    #[test]
-    fn stations_are_told_apart() {
-        let twice = "[[station]]\nname = \"a\"\n[[station]]\nname = \"a\"";
-        assert!(refusal(twice).starts_with("c.toml, line 4"));
-        assert!(refusal("[card]\nstation = \"b\"").contains("there is no station b, only piano"));
-        assert!(refusal("[[station]]\nname = \"a/b\"").contains("letters"));
-    }
-
-    #[test]
-    fn broken_toml_is_one_sentence() {
-        let why = refusal("[card\nlead_ms = 3");
-        assert!(
-            why.starts_with("c.toml, line 1, `[card`:") && !why.contains('\n'),
-            "{why}"
-        );
-    }
-
-    #[test]
-    fn a_file_without_an_end_is_refused() {
-        let why = Config::read(Path::new("/dev/zero"))
-            .unwrap_err()
-            .to_string();
-        assert!(why.contains("/dev/zero: it is longer than 1 MiB"), "{why}");
-    }
-
-    #[test]
-    fn paths_in_a_file_start_from_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.toml");
-        fs::write(&path, "model = \"m/x\"\n[[station]]\nprompt = \"p.wav\"").unwrap();
-        let config = Config::read(&path).unwrap();
-        assert_eq!(config.model, dir.path().join("m/x"));
-        assert_eq!(config.stations[0].prompt, Some(dir.path().join("p.wav")));
-        fs::write(&path, "model = \"x\"").unwrap();
-        assert_eq!(Config::read(&path).unwrap().model, Path::new("x"));
-    }
-}
+mod tests;

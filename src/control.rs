@@ -25,6 +25,9 @@ pub enum ControlError {
     /// Retry: the generation thread is stuck in a step.
     #[error("the generation thread took no command for {PATIENCE:?}")]
     Stuck,
+    /// Fatal: a bug of the caller.
+    #[error("there is no station {0} to play")]
+    NoStation(usize),
     /// Fatal: no way from the model's rate to the card's.
     #[error(transparent)]
     Rate(#[from] ResampleError),
@@ -58,13 +61,21 @@ pub struct CardLine {
     pub frames: rtrb::Producer<f32>,
 }
 
+/// What a station is drawn in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkShape {
+    /// Codes per second of its model.
+    pub rate_hz: u32,
+    /// Codes per chunk and per packet.
+    pub len: usize,
+}
+
 /// The sending side.
 #[derive(Clone, Debug)]
 pub struct Controls {
     commands: Sender<Command>,
     retired: Receiver<Box<CardLine>>,
-    rate_hz: u32,
-    chunk_len: usize,
+    chunks: Box<[ChunkShape]>,
 }
 
 /// The pump's side.
@@ -74,15 +85,14 @@ pub struct Inbox {
     retired: Sender<Box<CardLine>>,
 }
 
-/// A way to command a pump whose chunks are `chunk_len` codes at `rate_hz`.
-pub fn channel(rate_hz: u32, chunk_len: usize) -> (Controls, Inbox) {
+/// A way to command a pump whose stations are drawn in `chunks`, each in its own.
+pub fn channel(chunks: Vec<ChunkShape>) -> (Controls, Inbox) {
     let (command_sender, command_receiver) = bounded(COMMANDS_MAX);
     let (retired_sender, retired_receiver) = bounded(COMMANDS_MAX);
     let controls = Controls {
         commands: command_sender,
         retired: retired_receiver,
-        rate_hz,
-        chunk_len,
+        chunks: chunks.into(),
     };
     let inbox = Inbox {
         commands: command_receiver,
@@ -99,8 +109,10 @@ impl Controls {
         frames: rtrb::Producer<f32>,
         rate_hz: u32,
     ) -> Result<(), ControlError> {
+        let chunk = self.chunks.get(station);
+        let chunk = chunk.ok_or(ControlError::NoStation(station))?;
         let line = Box::new(CardLine {
-            resampler: Resampler::new(self.rate_hz, rate_hz, self.chunk_len)?,
+            resampler: Resampler::new(chunk.rate_hz, rate_hz, chunk.len)?,
             frames,
         });
         self.send(Command::AttachCard { station, line })
@@ -151,9 +163,14 @@ mod tests {
     use super::*;
     use assert_no_alloc::assert_no_alloc;
 
+    const CHUNK: ChunkShape = ChunkShape {
+        rate_hz: 16_000,
+        len: 320,
+    };
+
     #[test]
     fn commands_arrive_in_order_and_the_end_of_all_senders_is_stop() {
-        let (controls, inbox) = channel(16_000, 320);
+        let (controls, inbox) = channel(vec![CHUNK; 4]);
         assert!(inbox.take().is_none());
         let (frames, _ring) = rtrb::RingBuffer::new(8);
         controls.attach_card(3, frames, 48_000).unwrap();
@@ -172,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_retired_line_is_freed_by_the_sender() {
-        let (controls, inbox) = channel(16_000, 320);
+        let (controls, inbox) = channel(vec![CHUNK; 4]);
         let (frames, ring) = rtrb::RingBuffer::<f32>::new(8);
         controls.attach_card(0, frames, 48_000).unwrap();
         assert_no_alloc(|| match inbox.take() {
@@ -186,10 +203,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sent_is_an_error() {
-        let (controls, inbox) = channel(16_000, 320);
+        let (controls, inbox) = channel(vec![CHUNK; 4]);
         let (frames, _ring) = rtrb::RingBuffer::new(8);
         let error = controls.attach_card(0, frames, 0).unwrap_err();
         assert!(matches!(error, ControlError::Rate(_)));
+        let (frames, _ring) = rtrb::RingBuffer::new(8);
+        let error = controls.attach_card(4, frames, 48_000).unwrap_err();
+        assert!(matches!(error, ControlError::NoStation(4)));
         drop(inbox);
         assert!(matches!(controls.stop(), Err(ControlError::Gone)));
     }

@@ -1,11 +1,12 @@
 //! The daemon: what starts in which order, what stops it, and what it says of itself meanwhile.
 //!
-//! The order: the socket is bound (a port in use is told at once), the model read, prompts heard,
-//! the card opened, the pump started, listeners let in; ready is told when something was played.
+//! The order: the socket is bound (a port in use is told at once), the models read, the machine
+//! measured (more stations than it plays in time are refused), prompts heard, the card opened, the pump started, listeners let in; ready is told when something was played.
 //! It ends by SIGINT or SIGTERM: the card fades out while listeners are told, and all is over
 //! within [`STOP_MAX`]; a second signal ends it there and then. [`run`] blocks the main thread; the
 //! runtime's threads are called "net" and see nothing but sockets and this module's clock.
 
+mod announce;
 mod beat;
 mod optional_card;
 
@@ -22,12 +23,13 @@ use tokio::task::JoinHandle;
 use tokio::time;
 
 use crate::broadcast::{self, Source, Writer};
+use crate::capacity::{Capacity, Overload};
 use crate::config::{CardUse, Config, NetworkConfig};
-use crate::control::Controls;
+use crate::control::{ChunkShape, Controls};
 use crate::net::{self, House};
 use crate::protocol::{Draw, Facts, ModelFacts};
-use crate::pump::{Primed, Pump, PumpError, PumpSettings, Start};
-use crate::setup::{Setup, SetupError};
+use crate::pump::{Engine, Opening, Primed, Pump, PumpError, PumpSettings, Start};
+use crate::setup::{ModelEngine, Setup, SetupError};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use beat::Heart;
@@ -54,6 +56,9 @@ pub enum DaemonError {
     /// Fatal: see [`SetupError`].
     #[error(transparent)]
     Setup(#[from] SetupError),
+    /// Fatal: see [`Overload`].
+    #[error(transparent)]
+    Overload(#[from] Overload),
     /// Retry or fatal: the address cannot be had.
     #[error("cannot listen on {address}: {source}; name another with --listen")]
     Listen {
@@ -122,20 +127,25 @@ struct Network {
 impl Running {
     fn start(
         config: &Config,
-        setup: Setup,
+        mut setup: Setup,
         listener: Option<TcpListener>,
         runtime: &Runtime,
     ) -> Result<Self, DaemonError> {
         let _inside = runtime.enter();
         let telemetry = Arc::new(Telemetry::default());
         let is_ready = Arc::new(AtomicBool::new(false));
-        let settings = pump_settings(config, &setup);
-        log_setup(&setup);
-        let (writers, stations) = stations(config, &setup, settings);
+        announce::setup(config, &setup);
+        admit(config, &mut setup, &telemetry)?;
+        let chunks = setup
+            .engines
+            .iter()
+            .map(|engine| chunk_of(engine, &config.network));
+        let packet_len = chunks.map(|chunk| chunk.len as u64).min().unwrap_or(0);
+        let (openings, stations) = stations(config, &setup);
         // From here on nothing is cut: neither a prompt nor, later, what sounds.
         let mut signals = Signals::new().map_err(DaemonError::System)?;
         let told = telemetry.clone();
-        let primed = prime(setup, writers, settings, told, &mut signals)?;
+        let primed = prime(config, setup, openings, told, &mut signals)?;
         // A card that is there before the first code plays it.
         let opening = open_card(config, primed.controls(), &telemetry, &mut signals);
         let card = runtime.block_on(opening)?;
@@ -151,7 +161,7 @@ impl Running {
             signals,
             heart: Heart::new(
                 telemetry,
-                settings.packet_len as u64,
+                packet_len,
                 config.card.enabled == CardUse::Required,
                 is_ready,
             ),
@@ -271,13 +281,31 @@ fn page_address(address: SocketAddr) -> String {
     }
 }
 
+/// Measures what the stations cost here, says so, and refuses more than there is time for.
+fn admit(config: &Config, setup: &mut Setup, telemetry: &Telemetry) -> Result<(), Overload> {
+    let capacity: Capacity = setup.warm_up(&config.network);
+    let engines: Vec<usize> = setup.places.iter().map(|place| place.engine).collect();
+    let warning = capacity.judge(&engines, config.overload)?;
+    announce::capacity(&capacity, warning);
+    let n_more = capacity.room_for(engines[0]);
+    let n_lanes = capacity.n_lanes();
+    telemetry.lanes.open.set(n_lanes as u64);
+    telemetry.lanes.capacity.set((n_lanes + n_more) as u64);
+    Ok(())
+}
+
+/// What an engine draws at a time: a packet.
+fn chunk_of(engine: &ModelEngine, network: &NetworkConfig) -> ChunkShape {
+    let rate_hz = engine.model.config.sample_rate_hz;
+    let len = network.packet_len(rate_hz);
+    ChunkShape { rate_hz, len }
+}
+
 fn pump_settings(config: &Config, setup: &Setup) -> PumpSettings {
-    let rate_hz = setup.model.config.sample_rate_hz;
     PumpSettings {
-        rate_hz,
-        packet_len: (rate_hz * config.network.packet_ms / 1_000) as usize,
         // A pause that listeners' buffers survive must be made up for afterwards.
         lead_ms: config.card.lead_ms.max(config.network.jitter_ms),
+        cpu: setup.cpus.first().copied(),
     }
 }
 
@@ -292,12 +320,8 @@ fn net_settings(network: &NetworkConfig) -> net::Settings {
     }
 }
 
-/// One ring a station: its writing end, and what listeners get to see.
-fn stations(
-    config: &Config,
-    setup: &Setup,
-    settings: PumpSettings,
-) -> (Vec<Writer>, Vec<net::Station>) {
+/// One ring a station: how the pump begins it, and what listeners get to see.
+fn stations(config: &Config, setup: &Setup) -> (Vec<Opening>, Vec<net::Station>) {
     let NetworkConfig {
         packet_ms,
         jitter_ms,
@@ -305,21 +329,29 @@ fn stations(
     } = config.network;
     let n_slots = RING_MS.max(RING_BUFFERS * jitter_ms).div_ceil(packet_ms) as usize;
     let named = config.stations.iter().zip(&setup.starts);
-    named
-        .map(|(station, start)| {
-            let (writer, source): (Writer, Source) = broadcast::ring(n_slots, settings.packet_len);
-            let facts = facts(&station.name, start, setup, settings);
-            (writer, net::Station { facts, source })
+    let placed = named.zip(&setup.places);
+    placed
+        .map(|((station, start), &place)| {
+            let engine = &setup.engines[place.engine];
+            let chunk = chunk_of(engine, &config.network);
+            let (writer, source): (Writer, Source) = broadcast::ring(n_slots, chunk.len);
+            let facts = facts(&station.name, start, engine, chunk);
+            let opening = Opening {
+                start: start.clone(),
+                place,
+                writer,
+            };
+            (opening, net::Station { facts, source })
         })
         .unzip()
 }
 
-fn facts(name: &str, start: &Start, setup: &Setup, settings: PumpSettings) -> Facts {
+fn facts(name: &str, start: &Start, engine: &ModelEngine, chunk: ChunkShape) -> Facts {
     Facts {
         station: name.to_owned(),
         model: ModelFacts {
-            name: setup.model.name.clone(),
-            sha256: setup.model.sha256.clone(),
+            name: engine.model.name.clone(),
+            sha256: engine.model.sha256.clone(),
         },
         seed: start.seed,
         draw: Draw {
@@ -327,18 +359,18 @@ fn facts(name: &str, start: &Start, setup: &Setup, settings: PumpSettings) -> Fa
             top_p: start.draw.top_p,
             min_p: start.draw.min_p,
         },
-        isa: setup.decoder.isa().to_owned(),
-        sample_rate_hz: settings.rate_hz,
-        packet_len: settings.packet_len as u32,
+        isa: engine.decoder.isa().to_owned(),
+        sample_rate_hz: chunk.rate_hz,
+        packet_len: chunk.len as u32,
         first_position: start.prompt.len() as u64,
     }
 }
 
 /// Feeds the prompts, unless a signal comes.
 fn prime(
+    config: &Config,
     setup: Setup,
-    writers: Vec<Writer>,
-    settings: PumpSettings,
+    openings: Vec<Opening>,
     telemetry: Arc<Telemetry>,
     signals: &mut Signals,
 ) -> Result<Primed, PumpError> {
@@ -346,14 +378,24 @@ fn prime(
     if n_codes > 0 {
         tracing::info!("listening to {n_codes} codes of prompt");
     }
-    let stations = setup.starts.into_iter().zip(writers).collect();
-    Primed::new(setup.decoder, stations, settings, telemetry, &mut |_| {
-        let Some(signal) = signals.take() else {
-            return ControlFlow::Continue(());
-        };
-        tracing::info!("{signal}: stopping before anything sounds");
-        ControlFlow::Break(())
-    })
+    let settings = pump_settings(config, &setup);
+    let engines = setup.engines.into_iter().map(|engine| Engine {
+        chunk: chunk_of(&engine, &config.network),
+        decoder: engine.decoder,
+    });
+    Primed::new(
+        engines.collect(),
+        openings,
+        settings,
+        telemetry,
+        &mut |_| {
+            let Some(signal) = signals.take() else {
+                return ControlFlow::Continue(());
+            };
+            tracing::info!("{signal}: stopping before anything sounds");
+            ControlFlow::Break(())
+        },
+    )
 }
 
 /// `None`: without a card by wish, or because there is none and none is required. The system may
@@ -387,30 +429,6 @@ async fn open_card(
             Ok(None)
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Once, what a report of a fault should hold.
-fn log_setup(setup: &Setup) {
-    let model = &setup.model;
-    tracing::info!(
-        "model {} ({}), {} Hz, lanes: {}, computed by {}",
-        model.name,
-        model.sha256.get(..12).unwrap_or(&model.sha256),
-        model.config.sample_rate_hz,
-        setup.decoder.n_lanes(),
-        setup.decoder.isa(),
-    );
-    for start in &setup.starts {
-        let draw = start.draw;
-        tracing::info!(
-            "seed {}, temperature {}, top-p {}, min-p {}, prompt of {} codes",
-            start.seed,
-            draw.temperature,
-            draw.top_p,
-            draw.min_p,
-            start.prompt.len(),
-        );
     }
 }
 

@@ -60,7 +60,9 @@ pub fn render(
     order: &Order,
     mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), RenderError> {
-    let model_hz = setup.model.config.sample_rate_hz;
+    let place = setup.places[0];
+    let engine = &mut setup.engines[place.engine];
+    let model_hz = engine.model.config.sample_rate_hz;
     let rate_hz = order.rate_hz.unwrap_or(model_hz);
     let n_codes = ((order.seconds * f64::from(model_hz)).round() as u64).max(1);
     let n_frames = crate::resample::frames_for(n_codes, model_hz, rate_hz);
@@ -68,7 +70,7 @@ pub fn render(
     // Before the slow part, so that a wrong path is told at once.
     let mut file = WavWriter::create(&order.output, rate_hz, order.format, Some(n_frames))?;
 
-    let decoder = &mut *setup.decoder;
+    let decoder = &mut *engine.decoder;
     let start = &setup.starts[0];
     let mut on_prompt = |n_fed| {
         on_progress(Progress {
@@ -78,7 +80,7 @@ pub fn render(
         })
     };
     let interrupted = || RenderError::Interrupted(order.output.clone());
-    let stream = Stream::open(decoder, 0, start, CHUNK_LEN, &mut on_prompt);
+    let stream = Stream::open(decoder, place.lane, start, CHUNK_LEN, &mut on_prompt);
     let mut stream = stream.ok_or_else(interrupted)?;
     let mut samples = Vec::with_capacity(CHUNK_LEN);
     let mut n_drawn = 0;

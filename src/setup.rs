@@ -1,15 +1,20 @@
-//! From a configuration to an engine and the streams it shall play: what `render` and the daemon
-//! do first. Blocks for as long as reading a model takes; main thread, before any other starts.
+//! From a configuration to engines and the streams they shall play: what `render` and the daemon
+//! do first. Blocks for as long as reading the models takes; main thread, before any other starts.
 
-use std::path::Path;
+mod warm_up;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::config::{Config, ConfigError, StationConfig, find_model};
-use crate::engine::{self, Decoder};
-use crate::model::{Model, ModelError};
+use crate::capacity::{Capacity, EngineLoad};
+use crate::config::{Config, ConfigError, NetworkConfig, StationConfig, find_model};
+use crate::engine::{self, Decoder, Footprint};
+use crate::machine::{self, Machine, Work};
+use crate::model::{Model, ModelConfig, ModelError};
 use crate::mulaw;
-use crate::pump::Start;
+use crate::pump::{Place, STATIONS_MAX, Start};
 use crate::wav::{self, WavError};
 
 /// Why nothing can play. All are *fatal*: the configuration, the model or the prompt must change.
@@ -27,42 +32,138 @@ pub enum SetupError {
 }
 
 /// Everything that is needed to draw, with one lane for each station.
+#[derive(Debug)]
 pub struct Setup {
+    /// Every model that a station plays, in the order of their first stations.
+    pub engines: Vec<ModelEngine>,
+    /// How each station begins, in the order of the configuration.
+    pub starts: Vec<Start>,
+    /// Where each station is drawn: an index into `engines`, and its lane.
+    pub places: Vec<Place>,
+    /// The CPUs that decode threads are kept on, the pump's first; none where they may wander.
+    pub cpus: Vec<usize>,
+}
+
+/// A model and its engine, with a lane for each of its stations.
+pub struct ModelEngine {
     /// The model.
     pub model: Arc<Model>,
     /// Its engine.
     pub decoder: Box<dyn Decoder>,
-    /// How each station begins, in the order of the configuration; its lane is its index.
-    pub starts: Vec<Start>,
+    /// Why its steps are shared by so many threads.
+    pub threads_why: String,
 }
 
-impl std::fmt::Debug for Setup {
+impl std::fmt::Debug for ModelEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Setup")
+        f.debug_struct("ModelEngine")
             .field("model", &self.model.name)
             .field("isa", &self.decoder.isa())
-            .field("starts", &self.starts)
             .finish_non_exhaustive()
     }
 }
 
 impl Setup {
-    /// Reads the model and the prompts, and makes the engine.
+    /// Reads the models and the prompts, and makes the engines.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
-        let settings = engine::Settings {
-            isa: config.available_isa()?,
-            ..engine::Settings::default()
-        };
-        let model = Arc::new(Model::load(&find_model(&config.model)?)?);
-        let starts = config.stations.iter().enumerate();
-        let starts = starts.map(|(index, station)| start(station, index as u64, &model));
+        let isa = config.available_isa()?;
+        let (paths, places) = places(config)?;
+        let models = paths.iter().map(|path| Model::load(path).map(Arc::new));
+        let models = models.collect::<Result<Vec<_>, _>>()?;
+        let stations = config.stations.iter().zip(&places).enumerate();
+        let starts = stations
+            .map(|(index, (station, place))| start(station, index as u64, &models[place.engine]));
         let starts = starts.collect::<Result<Vec<_>, _>>()?;
-        let decoder = engine::open(&model, &settings, starts.len());
+        let machine = Machine::read();
+        let shares = models
+            .iter()
+            .map(|model| threads(config, &model.config, &machine));
+        let shares: Vec<(usize, String)> = shares.collect();
+        let n_threads = shares.iter().map(|(n, _)| *n).max().unwrap_or(1);
+        let cpus = machine::placement(n_threads, config.pin, &machine);
+        let engines = models.into_iter().zip(shares).enumerate();
+        let engines = engines.map(|(index, (model, (n_threads, threads_why)))| {
+            let settings = engine::Settings {
+                isa,
+                threads: Some(n_threads),
+                cpus: cpus.iter().copied().take(n_threads).collect(),
+            };
+            let n_lanes = places.iter().filter(|place| place.engine == index).count();
+            let decoder = engine::open(&model, &settings, n_lanes);
+            ModelEngine {
+                model,
+                decoder: decoder.expect("the instruction set is available"),
+                threads_why,
+            }
+        });
         Ok(Self {
-            model,
-            decoder: decoder.expect("the instruction set is available"),
+            engines: engines.collect(),
             starts,
+            places,
+            cpus,
         })
+    }
+
+    /// Measures what the stations take of the time there is, in about half a second. Leaves noise
+    /// in the lanes, which whoever opens them never sees.
+    pub fn warm_up(&mut self, network: &NetworkConfig) -> Capacity {
+        let (engines, cpu) = (&mut self.engines, self.cpus.first());
+        let measure = || {
+            // Where the pump will be: an engine's other threads have their places already.
+            if let Some(cpu) = cpu {
+                machine::pin_to(*cpu);
+            }
+            loads(engines, network)
+        };
+        let loads = thread::scope(|scope| scope.spawn(measure).join());
+        Capacity::new(loads.expect("an engine that decodes"), STATIONS_MAX)
+    }
+}
+
+/// What the lanes of every engine cost on this thread.
+fn loads(engines: &mut [ModelEngine], network: &NetworkConfig) -> Vec<EngineLoad> {
+    let time = warm_up::TIME / engines.len() as u32;
+    let load = |engine: &mut ModelEngine| {
+        let rate_hz = engine.model.config.sample_rate_hz;
+        let case = warm_up::Case {
+            rate_hz,
+            chunk_len: network.packet_len(rate_hz),
+            time,
+        };
+        let decoder = &mut *engine.decoder;
+        let costs = warm_up::measure(decoder, &case, &machine::thread_time);
+        EngineLoad::new(&engine.model.name, decoder.n_lanes(), costs)
+    };
+    engines.iter_mut().map(load).collect()
+}
+
+/// The different models of the stations, and each station's lane in the engine of its model.
+fn places(config: &Config) -> Result<(Vec<PathBuf>, Vec<Place>), ConfigError> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    let mut places: Vec<Place> = Vec::new();
+    for model in config.models() {
+        let path = find_model(model)?;
+        let known = paths.iter().position(|other| *other == path);
+        let engine = known.unwrap_or(paths.len());
+        if known.is_none() {
+            paths.push(path);
+        }
+        let lane = places.iter().filter(|place| place.engine == engine).count();
+        places.push(Place { engine, lane });
+    }
+    Ok((paths, places))
+}
+
+/// How many threads share a step of a model, and why.
+pub fn threads(config: &Config, model: &ModelConfig, machine: &Machine) -> (usize, String) {
+    let work = Work {
+        weight_bytes: Footprint::of(model).weight_bytes,
+        rate_hz: model.sample_rate_hz,
+        n_kv_heads: model.n_kv_heads,
+    };
+    match config.threads {
+        Some(asked) => machine::fit_threads(asked as usize, &work, machine),
+        None => machine::choose_threads(&work, machine),
     }
 }
 
@@ -91,4 +192,52 @@ fn seed_from_clock() -> u64 {
     let nanos = now.map_or(0, |since| since.as_nanos() as u64);
     // Clocks tick coarsely and starts are close: the multiplier spreads them over all digits.
     nanos.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(stations: &str) -> Config {
+        let stations = format!("model = \"models/tiny\"\n{stations}");
+        Config::parse(&stations, Path::new("c.toml")).unwrap()
+    }
+
+    #[test]
+    fn stations_of_one_model_share_an_engine_and_others_have_their_own() {
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            let from = Path::new("models/tiny").join(name);
+            std::fs::copy(from, copy.path().join(name)).unwrap();
+        }
+        let station = |name, rest: &str| format!("[[station]]\nname = \"{name}\"\n{rest}\n");
+        let other = format!("model = {:?}\nseed = 7", copy.path());
+        let stations = [station("a", ""), station("b", &other), station("c", "")];
+        let mut setup = Setup::new(&config(&stations.concat())).unwrap();
+        let place = |engine, lane| Place { engine, lane };
+        assert_eq!(setup.places, [place(0, 0), place(1, 0), place(0, 1)]);
+        let n_lanes = setup.engines.iter().map(|engine| engine.decoder.n_lanes());
+        assert_eq!(n_lanes.collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(setup.starts[1].seed, 7);
+        let capacity = setup.warm_up(&NetworkConfig::default());
+        assert_eq!(capacity.n_lanes(), 3);
+        assert!(capacity.load() > 0.0);
+    }
+
+    #[test]
+    fn threads_that_are_asked_for_are_given_as_far_as_the_model_goes() {
+        let mut config = config("");
+        config.threads = Some(5);
+        let setup = Setup::new(&config).unwrap();
+        let why = &setup.engines[0].threads_why;
+        assert!(why.starts_with("5 were asked for"), "{why}");
+        assert_eq!(setup.cpus, [0; 0]);
+    }
+
+    #[test]
+    fn a_model_that_is_missing_is_named_whichever_station_wants_it() {
+        let config = config("[[station]]\n[[station]]\nname = \"b\"\nmodel = \"no-such\"");
+        let why = Setup::new(&config).unwrap_err().to_string();
+        assert!(why.contains("no model no-such"), "{why}");
+    }
 }

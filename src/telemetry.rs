@@ -8,12 +8,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// All figures of a running daemon.
 #[derive(Debug, Default)]
 pub struct Telemetry {
+    /// What there is room for.
+    pub lanes: LaneTelemetry,
     /// What the generation thread has done.
     pub pump: PumpTelemetry,
     /// What the sound card has taken.
     pub card: CardTelemetry,
     /// What the network has sent.
     pub net: NetTelemetry,
+}
+
+/// Told at start, once the machine was measured.
+#[derive(Debug, Default)]
+pub struct LaneTelemetry {
+    /// Streams that play.
+    pub open: Gauge,
+    /// Streams that would play in time: those open, and more of the first station's model.
+    pub capacity: Gauge,
 }
 
 /// Raised by the pump alone.
@@ -25,7 +36,7 @@ pub struct PumpTelemetry {
     pub chunks: Counter,
     /// Chunks whose computation took longer than they play.
     pub late_chunks: Counter,
-    /// How long each chunk took to compute, as a share of the time it plays.
+    /// How long the chunks due at a time took to compute, as a share of the time they play.
     pub chunk_load: LoadHistogram,
     /// Codes generated but not yet played by the card or, without one, not yet due (a gauge).
     pub lead_codes: Gauge,

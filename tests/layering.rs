@@ -37,6 +37,7 @@ const LAW: &[(&str, &[&str])] = &[
             "engine",
             "broadcast",
             "control",
+            "machine",
             "mulaw",
             "resample",
             "telemetry",
@@ -47,13 +48,16 @@ const LAW: &[(&str, &[&str])] = &[
     ("signals", &[]),
     (
         "setup",
-        &["config", "engine", "model", "mulaw", "pump", "wav"],
+        &[
+            "capacity", "config", "engine", "machine", "model", "mulaw", "pump", "wav",
+        ],
     ),
     ("render", &["mulaw", "pump", "resample", "setup", "wav"]),
     (
         "daemon",
         &[
             "broadcast",
+            "capacity",
             "card",
             "config",
             "control",

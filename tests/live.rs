@@ -26,17 +26,25 @@ const SEED: &str = "20";
 struct Daemon {
     child: Child,
     log: Receiver<String>,
+    /// The lines that [`log_line`](Self::log_line) has read.
+    said: Vec<String>,
     /// `127.0.0.1:PORT`
     address: String,
 }
 
 impl Daemon {
     fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let all = [&["--model", "tiny", "--seed", SEED], arguments].concat();
+        Self::start_bare(&all, environment)
+    }
+
+    /// With nothing said of the streams.
+    fn start_bare(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_longwave"))
-            .args(["serve", "--model", "tiny", "--listen", "127.0.0.1:0"])
-            .args(["--seed", SEED])
+            .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
             .env_remove("RUST_LOG")
+            .env_remove("LONGWAVE_ISA")
             .envs(environment.iter().copied())
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::null())
@@ -54,6 +62,7 @@ impl Daemon {
         let mut daemon = Self {
             child,
             log,
+            said: Vec::new(),
             address: String::new(),
         };
         let line = daemon.log_line("http://");
@@ -63,10 +72,11 @@ impl Daemon {
     }
 
     /// Reads the log on to a line that holds `word`.
-    fn log_line(&self, word: &str) -> String {
+    fn log_line(&mut self, word: &str) -> String {
         loop {
             let line = self.log.recv_timeout(PATIENCE);
             let line = line.unwrap_or_else(|_| panic!("no line with {word} in the log"));
+            self.said.push(line.clone());
             if line.contains(word) {
                 return line;
             }
@@ -128,7 +138,11 @@ type Socket =
 
 /// Listens until `n` packets have come: the hello, and all their codes.
 async fn listen(daemon: &Daemon, n: u64) -> (Hello, Vec<u8>, Socket) {
-    let url = format!("ws://{}/v1/stations/piano/stream", daemon.address);
+    listen_to("piano", daemon, n).await
+}
+
+async fn listen_to(station: &str, daemon: &Daemon, n: u64) -> (Hello, Vec<u8>, Socket) {
+    let url = format!("ws://{}/v1/stations/{station}/stream", daemon.address);
     let (mut socket, _) = connect_async(url).await.unwrap();
     let hello = match socket.next().await.unwrap().unwrap() {
         Message::Text(text) => Event::from_json(&text).unwrap(),
@@ -444,7 +458,8 @@ fn every_station_of_a_file_is_on_the_air() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("two.toml");
     let stations = "[[station]]\nname = \"one\"\n[[station]]\nname = \"two\"\ntop_p = 0.9\n";
-    std::fs::write(&file, stations).unwrap();
+    // How fast the machine of the test is does not matter here.
+    std::fs::write(&file, format!("overload = true\n{stations}")).unwrap();
     let daemon = Daemon::start(&["--no-card", "--config", text(&file)], &[]);
     for (path, status) in [
         ("/v1/stations/one/stream.wav", "200"),
@@ -456,6 +471,71 @@ fn every_station_of_a_file_is_on_the_air() {
     ] {
         assert_eq!(daemon.status_of(path), status, "{path}");
     }
+}
+
+/// The same weights under another name and at another rate: what they play is the same codes.
+#[tokio::test]
+async fn stations_of_different_models_each_play_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let fast = dir.path().join("fast");
+    std::fs::create_dir(&fast).unwrap();
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
+    let weights = "model.safetensors";
+    std::fs::copy(tiny.join(weights), fast.join(weights)).unwrap();
+    let config = std::fs::read_to_string(tiny.join("config.json")).unwrap();
+    let config = config.replace("16000", "24000");
+    std::fs::write(fast.join("config.json"), config).unwrap();
+
+    let file = dir.path().join("two.toml");
+    let station = |name, rest| format!("[[station]]\nname = \"{name}\"\nseed = {SEED}\n{rest}");
+    let stations = station("one", "") + &station("two", "model = \"./fast\"\n");
+    let head = "model = \"tiny\"\noverload = true\n";
+    std::fs::write(&file, format!("{head}{stations}")).unwrap();
+    let daemon = Daemon::start_bare(&["--no-card", "--config", text(&file)], &[]);
+    let mut written = Vec::new();
+    for (name, rate_hz, packet_len) in [("one", 16_000, 320), ("two", 24_000, 480)] {
+        let (hello, codes, _socket) = listen_to(name, &daemon, 25).await;
+        let facts = &hello.facts;
+        assert_eq!(
+            (facts.sample_rate_hz, facts.packet_len),
+            (rate_hz, packet_len)
+        );
+        assert_eq!(
+            facts.model.name,
+            if name == "one" { "tiny" } else { "fast" }
+        );
+        let first = hello.position as usize;
+        if written.len() < first + codes.len() {
+            written = rendered((first + codes.len()) as u64);
+        }
+        assert!(codes == written[first..first + codes.len()], "{name}");
+    }
+}
+
+#[test]
+fn the_log_says_what_computes_and_why() {
+    let environment = [("RUST_LOG", "info"), ("LONGWAVE_ISA", "portable")];
+    let started = |arguments: &[&str]| {
+        let arguments = [&["--no-card"], arguments].concat();
+        let daemon = Daemon::start(&arguments, &environment);
+        daemon.said.join("\n")
+    };
+    let said = started(&["--threads", "1"]);
+    assert!(
+        said.contains("portable: asked for by LONGWAVE_ISA"),
+        "{said}"
+    );
+    assert!(
+        said.contains("threads for tiny: 1 (as asked for), where the scheduler"),
+        "{said}"
+    );
+    assert!(said.contains("1 station takes "), "{said}");
+    let best = longwave::engine::Isa::best().name();
+    let said = started(&["--isa", best]);
+    assert!(
+        said.contains(&format!("{best}: asked for by --isa")) || best == "portable",
+        "{said}"
+    );
 }
 
 fn text(path: &Path) -> &str {

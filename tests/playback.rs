@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use longwave::card::{self, Card, CardError, CardFeed, CardSettings};
+use longwave::control::ChunkShape;
 use longwave::engine::{Decoder, DrawParams, Turn};
-use longwave::pump::{Primed, PumpSettings, Start, Stream};
+use longwave::pump::{Engine, Opening, Place, Primed, PumpSettings, Start, Stream};
 use longwave::resample::Resampler;
 use longwave::telemetry::Telemetry;
 use longwave::{broadcast, mulaw};
@@ -259,15 +260,24 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
                 prompt: vec![mulaw::SILENCE; 100],
             };
             let pump_settings = PumpSettings {
-                rate_hz: 16_000,
-                packet_len: 320,
                 lead_ms: 100,
+                cpu: None,
             };
             // The card is attached before the clocks run: the first code is the first frame.
-            let stations = vec![(start.clone(), broadcast::ring(64, 320).0)];
+            let engines = vec![Engine {
+                decoder: Box::new(Hash(0)),
+                chunk: ChunkShape {
+                    rate_hz: 16_000,
+                    len: 320,
+                },
+            }];
+            let stations = vec![Opening {
+                start: start.clone(),
+                place: Place { engine: 0, lane: 0 },
+                writer: broadcast::ring(64, 320).0,
+            }];
             let told = telemetry.clone();
-            let decoder = Box::new(Hash(0));
-            let primed = Primed::new(decoder, stations, pump_settings, told, &mut hear).unwrap();
+            let primed = Primed::new(engines, stations, pump_settings, told, &mut hear).unwrap();
             let controls = primed.controls();
             let attach = move |feed: CardFeed| {
                 controls.attach_card(0, feed.frames, feed.rate_hz).unwrap();

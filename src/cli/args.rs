@@ -25,13 +25,16 @@ use longwave::wav::WavFormat;
   longwave render -s 30 -o out.wav   write 30 seconds to a file
 
 Exit codes: 0 done, 1 internal error, 64 usage, 69 sound card or port unavailable (try again),
-78 configuration, model or prompt invalid."
+78 configuration, model or prompt invalid, or more stations than this machine plays in time."
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// What forces an instruction set where `--isa` does not.
+const ISA_ENV: &str = "LONGWAVE_ISA";
 
 /// The release, and the commit where one is known.
 const VERSION: &str = match option_env!("LONGWAVE_VERSION") {
@@ -135,8 +138,13 @@ pub struct ModelArgs {
     pub device: Option<Device>,
 
     /// Force an instruction set [default: the best this machine has]
-    #[arg(long, value_name = "ISA", value_parser = PossibleValuesParser::new(Isa::ALL.map(Isa::name)))]
+    #[arg(long, value_name = "ISA", env = ISA_ENV, hide_env_values = true,
+        value_parser = PossibleValuesParser::new(Isa::ALL.map(Isa::name)))]
     pub isa: Option<String>,
+
+    /// Let so many threads share a step [default: chosen from the model and the caches]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(limits::THREADS))]
+    pub threads: Option<u32>,
 }
 
 /// How a stream begins and chooses its codes.
@@ -311,10 +319,23 @@ impl FileArgs {
 }
 
 impl ModelArgs {
+    /// A model changes every station, like all that is said of streams.
     fn apply(self, config: &mut Config) {
-        replace(&mut config.model, self.model);
+        if let Some(model) = self.model {
+            config.model = model;
+            config
+                .stations
+                .iter_mut()
+                .for_each(|station| station.model = None);
+        }
         replace(&mut config.device, self.device);
-        config.isa = self.isa.or(config.isa.take());
+        config.threads = self.threads.or(config.threads);
+        if let Some(isa) = self.isa {
+            // Where both say the same, either is the reason.
+            let is_from_env = std::env::var(ISA_ENV).is_ok_and(|asked| asked == isa);
+            config.isa_from = if is_from_env { ISA_ENV } else { "--isa" };
+            config.isa = Some(isa);
+        }
     }
 }
 
@@ -508,6 +529,23 @@ mod tests {
     }
 
     #[test]
+    fn threads_and_isa_go_before_the_file_and_a_model_is_every_stations() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        let text = "isa = \"avx2\"\nthreads = 2\n[[station]]\nmodel = \"x\"\n";
+        std::fs::write(&file, text).unwrap();
+        let line = format!("longwave serve --config {}", file.display());
+        assert_eq!(config(&line).threads, Some(2));
+        let config = config(&format!("{line} --threads 1 --isa portable --model tiny"));
+        assert_eq!(config.threads, Some(1));
+        assert_eq!(
+            (config.isa.as_deref(), config.isa_from),
+            (Some("portable"), "--isa")
+        );
+        assert!(config.models().eq([std::path::Path::new("tiny")]));
+    }
+
+    #[test]
     fn naming_a_card_requires_it() {
         let card = config("longwave serve --output-device hw:1").card;
         assert_eq!(card.enabled, CardUse::Required);
@@ -532,6 +570,8 @@ mod tests {
             "longwave render -o a.wav -s inf",
             "longwave render -o a.wav -s 1 --rate 1",
             "longwave serve --listen 8420",
+            "longwave serve --threads 0",
+            "longwave bench --threads 17",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use longwave::bench::{self, CaseResult, Plan};
 use longwave::config::find_model;
+use longwave::machine::Machine;
 use longwave::model::Model;
+use longwave::setup;
 
 use super::args::BenchArgs;
 use super::exit::Outcome;
@@ -16,8 +18,12 @@ use super::pages::print;
 pub fn run(mut args: BenchArgs) -> Outcome {
     let config = args.resolve()?;
     let model = Arc::new(Model::load(&find_model(&config.model)?)?);
+    let asked = config
+        .threads
+        .map(|_| setup::threads(&config, &model.config, &Machine::read()));
     let plan = Plan {
         isa: config.available_isa()?,
+        threads: asked.map(|(n_threads, _)| n_threads),
         time_per_case: Duration::from_secs_f64(args.seconds),
     };
     if !args.json {

@@ -22,7 +22,8 @@ const INTERNAL: u8 = 1;
 const USAGE: u8 = 64;
 /// A sound card or a port is not to be had now: trying again may help.
 const UNAVAILABLE: u8 = 69;
-/// The configuration, the model or the prompt is wrong: repetition does not help.
+/// The configuration, the model or the prompt is wrong, or asks for more than this machine can:
+/// repetition does not help.
 const CONFIG: u8 = 78;
 
 /// Prints one sentence if there is something to say.
@@ -73,7 +74,7 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
 
 fn of_daemon(error: &DaemonError) -> Option<u8> {
     match error {
-        DaemonError::Setup(_) => Some(CONFIG),
+        DaemonError::Setup(_) | DaemonError::Overload(_) => Some(CONFIG),
         DaemonError::Listen { .. } | DaemonError::Card(_) | DaemonError::Network(_) => {
             Some(UNAVAILABLE)
         }
@@ -138,6 +139,7 @@ fn is_command(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use longwave::capacity::{Capacity, Costs, EngineLoad};
 
     use super::*;
     use crate::cli::args::Cli;
@@ -164,6 +166,19 @@ mod tests {
             "invalid value '2' for '--top-p <P>': must be above 0 and at most 1, not 2; \
              see longwave --help"
         );
+    }
+
+    #[test]
+    fn more_stations_than_fit_are_the_configurations_fault() {
+        let costs = Costs {
+            one: 0.5,
+            n_lanes: 2,
+            all: 1.0,
+        };
+        let load = EngineLoad::new("slow", 2, costs);
+        let overload = Capacity::new(vec![load], 64).judge(&[0, 0], false);
+        let error = DaemonError::from(overload.unwrap_err());
+        assert_eq!(code(&eyre::Report::new(error)), CONFIG);
     }
 
     #[test]

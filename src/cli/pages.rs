@@ -38,10 +38,19 @@ pub fn inspect(model: Option<PathBuf>) -> Outcome {
     print(inspect::describe(&model).as_bytes())
 }
 
-/// `check-config F.toml`: what it comes to, the model found.
+/// `check-config F.toml`: what it comes to, the models found. Whether this machine plays so many
+/// stations in time is measured at start only.
 pub fn check_config(path: &Path) -> Outcome {
     let mut config = Config::read(path)?;
-    config.model = config::find_model(&config.model)?;
+    let is_shared = config
+        .stations
+        .iter()
+        .any(|station| station.model.is_none());
+    let own = config.stations.iter_mut();
+    let own = own.filter_map(|station| station.model.as_mut());
+    for model in own.chain(is_shared.then_some(&mut config.model)) {
+        *model = config::find_model(model)?;
+    }
     print(config.to_string().as_bytes())
 }
 

@@ -27,7 +27,7 @@ pub fn run(mut args: RenderArgs) -> Outcome {
     };
     let mut setup = Setup::new(&config)?;
     let is_interrupted = interrupt_flag()?;
-    let rate_hz = f64::from(setup.model.config.sample_rate_hz);
+    let rate_hz = f64::from(setup.engines[0].model.config.sample_rate_hz);
     let bar = progress_bar();
     let mut begin = Instant::now();
     let result = render(&mut setup, &order, |progress| {

@@ -176,7 +176,9 @@ impl Heart {
 
 /// What should not move, and what to call it.
 fn faults(telemetry: &Telemetry) -> [(&'static str, u64); N_FAULTS] {
-    let Telemetry { pump, card, net } = telemetry;
+    let Telemetry {
+        pump, card, net, ..
+    } = telemetry;
     [
         ("chunks computed too late", pump.late_chunks.get()),
         ("underruns at the card", card.ring_underruns.get()),

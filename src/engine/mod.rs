@@ -24,12 +24,15 @@ use crate::compute::{Avx2, Avx512Vnni, AvxVnni};
 use crate::model::Model;
 
 /// How an engine computes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// The instruction set; the best of this CPU when absent.
     pub isa: Option<Isa>,
     /// Threads that share a step; chosen from the model and the machine when absent.
     pub threads: Option<usize>,
+    /// The CPUs that the threads are kept on, the caller's first, who pins itself; where the
+    /// scheduler places them when there are none.
+    pub cpus: Vec<usize>,
 }
 
 /// The CPU engine with `n_lanes` lanes; `None` if the CPU lacks the instruction set asked for.

@@ -29,7 +29,9 @@ type Named<'a, T> = (&'static str, &'static str, &'a T);
 
 impl Figures {
     fn counters(&self) -> [Named<'_, Counter>; 15] {
-        let Telemetry { pump, card, net } = &*self.0;
+        let Telemetry {
+            pump, card, net, ..
+        } = &*self.0;
         [
             ("codes", "Codes drawn", &pump.codes),
             ("chunks", "Chunks generated", &pump.chunks),
@@ -93,9 +95,20 @@ impl Figures {
         ]
     }
 
-    fn gauges(&self) -> [Named<'_, Gauge>; 5] {
-        let Telemetry { pump, card, net } = &*self.0;
+    fn gauges(&self) -> [Named<'_, Gauge>; 7] {
+        let Telemetry {
+            lanes,
+            pump,
+            card,
+            net,
+        } = &*self.0;
         [
+            ("lanes", "Streams that play", &lanes.open),
+            (
+                "lanes_capacity",
+                "Streams that would play in time, those of the first station's model counted",
+                &lanes.capacity,
+            ),
             (
                 "lead_codes",
                 "Codes generated, not yet played",
@@ -154,12 +167,17 @@ mod tests {
         let telemetry = Arc::new(Telemetry::default());
         telemetry.net.packets_lost.add(7);
         telemetry.net.listeners.add(2);
+        telemetry.lanes.open.set(3);
+        telemetry.lanes.capacity.set(5);
         telemetry.pump.chunk_load.observe(0.3);
         telemetry.pump.chunk_load.observe(9.0);
         let text = text(&telemetry);
         for line in [
             "longwave_packets_lost_total 7",
             "longwave_listeners 2",
+            "# HELP longwave_lanes Streams that play",
+            "longwave_lanes 3",
+            "longwave_lanes_capacity 5",
             "longwave_card_ring_underruns_total 0",
             "longwave_chunk_load_bucket{le=\"0.25\"} 0",
             "longwave_chunk_load_bucket{le=\"0.5\"} 1",

@@ -6,6 +6,8 @@
 //! commands between chunks, and sleeps when nothing is due. A chunk is a packet: what the engine
 //! draws at a time, listeners get at a time.
 //!
+//! Stations may use different engines, which it drives one after the other on its one thread.
+//!
 //! The pump knows no device and no socket: cards are rings it fills, listeners a ring it writes.
 
 mod station;
@@ -17,8 +19,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::broadcast::Writer;
-use crate::control::{self, Command, ControlError, Controls, Inbox};
+use crate::control::{self, ChunkShape, Command, ControlError, Controls, Inbox};
 use crate::engine::{Decoder, DrawParams, Turn};
+use crate::machine;
 use crate::telemetry::Telemetry;
 
 use station::{Station, Tempo};
@@ -34,14 +37,15 @@ const NAP_MAX: Duration = Duration::from_millis(10);
 /// Why the pump did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum PumpError {
-    /// Fatal: more stations than the engine has lanes for.
-    #[error("{got} stations do not fit into {max} lanes: configure fewer")]
+    /// Fatal: more stations than a pump drives.
+    #[error("{got} stations are more than the {STATIONS_MAX} that can play: configure fewer")]
     TooManyStations {
         /// Stations asked for.
         got: usize,
-        /// Lanes there are.
-        max: usize,
     },
+    /// Fatal: a bug of the caller.
+    #[error("no engine {} has a lane {} for a station", .0.engine, .0.lane)]
+    NoLane(Place),
     /// Fatal: a chunk of nothing.
     #[error("a packet must hold at least one code at a rate above 0 Hz")]
     NoPacket,
@@ -59,15 +63,51 @@ pub enum PumpError {
     Control(#[from] ControlError),
 }
 
+/// A model's engine and what it is asked for at a time.
+pub struct Engine {
+    /// Draws.
+    pub decoder: Box<dyn Decoder>,
+    /// The chunks of all its stations.
+    pub chunk: ChunkShape,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("isa", &self.decoder.isa())
+            .field("chunk", &self.chunk)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a station's codes are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which engine, by its place in the pump's list.
+    pub engine: usize,
+    /// Which of its lanes.
+    pub lane: usize,
+}
+
+/// A station that shall begin.
+#[derive(Debug)]
+pub struct Opening {
+    /// How its stream begins.
+    pub start: Start,
+    /// Its lane, which nobody else has.
+    pub place: Place,
+    /// Its listeners' ring, whose slots hold a chunk of the engine. Packet 0 begins where the
+    /// prompt ended.
+    pub writer: Writer,
+}
+
 /// What all stations of a pump share.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct PumpSettings {
-    /// Codes per second of the model.
-    pub rate_hz: u32,
-    /// Codes per chunk and per packet.
-    pub packet_len: usize,
     /// How far ahead of the wall clock a station without a card is kept.
     pub lead_ms: u32,
+    /// The CPU that the thread is kept on; the scheduler's choice when absent.
+    pub cpu: Option<usize>,
 }
 
 /// A pump whose stations are primed and whose clocks do not run yet: the moment to attach a card,
@@ -84,19 +124,30 @@ impl std::fmt::Debug for Primed {
 }
 
 impl Primed {
-    /// Feeds every station's prompt, in lanes 0, 1, ... as they come, with an eye on `on_prompt`
-    /// as in [`Stream::open`]. Each writer's slots hold `packet_len` codes; its packet 0 begins
-    /// where the station's prompt ended.
+    /// Feeds every station's prompt, with an eye on `on_prompt` as in [`Stream::open`].
     pub fn new(
-        mut decoder: Box<dyn Decoder>,
-        stations: Vec<(Start, Writer)>,
+        mut engines: Vec<Engine>,
+        stations: Vec<Opening>,
         settings: PumpSettings,
         telemetry: Arc<Telemetry>,
         on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Self, PumpError> {
-        let (controls, inbox) = control::channel(settings.rate_hz, settings.packet_len);
-        let stations = open_stations(&mut *decoder, stations, settings, on_prompt)?;
-        let body = Body::new(decoder, stations, settings, telemetry, inbox);
+        check(&engines, &stations)?;
+        let chunks = stations
+            .iter()
+            .map(|opening| engines[opening.place.engine].chunk);
+        let (controls, inbox) = control::channel(chunks.collect());
+        let lead = Duration::from_millis(settings.lead_ms.into());
+        let mut open = |opening| open_station(&mut engines, opening, lead, on_prompt);
+        let stations = stations.into_iter().map(&mut open);
+        let stations = stations.collect::<Result<_, _>>()?;
+        let body = Body {
+            engines,
+            stations,
+            cpu: settings.cpu,
+            telemetry,
+            inbox,
+        };
         Ok(Self { body, controls })
     }
 
@@ -141,61 +192,70 @@ impl Pump {
     }
 }
 
-/// A station for each lane, its prompt fed.
-fn open_stations(
-    decoder: &mut dyn Decoder,
-    stations: Vec<(Start, Writer)>,
-    settings: PumpSettings,
-    on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<Vec<Station>, PumpError> {
-    let (got, max) = (stations.len(), decoder.n_lanes().min(STATIONS_MAX));
-    if got > max {
-        return Err(PumpError::TooManyStations { got, max });
+/// Refuses what [`Body`] could not drive.
+fn check(engines: &[Engine], stations: &[Opening]) -> Result<(), PumpError> {
+    let got = stations.len();
+    if got > STATIONS_MAX {
+        return Err(PumpError::TooManyStations { got });
     }
-    if settings.packet_len == 0 || settings.rate_hz == 0 {
+    let is_empty = |chunk: ChunkShape| chunk.len == 0 || chunk.rate_hz == 0;
+    if engines.iter().any(|engine| is_empty(engine.chunk)) {
         return Err(PumpError::NoPacket);
     }
-    let open = |(lane, (start, writer)): (usize, (Start, Writer))| {
-        let stream = Stream::open(decoder, lane, &start, settings.packet_len, on_prompt);
-        let stream = stream.ok_or(PumpError::Interrupted)?;
-        Ok(Station::new(stream, writer))
+    for (index, Opening { place, .. }) in stations.iter().enumerate() {
+        let engine = engines.get(place.engine);
+        let is_there = engine.is_some_and(|engine| place.lane < engine.decoder.n_lanes());
+        let is_taken = stations[..index].iter().any(|other| other.place == *place);
+        if !is_there || is_taken {
+            return Err(PumpError::NoLane(*place));
+        }
+    }
+    Ok(())
+}
+
+/// A station whose prompt was fed.
+fn open_station(
+    engines: &mut [Engine],
+    opening: Opening,
+    lead: Duration,
+    on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Station, PumpError> {
+    let Opening {
+        start,
+        place,
+        writer,
+    } = opening;
+    let Engine { decoder, chunk } = &mut engines[place.engine];
+    let stream = Stream::open(&mut **decoder, place.lane, &start, chunk.len, on_prompt);
+    let tempo = Tempo {
+        rate_hz: chunk.rate_hz,
+        chunk: duration(*chunk),
+        lead,
     };
-    stations.into_iter().enumerate().map(open).collect()
+    let stream = stream.ok_or(PumpError::Interrupted)?;
+    Ok(Station::new(stream, writer, place.engine, tempo))
+}
+
+/// How long a chunk plays.
+fn duration(chunk: ChunkShape) -> Duration {
+    Duration::from_secs_f64(chunk.len as f64 / f64::from(chunk.rate_hz))
 }
 
 /// All that the thread owns.
 struct Body {
-    decoder: Box<dyn Decoder>,
+    engines: Vec<Engine>,
     stations: Vec<Station>,
-    tempo: Tempo,
+    cpu: Option<usize>,
     telemetry: Arc<Telemetry>,
     inbox: Inbox,
 }
 
 impl Body {
-    fn new(
-        decoder: Box<dyn Decoder>,
-        stations: Vec<Station>,
-        settings: PumpSettings,
-        telemetry: Arc<Telemetry>,
-        inbox: Inbox,
-    ) -> Self {
-        let chunk_s = settings.packet_len as f64 / f64::from(settings.rate_hz);
-        Self {
-            decoder,
-            stations,
-            tempo: Tempo {
-                rate_hz: settings.rate_hz,
-                chunk: Duration::from_secs_f64(chunk_s),
-                lead: Duration::from_millis(settings.lead_ms.into()),
-            },
-            telemetry,
-            inbox,
-        }
-    }
-
     fn run(mut self) {
         ask_for_precedence();
+        if let Some(cpu) = self.cpu {
+            machine::pin_to(cpu);
+        }
         while self.obey() {
             let nap = self.step(Instant::now());
             if !nap.is_zero() {
@@ -229,17 +289,14 @@ impl Body {
     fn step(&mut self, now: Instant) -> Duration {
         let soonest = self.find_due(now);
         if soonest.is_zero() {
-            self.generate();
-            for station in self.stations.iter_mut().filter(|station| station.is_due) {
-                station.deliver(now, &self.tempo);
-            }
+            self.generate(now);
         }
         self.tell_lead(now);
         soonest
     }
 
     /// Marks the stations that are due and says how long until the first is. Timers half a chunk
-    /// apart or less are served together: one call of the engine costs less than two.
+    /// apart or less are served together: one call of an engine costs less than two.
     fn find_due(&mut self, now: Instant) -> Duration {
         let is_card_live = self.telemetry.card.is_live.get() == 1;
         let mut soonest = Duration::MAX;
@@ -248,16 +305,50 @@ impl Body {
             if is_lost && let Some(line) = station.detach() {
                 self.inbox.retire(line);
             }
-            let wait = station.wait(now, &self.tempo);
-            let is_soon = station.is_flexible() && wait <= self.tempo.chunk / 2;
-            station.is_due = wait.is_zero() || is_soon;
+            let wait = station.wait(now);
+            station.is_due = wait.is_zero() || station.is_flexible(wait);
             soonest = soonest.min(wait);
         }
         soonest
     }
 
-    /// One call of the engine for all stations that are due.
-    fn generate(&mut self) {
+    /// Serves all stations that are due, engine after engine: what the first has drawn does not
+    /// wait for the last. The load is that of all of them together.
+    fn generate(&mut self, now: Instant) {
+        let (mut load, mut n_chunks, mut n_codes) = (0.0, 0, 0);
+        for (index, engine) in self.engines.iter_mut().enumerate() {
+            let due = |station: &&mut Station| station.is_due && station.engine == index;
+            let begin = Instant::now();
+            let n_due = engine.draw(self.stations.iter_mut().filter(due));
+            if n_due == 0 {
+                continue;
+            }
+            load += begin.elapsed().as_secs_f64() / duration(engine.chunk).as_secs_f64();
+            n_chunks += n_due as u64;
+            n_codes += (n_due * engine.chunk.len) as u64;
+            for station in self.stations.iter_mut().filter(due) {
+                station.deliver(now);
+            }
+        }
+        let told = &self.telemetry.pump;
+        told.chunk_load.observe(load);
+        told.chunks.add(n_chunks);
+        told.late_chunks.add(if load > 1.0 { n_chunks } else { 0 });
+        told.codes.add(n_codes);
+    }
+
+    /// The station nearest to running dry speaks for all.
+    fn tell_lead(&self, now: Instant) {
+        let stations = self.stations.iter();
+        let least = stations.min_by(|a, b| a.lead_s(now).total_cmp(&b.lead_s(now)));
+        let n_codes = least.map_or(0, |station| station.lead_codes(now));
+        self.telemetry.pump.lead_codes.set(n_codes);
+    }
+}
+
+impl Engine {
+    /// One call for all stations in `due`; how many there are.
+    fn draw<'a>(&mut self, due: impl Iterator<Item = &'a mut Station>) -> usize {
         let mut turns: [Turn<'_>; STATIONS_MAX] = std::array::from_fn(|_| Turn {
             lane: 0,
             draw: DrawParams::default(),
@@ -265,30 +356,14 @@ impl Body {
             codes: &mut [],
         });
         let mut n_due = 0;
-        for station in self.stations.iter_mut().filter(|station| station.is_due) {
-            turns[n_due] = station.stream.turn();
+        for (turn, station) in turns.iter_mut().zip(due) {
+            *turn = station.stream.turn();
             n_due += 1;
         }
-        let n_codes = turns[..n_due]
-            .iter()
-            .map(|turn| turn.codes.len())
-            .sum::<usize>();
-        let begin = Instant::now();
-        self.decoder.generate(&mut turns[..n_due]);
-        let load = begin.elapsed().as_secs_f64() / self.tempo.chunk.as_secs_f64();
-
-        let told = &self.telemetry.pump;
-        told.chunk_load.observe(load);
-        told.chunks.add(n_due as u64);
-        told.late_chunks
-            .add(if load > 1.0 { n_due as u64 } else { 0 });
-        told.codes.add(n_codes as u64);
-    }
-
-    /// The station nearest to running dry speaks for all.
-    fn tell_lead(&self, now: Instant) {
-        let leads = self.stations.iter().map(|s| s.lead_codes(now, &self.tempo));
-        self.telemetry.pump.lead_codes.set(leads.min().unwrap_or(0));
+        if n_due > 0 {
+            self.decoder.generate(&mut turns[..n_due]);
+        }
+        n_due
     }
 }
 

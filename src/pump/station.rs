@@ -12,7 +12,7 @@ use crate::control::CardLine;
 use crate::mulaw;
 use crate::pump::stream::Stream;
 
-/// The pump's facts that every station needs.
+/// How a station's time passes: that of its model, and how far ahead it is kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tempo {
     pub rate_hz: u32,
@@ -24,6 +24,9 @@ pub(super) struct Tempo {
 
 pub(super) struct Station {
     pub stream: Stream,
+    /// Which engine draws it.
+    pub engine: usize,
+    tempo: Tempo,
     writer: Writer,
     line: Option<Line>,
     /// When the next chunk would begin to play, by the timer.
@@ -34,10 +37,12 @@ pub(super) struct Station {
 }
 
 impl Station {
-    pub fn new(stream: Stream, writer: Writer) -> Self {
+    pub fn new(stream: Stream, writer: Writer, engine: usize, tempo: Tempo) -> Self {
         Self {
             samples: vec![0.0; stream.codes().len()],
             stream,
+            engine,
+            tempo,
             writer,
             line: None,
             // Long past when the thread looks for the first time: its timer starts there.
@@ -65,20 +70,22 @@ impl Station {
     }
 
     /// Moves what waits into the card's ring, and says how long until a chunk is due.
-    pub fn wait(&mut self, now: Instant, tempo: &Tempo) -> Duration {
+    pub fn wait(&mut self, now: Instant) -> Duration {
+        let due_from = now + self.tempo.lead;
         match &mut self.line {
             Some(line) => line.top_up(),
-            None => self.play_at.saturating_duration_since(now + tempo.lead),
+            None => self.play_at.saturating_duration_since(due_from),
         }
     }
 
-    /// Whether a chunk may be drawn a little before it is due, to share a call of the engine.
-    pub fn is_flexible(&self) -> bool {
-        self.line.is_none()
+    /// Whether a chunk that is due after `wait` may be drawn now, to share a call of the engine.
+    pub fn is_flexible(&self, wait: Duration) -> bool {
+        self.line.is_none() && wait <= self.tempo.chunk / 2
     }
 
     /// Sends the chunk that was just drawn on its way.
-    pub fn deliver(&mut self, now: Instant, tempo: &Tempo) {
+    pub fn deliver(&mut self, now: Instant) {
+        let tempo = self.tempo;
         self.stream.advance();
         let codes = self.stream.codes();
         self.play_at = match &mut self.line {
@@ -95,13 +102,17 @@ impl Station {
         self.writer.publish(codes);
     }
 
-    /// Codes that were drawn but have not been played, or without a card are not yet due.
-    pub fn lead_codes(&self, now: Instant, tempo: &Tempo) -> u64 {
-        let lead_s = match &self.line {
+    /// Seconds that were drawn but have not been played, or without a card are not yet due.
+    pub fn lead_s(&self, now: Instant) -> f64 {
+        match &self.line {
             Some(line) => line.lead_s(),
             None => self.play_at.saturating_duration_since(now).as_secs_f64(),
-        };
-        (lead_s * f64::from(tempo.rate_hz)) as u64
+        }
+    }
+
+    /// That lead in codes.
+    pub fn lead_codes(&self, now: Instant) -> u64 {
+        (self.lead_s(now) * f64::from(self.tempo.rate_hz)) as u64
     }
 }
 

@@ -8,9 +8,12 @@ use crate::resample::Resampler;
 use assert_no_alloc::assert_no_alloc;
 
 const SETTINGS: PumpSettings = PumpSettings {
-    rate_hz: 16_000,
-    packet_len: 320,
     lead_ms: 100,
+    cpu: None,
+};
+const SHAPE: ChunkShape = ChunkShape {
+    rate_hz: 16_000,
+    len: 320,
 };
 const CHUNK: Duration = Duration::from_millis(20);
 
@@ -56,6 +59,25 @@ fn fake(n_lanes: usize) -> Box<dyn Decoder> {
     })
 }
 
+fn engine_of(n_lanes: usize) -> Engine {
+    Engine {
+        decoder: fake(n_lanes),
+        chunk: SHAPE,
+    }
+}
+
+/// A station in a lane of the first engine, and who listens to it.
+fn opening(lane: usize, start: Start) -> (Opening, Source) {
+    let (writer, source) = broadcast::ring(4_096, SHAPE.len);
+    let place = Place { engine: 0, lane };
+    let opening = Opening {
+        start,
+        place,
+        writer,
+    };
+    (opening, source)
+}
+
 fn start_of(seed: u64) -> Start {
     Start {
         seed,
@@ -79,15 +101,15 @@ struct Bench {
 
 impl Bench {
     fn new(n_stations: usize) -> Self {
+        let stations = (0..n_stations).map(|lane| opening(lane, start_of(lane as u64)));
+        Self::of(vec![engine_of(n_stations)], stations.collect())
+    }
+
+    fn of(engines: Vec<Engine>, stations: Vec<(Opening, Source)>) -> Self {
         let telemetry = Arc::new(Telemetry::default());
-        let (mut stations, mut sources) = (Vec::new(), Vec::new());
-        for seed in 0..n_stations as u64 {
-            let (writer, source) = broadcast::ring(4_096, 320);
-            stations.push((start_of(seed), writer));
-            sources.push(source);
-        }
+        let (stations, sources) = stations.into_iter().unzip();
         let told = Arc::clone(&telemetry);
-        let primed = Primed::new(fake(n_stations), stations, SETTINGS, told, &mut hear);
+        let primed = Primed::new(engines, stations, SETTINGS, told, &mut hear);
         let Primed { body, controls } = primed.unwrap();
         Self {
             now: Instant::now(),
@@ -281,11 +303,16 @@ fn nothing_is_allocated_once_the_pump_runs() {
 
 #[test]
 fn the_thread_makes_progress_and_stops_when_told() {
-    let (writer, source) = broadcast::ring(4_096, 320);
-    let stations = vec![(start_of(1), writer)];
+    let (station, source) = opening(0, start_of(1));
     let telemetry = Arc::<Telemetry>::default();
     let told = telemetry.clone();
-    let primed = Primed::new(fake(1), stations, SETTINGS, told, &mut hear).unwrap();
+    let engines = vec![engine_of(1)];
+    let settings = PumpSettings {
+        // Wherever that may be: a thread that cannot be pinned plays all the same.
+        cpu: Some(0),
+        ..SETTINGS
+    };
+    let primed = Primed::new(engines, vec![station], settings, told, &mut hear).unwrap();
     let controls = primed.controls();
     let pump = primed.start().unwrap();
     while telemetry.pump.codes.get() < 10 * 320 {
@@ -299,17 +326,55 @@ fn the_thread_makes_progress_and_stops_when_told() {
 }
 
 #[test]
-fn more_stations_than_lanes_are_refused() {
-    let stations = (0..3)
-        .map(|seed| (start_of(seed), broadcast::ring(4, 320).0))
-        .collect();
-    let primed = Primed::new(fake(2), stations, SETTINGS, Arc::default(), &mut hear);
-    let error = primed.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("3 stations do not fit into 2 lanes")
-    );
+fn stations_of_several_engines_and_rates_keep_their_own_pace() {
+    let fast = Engine {
+        chunk: ChunkShape {
+            rate_hz: 24_000,
+            len: 480,
+        },
+        ..engine_of(1)
+    };
+    let (mut second, source) = opening(0, start_of(1));
+    second.place.engine = 1;
+    second.writer = broadcast::ring(4_096, 480).0;
+    let stations = vec![
+        opening(0, start_of(0)),
+        (second, source),
+        opening(1, start_of(2)),
+    ];
+    let mut bench = Bench::of(vec![engine_of(2), fast], stations);
+    assert_eq!(bench.settle(), 6);
+    for _ in 0..49 {
+        bench.now += CHUNK;
+        assert_eq!(bench.settle(), 1);
+    }
+    assert_eq!(bench.telemetry.pump.codes.get(), 55 * (320 + 480 + 320));
+    assert_eq!(bench.telemetry.pump.chunks.get(), 3 * 55);
+    let rounds: u64 = bench.telemetry.pump.chunk_load.buckets().iter().sum();
+    assert_eq!(rounds, 55, "all engines together are one load");
+    assert_eq!(published(&bench.sources[2]), rendered(2, 55));
+    let mut station = bench.body.stations.remove(1);
+    let drawn = station.stream.turn();
+    assert_eq!((drawn.lane, drawn.codes.len()), (0, 480));
+    assert_eq!(station.stream.position(), 7 + 55 * 480);
+}
+
+#[test]
+fn stations_without_a_lane_of_their_own_are_refused() {
+    let refusal = |lanes: &[usize], engines| {
+        let stations = lanes.iter().map(|&lane| opening(lane, start_of(0)).0);
+        let stations = stations.collect();
+        let primed = Primed::new(engines, stations, SETTINGS, Arc::default(), &mut hear);
+        primed.unwrap_err().to_string()
+    };
+    let why = refusal(&[0, 1, 2], vec![engine_of(2)]);
+    assert_eq!(why, "no engine 0 has a lane 2 for a station");
+    assert!(refusal(&[1, 1], vec![engine_of(2)]).contains("lane 1"));
+    assert!(refusal(&[0], vec![]).contains("no engine 0"));
+    assert!(refusal(&[0; 65], vec![engine_of(65)]).contains("65 stations are more than the 64"));
+    let mut silent = engine_of(1);
+    silent.chunk.len = 0;
+    assert!(refusal(&[0], vec![silent]).contains("at least one code"));
 }
 
 #[test]
@@ -327,9 +392,9 @@ fn a_prompt_is_heard_whole_or_broken_off_at_once() {
     assert_eq!(stream.unwrap().position(), 10_000);
     assert!(told.len() > 3 && told.is_sorted() && told.last() == Some(&10_000));
 
-    let stations = vec![(long, broadcast::ring(4, 320).0)];
+    let (engines, stations) = (vec![engine_of(1)], vec![opening(0, long).0]);
     let mut n_told = 0;
-    let primed = Primed::new(fake(1), stations, SETTINGS, Arc::default(), &mut |_| {
+    let primed = Primed::new(engines, stations, SETTINGS, Arc::default(), &mut |_| {
         n_told += 1;
         ControlFlow::Break(())
     });

@@ -1,0 +1,148 @@
+//! Files that are understood, and files that are refused by line and key.
+
+use std::fs;
+
+use super::*;
+
+fn refusal(text: &str) -> String {
+    Config::parse(text, Path::new("c.toml"))
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    let config = Config::parse("", Path::new("c.toml")).unwrap();
+    assert_eq!(config, Config::default());
+    config.check().unwrap();
+}
+
+#[test]
+fn the_example_holds_every_key_and_its_default() {
+    let text = include_str!("../../examples/longwave.toml");
+    let path = Path::new("longwave.toml");
+    assert_eq!(Config::parse(text, path).unwrap(), Config::default());
+    // Keys without a default stand there as comments: all of them together parse as well.
+    let full = text.replace("\n#? ", "\n");
+    let config = Config::parse(&full, path).unwrap();
+    let (station, card) = (&config.stations[0], &config.card);
+    assert!(station.seed.is_some() && station.prompt.is_some() && station.model.is_some());
+    assert!(config.isa.is_some() && config.threads.is_some() && config.pin.is_some());
+    assert!(card.output_device.is_some() && card.station.is_some());
+    // And what the program prints names no key that the example does not.
+    for key in config
+        .to_string()
+        .lines()
+        .filter_map(|l| l.split_once(" = "))
+    {
+        assert!(
+            full.contains(&format!("\n{} = ", key.0)),
+            "{} is missing",
+            key.0
+        );
+    }
+}
+
+#[test]
+fn what_is_printed_can_be_read() {
+    let mut config = Config::default();
+    config.stations[0].seed = Some(7);
+    config.stations.push(StationConfig {
+        name: "second".into(),
+        temperature: 0.7,
+        ..StationConfig::default()
+    });
+    config.card.enabled = CardUse::Off;
+    let again = Config::parse(&config.to_string(), Path::new("c.toml")).unwrap();
+    assert_eq!(again, config);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line() {
+    let text = include_str!("../../examples/broken.toml");
+    let why = Config::parse(text, Path::new("broken.toml"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        why.starts_with("broken.toml, line 9, `temprature = 0.9`: unknown key"),
+        "{why}"
+    );
+    assert!(
+        why.contains("`temperature`") && !why.contains('\n'),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_value_out_of_its_limits_is_named_with_its_line() {
+    assert_eq!(
+        refusal("[[station]]\n\n[[station]]\nname = \"b\"\ntop_p = 1.5"),
+        "c.toml, line 5, `top_p = 1.5`: must be above 0 and at most 1, not 1.5"
+    );
+    assert_eq!(
+        refusal("[card]\nlead_ms = 15"),
+        "c.toml, line 2, `lead_ms = 15`: must be at least two periods of 10 ms, not 15"
+    );
+    assert!(refusal("[card]\nenabled = 3").contains("line 2, `enabled = 3`: must be \"auto\""));
+    assert!(refusal("[network]\nlisten = \"8420\"").contains("HOST:PORT"));
+    assert!(refusal("[[station]]\ntemperature = nan").contains("not NaN"));
+    assert!(refusal("[[station]]\ntemperature = 1e-3").contains("must be 0, or at least 0.01"));
+    assert!(refusal("[network]\njitter_ms = 3001").contains("at most 3000"));
+    assert!(refusal("station = []").contains("there must be at least 1 and at most 64"));
+    assert!(refusal("device = \"gpu\"").contains("cpu"));
+    assert!(refusal("isa = \"mmx\"").contains("must be one of avx512-vnni, avx2"));
+    assert!(refusal("threads = 0").contains("line 1, `threads = 0`: must be at least 1"));
+}
+
+#[test]
+fn more_stations_than_the_engine_serves_are_refused() {
+    let stations = |n| {
+        let tables = (0..n).map(|i| format!("\n[[station]]\nname = \"s{i}\"\n"));
+        format!("model = \"tiny\"{}", tables.collect::<String>())
+    };
+    Config::parse(&stations(64), Path::new("c.toml")).unwrap();
+    let why = refusal(&stations(65));
+    assert!(
+        why.starts_with("c.toml, line 2, `[[station]]`: there must be"),
+        "{why}"
+    );
+}
+
+#[test]
+fn stations_are_told_apart() {
+    let twice = "[[station]]\nname = \"a\"\n[[station]]\nname = \"a\"";
+    assert!(refusal(twice).starts_with("c.toml, line 4"));
+    assert!(refusal("[card]\nstation = \"b\"").contains("there is no station b, only piano"));
+    assert!(refusal("[[station]]\nname = \"a/b\"").contains("letters"));
+}
+
+#[test]
+fn broken_toml_is_one_sentence() {
+    let why = refusal("[card\nlead_ms = 3");
+    assert!(
+        why.starts_with("c.toml, line 1, `[card`:") && !why.contains('\n'),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_file_without_an_end_is_refused() {
+    let why = Config::read(Path::new("/dev/zero"))
+        .unwrap_err()
+        .to_string();
+    assert!(why.contains("/dev/zero: it is longer than 1 MiB"), "{why}");
+}
+
+#[test]
+fn paths_in_a_file_start_from_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    let station = "[[station]]\nprompt = \"p.wav\"\n[[station]]\nname = \"b\"\nmodel = ";
+    fs::write(&path, format!("model = \"m/x\"\n{station}\"y/\"")).unwrap();
+    let config = Config::read(&path).unwrap();
+    let models = ["m/x", "y/"].map(|model| dir.path().join(model));
+    assert!(config.models().eq(&models));
+    assert_eq!(config.stations[0].prompt, Some(dir.path().join("p.wav")));
+    fs::write(&path, "model = \"x\"").unwrap();
+    assert_eq!(Config::read(&path).unwrap().model, Path::new("x"));
+}

@@ -1,0 +1,87 @@
+//! What the log says once at start: what a report of a fault should hold.
+
+use crate::capacity::Capacity;
+use crate::config::Config;
+use crate::setup::{ModelEngine, Setup};
+
+/// The models, what computes them, and the streams.
+pub(super) fn setup(config: &Config, setup: &Setup) {
+    for engine in &setup.engines {
+        tracing::info!("{}", model_line(engine));
+        tracing::info!("{}", threads_line(engine, &setup.cpus));
+    }
+    if let Some(engine) = setup.engines.first() {
+        let isa = engine.decoder.isa();
+        tracing::info!("computed by {isa}: {}", config.why_isa(isa));
+    }
+    for (station, (start, place)) in config
+        .stations
+        .iter()
+        .zip(setup.starts.iter().zip(&setup.places))
+    {
+        let draw = start.draw;
+        tracing::info!(
+            "station {} of {}: seed {}, temperature {}, top-p {}, min-p {}, prompt of {} codes",
+            station.name,
+            setup.engines[place.engine].model.name,
+            start.seed,
+            draw.temperature,
+            draw.top_p,
+            draw.min_p,
+            start.prompt.len(),
+        );
+    }
+}
+
+/// What the warm-up found, and what is wrong with it if anything is.
+pub(super) fn capacity(capacity: &Capacity, warning: Option<String>) {
+    tracing::info!("{capacity}");
+    if let Some(warning) = warning {
+        tracing::warn!("{warning}; `longwave bench` shows what this machine does");
+    }
+}
+
+fn model_line(engine: &ModelEngine) -> String {
+    let model = &engine.model;
+    format!(
+        "model {} ({}), {} Hz, lanes: {}",
+        model.name,
+        model.sha256.get(..12).unwrap_or(&model.sha256),
+        model.config.sample_rate_hz,
+        engine.decoder.n_lanes(),
+    )
+}
+
+fn threads_line(engine: &ModelEngine, cpus: &[usize]) -> String {
+    let n = engine.decoder.n_threads();
+    let cpus = cpus.iter().take(n).map(ToString::to_string);
+    let place = match cpus.collect::<Vec<_>>() {
+        none if none.is_empty() => "where the scheduler places them".into(),
+        cpus => format!("pinned to CPU {}", cpus.join(", ")),
+    };
+    format!(
+        "threads for {}: {n} ({}), {place}",
+        engine.model.name, engine.threads_why
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn threads_are_told_with_their_reason_and_their_place() {
+        let config = Config::parse("model = \"models/tiny\"", Path::new("c.toml")).unwrap();
+        let setup = Setup::new(&config).unwrap();
+        let engine = &setup.engines[0];
+        let line = threads_line(engine, &[]);
+        assert!(line.starts_with("threads for tiny: 1 ("), "{line}");
+        assert!(
+            line.ends_with("), where the scheduler places them"),
+            "{line}"
+        );
+        assert!(threads_line(engine, &[3, 4]).ends_with("), pinned to CPU 3"));
+    }
+}
