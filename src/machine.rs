@@ -140,7 +140,10 @@ pub fn choose_threads(work: &Work, machine: &Machine) -> (usize, String) {
     match work.n_kv_heads.is_multiple_of(2) {
         true => (2, format!("{much}: two read a half each")),
         false => {
-            let why = format!("{much}, but {} KV heads have no half", work.n_kv_heads);
+            let why = format!(
+                "{much}, but its KV heads ({}) have no half",
+                work.n_kv_heads
+            );
             (1, why)
         }
     }
@@ -427,7 +430,7 @@ mod tests {
             ..work(3_400_000)
         };
         let (n, why) = choose_threads(&odd, &desktop());
-        assert!(n == 1 && why.contains("1 KV heads have no half"), "{why}");
+        assert!(n == 1 && why.contains("KV heads (1) have no half"), "{why}");
     }
 
     #[test]
