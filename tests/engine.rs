@@ -33,6 +33,7 @@ fn shared(isa: Isa, n_threads: usize) -> Settings {
     Settings {
         isa: Some(isa),
         threads: Some(n_threads),
+        ..Settings::default()
     }
 }
 

@@ -21,7 +21,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("control", &["resample"]),
     ("compute", &[]),
     ("model", &[]),
-    ("engine", &["model", "compute", "mulaw"]),
+    ("engine", &["machine", "model", "compute", "mulaw"]),
     ("bench", &["model", "engine"]),
     ("inspect", &["model", "engine"]),
     ("train", &["model", "mulaw"]),

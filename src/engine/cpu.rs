@@ -19,7 +19,7 @@ use self::prefill::Prefill;
 use self::team::Team;
 use self::weights::PackedWeights;
 use self::worker::{Lane, Worker};
-use super::{Decoder, DrawParams, Turn, check_turns, draw::draw_by, noise};
+use super::{Decoder, DrawParams, Settings, Turn, check_turns, draw::draw_by, noise};
 use crate::compute::{Ops, Plain, Stage, lanewise};
 use crate::model::{Model, V};
 
@@ -36,14 +36,13 @@ pub struct CpuDecoder<O> {
 }
 
 impl<O: Ops> CpuDecoder<O> {
-    /// An engine with `n_lanes` lanes at the start of their streams, whose steps `n_threads` share,
-    /// or as many of them as there are KV heads to share.
-    pub fn new(ops: O, model: Arc<Model>, n_lanes: usize, n_threads: usize) -> Self {
+    /// An engine with `n_lanes` lanes at the start of their streams.
+    pub fn new(ops: O, model: Arc<Model>, settings: &Settings, n_lanes: usize) -> Self {
         let weights = Arc::new(PackedWeights::new(model));
         let config = &weights.model.config;
-        let n_ranks = n_threads.clamp(1, config.n_kv_heads);
+        let n_ranks = settings.threads.unwrap_or(1).clamp(1, config.n_kv_heads);
         let widest = config.mlp_width().max(config.d_model).max(V);
-        let (team, seats) = Team::new(n_ranks, n_lanes * widest);
+        let (team, seats) = Team::new(n_ranks, n_lanes * widest, &settings.cpus);
         let mut workers = seats
             .into_iter()
             .map(|seat| Worker::new(ops, weights.clone(), seat, n_lanes));

@@ -18,9 +18,9 @@ pub use naive::NaiveDecoder;
 use std::sync::Arc;
 
 pub use crate::compute::Isa;
-use crate::compute::Portable;
 #[cfg(target_arch = "x86_64")]
 use crate::compute::{Avx2, Avx512Vnni, AvxVnni};
+use crate::compute::{Ops, Portable};
 use crate::model::Model;
 
 /// How an engine computes.
@@ -28,7 +28,7 @@ use crate::model::Model;
 pub struct Settings {
     /// The instruction set; the best of this CPU when absent.
     pub isa: Option<Isa>,
-    /// Threads that share a step; chosen from the model and the machine when absent.
+    /// Threads that share a step, one when absent; never more than there are KV heads.
     pub threads: Option<usize>,
     /// The CPUs that the threads are kept on, the caller's first, who pins itself; where the
     /// scheduler places them when there are none.
@@ -37,29 +37,26 @@ pub struct Settings {
 
 /// The CPU engine with `n_lanes` lanes; `None` if the CPU lacks the instruction set asked for.
 pub fn open(model: &Arc<Model>, settings: &Settings, n_lanes: usize) -> Option<Box<dyn Decoder>> {
-    let model = model.clone();
-    let n_threads = settings.threads.unwrap_or(1);
     Some(match settings.isa.unwrap_or_else(Isa::best) {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => Box::new(CpuDecoder::new(
-            Avx512Vnni::detect()?,
-            model,
-            n_lanes,
-            n_threads,
-        )),
+        Isa::Avx512Vnni => boxed(Avx512Vnni::detect()?, model, settings, n_lanes),
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => Box::new(CpuDecoder::new(
-            AvxVnni::detect()?,
-            model,
-            n_lanes,
-            n_threads,
-        )),
+        Isa::AvxVnni => boxed(AvxVnni::detect()?, model, settings, n_lanes),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Box::new(CpuDecoder::new(Avx2::detect()?, model, n_lanes, n_threads)),
-        Isa::Portable => Box::new(CpuDecoder::new(Portable, model, n_lanes, n_threads)),
+        Isa::Avx2 => boxed(Avx2::detect()?, model, settings, n_lanes),
+        Isa::Portable => boxed(Portable, model, settings, n_lanes),
         #[cfg(not(target_arch = "x86_64"))]
         _ => return None,
     })
+}
+
+fn boxed(
+    ops: impl Ops,
+    model: &Arc<Model>,
+    settings: &Settings,
+    n_lanes: usize,
+) -> Box<dyn Decoder> {
+    Box::new(CpuDecoder::new(ops, model.clone(), settings, n_lanes))
 }
 
 /// One lane's part in a call of [`Decoder::generate`].

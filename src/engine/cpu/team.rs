@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crate::compute::{Matrix, Panels};
+use crate::machine;
 
 /// How often a thread looks again before it lets others run: some tens of microseconds.
 const SPINS: u32 = 2_000;
@@ -60,8 +61,8 @@ pub(super) struct Seat {
 
 impl Team {
     /// A team of `n_ranks`, the caller's thread included, that exchanges at most `n_floats` at a
-    /// time, and its seats.
-    pub fn new(n_ranks: usize, n_floats: usize) -> (Self, Vec<Seat>) {
+    /// time, and its seats. Each thread but the first keeps to its own of `cpus`, if it has one.
+    pub fn new(n_ranks: usize, n_floats: usize, cpus: &[usize]) -> (Self, Vec<Seat>) {
         let counters = || (0..n_ranks).map(|_| Aligned::default()).collect();
         let area = || (0..n_floats.div_ceil(2)).map(|_| AtomicU64::new(0));
         let shared = Arc::new(Shared {
@@ -73,11 +74,14 @@ impl Team {
             areas: std::array::from_fn(|_| area().collect()),
         });
         let threads = (1..n_ranks).map(|rank| {
-            let shared = shared.clone();
+            let (shared, cpu) = (shared.clone(), cpus.get(rank).copied());
             let name = format!("engine-{rank}");
             let thread = thread::Builder::new().name(name);
             thread
-                .spawn(move || work(&shared, rank))
+                .spawn(move || {
+                    cpu.map(machine::pin_to);
+                    work(&shared, rank);
+                })
                 .expect("the system gives a thread")
         });
         let seats = (0..n_ranks).map(|rank| Seat {
