@@ -35,6 +35,8 @@ package_of() {
         cc) echo "gcc libc6-dev" ;;
         node) echo nodejs ;;
         alsa) echo libasound2-dev ;;
+        aarch64-linux-gnu-gcc) echo "gcc-aarch64-linux-gnu libc6-dev-arm64-cross" ;;
+        qemu-aarch64) echo qemu-user ;;
         systemd-analyze) echo systemd ;;
         *) echo "$1" ;;
     esac

@@ -12,6 +12,8 @@
 //!
 //! A new instruction set is one file with an [`Ops`], an [`Isa`] and a line in `tests.rs`.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod cache;
 pub mod lanewise;
 mod lines;
@@ -23,6 +25,8 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::Neon;
 pub use cache::{HeadCache, Queries, SLOTS_PER_BLOCK, Slots, blocks_of};
 pub use lines::{Line, Lines};
 pub use matrix::{Activations, Matrix, Panels};
@@ -78,13 +82,21 @@ pub enum Isa {
     AvxVnni,
     /// AVX2.
     Avx2,
+    /// NEON with the 8-bit dot products.
+    Neon,
     /// Plain loops: the twin that the others are tested against, and the way on any other CPU.
     Portable,
 }
 
 impl Isa {
     /// Every instruction set, best first.
-    pub const ALL: [Self; 4] = [Self::Avx512Vnni, Self::AvxVnni, Self::Avx2, Self::Portable];
+    pub const ALL: [Self; 5] = [
+        Self::Avx512Vnni,
+        Self::AvxVnni,
+        Self::Avx2,
+        Self::Neon,
+        Self::Portable,
+    ];
 
     /// Its word on the command line, in logs and in bench records.
     pub fn name(self) -> &'static str {
@@ -92,6 +104,7 @@ impl Isa {
             Self::Avx512Vnni => "avx512-vnni",
             Self::AvxVnni => "avx-vnni",
             Self::Avx2 => "avx2",
+            Self::Neon => "neon-dot",
             Self::Portable => Portable::NAME,
         }
     }
@@ -105,9 +118,19 @@ impl Isa {
             Self::AvxVnni => AvxVnni::detect().is_some(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => Avx2::detect().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => Neon::detect().is_some(),
             Self::Portable => true,
-            #[cfg(not(target_arch = "x86_64"))]
             _ => false,
+        }
+    }
+
+    /// Is it of this kind of processor, so that a better one may have it?
+    pub fn is_of_this_kind(self) -> bool {
+        match self {
+            Self::Avx512Vnni | Self::AvxVnni | Self::Avx2 => cfg!(target_arch = "x86_64"),
+            Self::Neon => cfg!(target_arch = "aarch64"),
+            Self::Portable => true,
         }
     }
 

@@ -20,6 +20,10 @@ macro_rules! on_every_isa {
         if let Some($ops) = Avx512Vnni::detect() {
             $check;
         }
+        #[cfg(target_arch = "aarch64")]
+        if let Some($ops) = Neon::detect() {
+            $check;
+        }
     };
 }
 
@@ -160,6 +164,26 @@ fn float_stages<F: Sixteen>(x: &[f32], y: &[f32]) -> Vec<u32> {
     bits.extend(signed.iter().map(|byte| *byte as u32));
     bits.extend(ranged.iter().map(|byte| u32::from(*byte)));
     bits
+}
+
+#[test]
+fn mixed_values_match_portable_where_their_sums_outgrow_32_bits() {
+    let n_slots = 70_016;
+    let mut cache = HeadCache::new(n_slots, 4);
+    for slot in 0..n_slots {
+        cache.write(slot, (&[0; 4], 1.0), (&[127, -127, 1, 0], 1.0));
+    }
+    let runs = [0..n_slots / 2, n_slots / 2..n_slots];
+    let (weights, units) = (vec![255; 3 * n_slots], [1.0; 3]);
+    let slots = cache.slots(&runs);
+    let mut expected = [0.0; 12];
+    Portable.mix(&slots, &weights, &units, &mut expected);
+    assert!(expected[0] > i32::MAX as f32);
+    on_every_isa!(ops => {
+        let mut out = [0.0; 12];
+        ops.mix(&slots, &weights, &units, &mut out);
+        assert_eq!(out, expected);
+    });
 }
 
 proptest! {

@@ -18,7 +18,8 @@ impl Config {
 
     /// Why `name` is the instruction set that runs, for the log.
     pub fn why_isa(&self, name: &str) -> String {
-        let better = Isa::ALL.into_iter().take_while(|isa| isa.name() != name);
+        let kindred = Isa::ALL.into_iter().filter(|isa| isa.is_of_this_kind());
+        let better = kindred.take_while(|isa| isa.name() != name);
         let (has, lacks): (Vec<Isa>, Vec<Isa>) = better.partition(|isa| isa.is_available());
         let asked_by = self.isa.as_ref().map(|_| self.isa_from);
         let names = |isas: Vec<Isa>| {
@@ -78,5 +79,7 @@ mod tests {
         config.isa = Some("portable".into());
         let why = config.why_isa("portable");
         assert!(why.starts_with("asked for by the configuration"), "{why}");
+        assert_eq!(why.contains("avx2"), Isa::Avx2.is_available(), "{why}");
+        assert_eq!(why.contains("neon"), Isa::Neon.is_available(), "{why}");
     }
 }

@@ -18,6 +18,8 @@ pub use naive::NaiveDecoder;
 use std::sync::Arc;
 
 pub use crate::compute::Isa;
+#[cfg(target_arch = "aarch64")]
+use crate::compute::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::compute::{Avx2, Avx512Vnni, AvxVnni};
 use crate::compute::{Ops, Portable};
@@ -44,8 +46,10 @@ pub fn open(model: &Arc<Model>, settings: &Settings, n_lanes: usize) -> Option<B
         Isa::AvxVnni => boxed(AvxVnni::detect()?, model, settings, n_lanes),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => boxed(Avx2::detect()?, model, settings, n_lanes),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => boxed(Neon::detect()?, model, settings, n_lanes),
         Isa::Portable => boxed(Portable, model, settings, n_lanes),
-        #[cfg(not(target_arch = "x86_64"))]
+        // Those of other processors.
         _ => return None,
     })
 }
