@@ -447,3 +447,96 @@ fn pages_and_completions_come_from_the_command_line_itself() {
         );
     }
 }
+
+/// A bench of a few milliseconds on the tiny model.
+fn bench(more: &[&str]) -> Output {
+    let arguments = ["bench", "-m", "tiny", "--seconds", "0.005"];
+    run(&[&arguments[..], more].concat())
+}
+
+#[test]
+fn a_bench_is_recorded_drawn_and_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, pictures) = (dir.path().join("bench.json"), dir.path().join("pictures"));
+    let output = bench(&["--json", "--plot", text(&pictures)]);
+    assert!(output.status.success(), "{}", said(&output));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["model"], "tiny");
+    assert!(record["date"].is_string() && record["machine"]["cpu"].is_string());
+    let of_case = |case: &str| {
+        let results = record["results"].as_array().unwrap();
+        results.iter().find(|r| r["case"] == case).unwrap().clone()
+    };
+    for case in [
+        "one-lane",
+        "eight-lanes",
+        "two-threads",
+        "one-kv-head",
+        "context-512",
+        "dense-32",
+    ] {
+        assert!(
+            of_case(case)["floor"]["read_gb_s"].as_f64().unwrap() > 0.0,
+            "{case}"
+        );
+        assert!(of_case(case)["step_ns_p50"].as_u64().unwrap() > 0, "{case}");
+    }
+    assert!(record["prefill"][0]["seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(record["chunks"][0]["deadline_ns"], 20_000_000);
+    for name in ["steps.svg", "context.svg"] {
+        let svg = fs::read_to_string(pictures.join(name)).unwrap();
+        assert!(
+            svg.starts_with("<svg") && said(&output).contains(name),
+            "{name}"
+        );
+    }
+
+    fs::write(&file, &output.stdout).unwrap();
+    let output = bench(&[
+        "--case",
+        "one-lane",
+        "--case",
+        "chunks",
+        "--compare",
+        text(&file),
+    ]);
+    let table = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    for word in [
+        "floor us",
+        "to record",
+        "\ntiny: ",
+        "Against the record of ",
+    ] {
+        assert!(table.contains(word), "{word} is missing: {table}");
+    }
+    assert!(!table.contains("dense-"), "{table}");
+}
+
+#[test]
+fn a_command_runs_beside_the_chunks_and_no_longer() {
+    let output = bench(&["--case", "chunks", "--beside", "sleep 3600"]);
+    let table = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(table.contains("beside sleep 3600"), "{table}");
+    assert!(table.contains("beside other work"), "{table}");
+}
+
+#[test]
+fn what_is_no_record_or_no_case_is_refused() {
+    for name in [
+        "no-such-record.json",
+        "Cargo.toml",
+        "models/tiny/config.json",
+    ] {
+        refused(CONFIG, &["bench", "--compare", name], &[name, "--json"]);
+    }
+    refused(
+        USAGE,
+        &["bench", "--case", "nine-lanes"],
+        &["nine-lanes", "one-lane"],
+    );
+    let plot = ["bench", "-m", "tiny", "-s", "0.001", "--case", "one-lane"];
+    let plot = [&plot[..], &["--plot", "Cargo.toml/pictures"]].concat();
+    refused(1, &plot, &["Cargo.toml/pictures", "--plot"]);
+}

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
+use longwave::bench::Case;
 use longwave::config::limits::{self, Limits};
 use longwave::config::{self, CardUse, Config, ConfigError, Device};
 use longwave::engine::Isa;
@@ -25,7 +26,7 @@ use longwave::wav::WavFormat;
   longwave render -s 30 -o out.wav   write 30 seconds to a file
 
 Exit codes: 0 done, 1 internal error, 64 usage, 69 sound card or port unavailable (try again),
-78 configuration, model or prompt invalid, or more stations than this machine plays in time."
+78 configuration, model, prompt or record invalid, or more stations than this machine plays in time."
 )]
 pub struct Cli {
     /// What to do.
@@ -94,8 +95,10 @@ pub enum Command {
     /// Measure how fast this machine decodes a model
     #[command(after_help = "Examples:
   longwave bench
-  longwave bench --seconds 10 --isa avx2
-  longwave bench --json > bench.json")]
+  longwave bench --case one-lane --seconds 10 --isa avx2
+  longwave bench --json > bench.json
+  longwave bench --compare bench.json --plot pictures
+  longwave bench --case chunks --beside make")]
     Bench(BenchArgs),
 
     /// Say whether a configuration is right, and what it comes to
@@ -292,10 +295,26 @@ pub struct BenchArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// How long each case runs
+    /// How long each measurement takes
     #[arg(long, short, value_name = "S", default_value_t = 3.0,
         value_parser = within::<f64>(limits::SECONDS))]
     pub seconds: f64,
+
+    /// Only this case; can be given several times [default: all]
+    #[arg(long, value_name = "CASE", value_parser = PossibleValuesParser::new(Case::ALL.map(Case::name)))]
+    pub case: Vec<String>,
+
+    /// A shell command to run over and over while chunks are measured once more
+    #[arg(long, value_name = "COMMAND", value_hint = ValueHint::CommandString)]
+    pub beside: Option<String>,
+
+    /// Set every case beside that of an older record, made by --json
+    #[arg(long, value_name = "RECORD.json", value_hint = ValueHint::FilePath)]
+    pub compare: Option<PathBuf>,
+
+    /// Draw steps.svg and context.svg in this directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub plot: Option<PathBuf>,
 
     #[command(flatten)]
     pub model: ModelArgs,

@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
+use longwave::bench::RecordError;
 use longwave::config::ConfigError;
 use longwave::daemon::{CardError, DaemonError};
 use longwave::listen::ListenError;
@@ -22,8 +23,8 @@ const INTERNAL: u8 = 1;
 const USAGE: u8 = 64;
 /// A sound card or a port is not to be had now: trying again may help.
 const UNAVAILABLE: u8 = 69;
-/// The configuration, the model or the prompt is wrong, or asks for more than this machine can:
-/// repetition does not help.
+/// The configuration, the model, the prompt or a record is wrong, or asks for more than this
+/// machine can: repetition does not help.
 const CONFIG: u8 = 78;
 
 /// Prints one sentence if there is something to say.
@@ -61,6 +62,9 @@ fn code(error: &eyre::Report) -> u8 {
 
 fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     if cause.is::<ConfigError>() || cause.is::<ModelError>() || cause.is::<SetupError>() {
+        return Some(CONFIG);
+    }
+    if cause.is::<RecordError>() {
         return Some(CONFIG);
     }
     if cause.is::<CardError>() {

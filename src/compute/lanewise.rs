@@ -175,12 +175,12 @@ pub fn exp2<F: Sixteen>(x: F) -> F {
     let x = x.max(F::splat(-126.0)).min(F::splat(126.0));
     let shifted = x.add(F::splat(MAGIC));
     let rest = x.sub(shifted.sub(F::splat(MAGIC)));
-    let mut p = F::splat(1.326_472_7e-3);
+    let mut p = F::splat(1.330_060_5e-3);
     for c in [
-        9.671_513e-3,
-        5.550_733_6e-2,
-        2.402_224_2e-1,
-        6.931_47e-1,
+        9.669_691e-3,
+        5.550_558_5e-2,
+        2.402_228_3e-1,
+        std::f32::consts::LN_2,
         1.0,
     ] {
         p = p.mul_add(rest, F::splat(c));

@@ -19,6 +19,7 @@ pub mod lanewise;
 mod lines;
 mod matrix;
 mod portable;
+pub mod probe;
 mod sixteen;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use self::prefill::Prefill;
 use self::team::Team;
 use self::weights::PackedWeights;
 use self::worker::{Lane, Worker};
-use super::{Decoder, DrawParams, Settings, Turn, check_turns, draw::draw_by, noise};
+use super::{Decoder, DrawParams, See, Settings, Turn, check_turns, draw::draw_by, noise};
 use crate::compute::{Ops, Plain, Stage, lanewise};
 use crate::model::{Model, V};
 
@@ -125,7 +125,7 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         self.advance(codes.len(), false, &mut |_, at, _| codes[at]);
     }
 
-    fn score(&mut self, lane: usize, codes: &[u8], see: &mut dyn FnMut(usize, &[f32])) {
+    fn score(&mut self, lane: usize, codes: &[u8], see: See<'_>) {
         if prefill::is_worth_it(codes.len()) {
             return self.take_in(lane, codes, Some(see));
         }

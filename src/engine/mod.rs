@@ -63,6 +63,9 @@ fn boxed(
     Box::new(CpuDecoder::new(ops, model.clone(), settings, n_lanes))
 }
 
+/// Who looks on: gets the index of a code and the logits `[V]` that the model held for its place.
+pub type See<'a> = &'a mut dyn FnMut(usize, &[f32]);
+
 /// One lane's part in a call of [`Decoder::generate`].
 #[derive(Debug)]
 pub struct Turn<'a> {
@@ -95,7 +98,7 @@ pub trait Decoder: Send {
 
     /// Feeds `codes` like [`prime`](Self::prime); before each one is fed, `see` gets its index in
     /// `codes` and the logits `[V]` that the model held for its place.
-    fn score(&mut self, lane: usize, codes: &[u8], see: &mut dyn FnMut(usize, &[f32]));
+    fn score(&mut self, lane: usize, codes: &[u8], see: See<'_>);
 
     /// Draws `n` codes in every lane named, `n` being the common length of all turns.
     fn generate(&mut self, turns: &mut [Turn<'_>]);

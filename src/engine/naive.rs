@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Decoder, Turn, check_turns, draw, noise};
+use super::{Decoder, See, Turn, check_turns, draw, noise};
 use crate::model::{LayerWeights, Model, ModelConfig, Pattern, Rotary, V};
 use crate::mulaw;
 
@@ -93,7 +93,7 @@ impl Decoder for NaiveDecoder {
         self.score(lane, codes, &mut |_, _| ());
     }
 
-    fn score(&mut self, lane: usize, codes: &[u8], see: &mut dyn FnMut(usize, &[f32])) {
+    fn score(&mut self, lane: usize, codes: &[u8], see: See<'_>) {
         for (i, code) in codes.iter().enumerate() {
             self.step(lane);
             see(i, &self.lanes[lane].logits);

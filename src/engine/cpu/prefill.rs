@@ -11,10 +11,10 @@ use std::thread;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::CpuDecoder;
 use super::attention::{Angles, Attention, rotate};
 use super::weights::{PackedLayer, PackedWeights};
 use super::worker::{Lane, convolve, norm_rows, quantize_rows};
+use super::{CpuDecoder, See};
 use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
 use crate::model::{ModelConfig, Pattern, V};
 
@@ -81,12 +81,7 @@ struct Layer<'a, O> {
 
 impl<O: Ops> CpuDecoder<O> {
     /// Feeds codes to a lane, and shows the logits before each if somebody wants to `see` them.
-    pub(super) fn take_in(
-        &mut self,
-        lane: usize,
-        codes: &[u8],
-        mut see: Option<&mut dyn FnMut(usize, &[f32])>,
-    ) {
+    pub(super) fn take_in(&mut self, lane: usize, codes: &[u8], mut see: Option<See<'_>>) {
         let config = &self.weights.model.config;
         let (pool, mut tile) = self.prefill.0.take().unwrap_or_else(|| {
             let n_threads = thread::available_parallelism().map_or(1, usize::from);

@@ -79,7 +79,9 @@ impl Team {
             let thread = thread::Builder::new().name(name);
             thread
                 .spawn(move || {
-                    cpu.map(machine::pin_to);
+                    if let Some(cpu) = cpu {
+                        machine::pin_to(cpu);
+                    }
                     work(&shared, rank);
                 })
                 .expect("the system gives a thread")
