@@ -84,9 +84,12 @@ impl HeadCache {
             }
         }
         for (lines, dims) in values.chunks_exact_mut(4).zip(value.0.chunks(16)) {
-            let line = &mut lines[at / 4].0.as_chunks_mut::<4>().0;
-            for (byte, value) in line.iter_mut().zip(dims) {
-                byte[at % 4] = *value as u8;
+            // As 32-bit words, for sixteen dims at once.
+            let (mask, shift) = (!(0xff << (at % 4 * 8)), at % 4 * 8);
+            let line = lines[at / 4].0.as_chunks_mut::<4>().0;
+            for (quad, value) in line.iter_mut().zip(dims) {
+                let byte = u32::from(*value as u8) << shift;
+                *quad = (u32::from_le_bytes(*quad) & mask | byte).to_le_bytes();
             }
         }
     }

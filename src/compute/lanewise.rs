@@ -30,15 +30,23 @@ pub fn rms_norm<F: Sixteen>(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) 
     }
 }
 
-/// `out += x · y`, elementwise.
+/// The causal depthwise convolution: `out = sum over j of taps[j] · normed(j)`, `taps` [W, D] with
+/// the present tap first, `normed(j)` `[D]` what came in j positions ago.
 #[inline(always)]
-pub fn multiply_add<F: Sixteen>(x: &[f32], y: &[f32], out: &mut [f32]) {
-    let inputs = x.chunks(LANES).zip(y.chunks(LANES));
-    for (out, (x, y)) in out.chunks_mut(LANES).zip(inputs) {
-        let sum = F::load_part(out);
-        F::load_part(x)
-            .mul_add(F::load_part(y), sum)
-            .store_part(out);
+pub fn convolve<'a, F: Sixteen>(
+    taps: &[f32],
+    out: &mut [f32],
+    normed: impl Fn(usize) -> &'a [f32],
+) {
+    let d = out.len();
+    for (i, out) in out.chunks_mut(LANES).enumerate() {
+        let columns = i * LANES..i * LANES + out.len();
+        let mut sum = F::splat(0.0);
+        for (j, tap) in taps.chunks_exact(d).enumerate() {
+            let tap = F::load_part(&tap[columns.clone()]);
+            sum = tap.mul_add(F::load_part(&normed(j)[columns.clone()]), sum);
+        }
+        sum.store_part(out);
     }
 }
 
@@ -191,8 +199,8 @@ pub fn exp2<F: Sixteen>(x: F) -> F {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sixteen::Plain;
     use super::*;
+    use crate::compute::Plain;
 
     fn exp2(x: f32) -> f32 {
         let mut out = [0.0; LANES];

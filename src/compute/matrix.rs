@@ -9,6 +9,9 @@ pub(super) const PANEL: usize = 32;
 /// Lines that hold the same four columns of a panel.
 pub(super) const LINES_PER_QUAD: usize = PANEL / 16;
 
+/// Lines that a product has read by the time that the CPU fetches ahead of it: 4 KiB.
+const FORESEEN: usize = 64;
+
 /// An int8 matrix [out, in] with a scale per row, and a bias.
 ///
 /// Packed as `[out / 32][in / 4][2 lines][16 rows][4 columns]`: a product reads it front to back.
@@ -121,6 +124,12 @@ impl<'a> Panels<'a> {
     pub fn lines(&self) -> &'a [Line] {
         let n = self.matrix.n_quads * LINES_PER_QUAD;
         &self.matrix.lines[self.range.start * n..self.range.end * n]
+    }
+
+    /// Where such a product begins: what the CPU cannot foresee, as it does the lines that follow.
+    pub fn start(&self) -> &'a [Line] {
+        let lines = self.lines();
+        &lines[..lines.len().min(FORESEEN)]
     }
 
     #[inline(always)]

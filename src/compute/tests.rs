@@ -141,7 +141,7 @@ fn float_stages<F: Sixteen>(x: &[f32], y: &[f32]) -> Vec<u32> {
     let parts: Vec<&mut [f32]> = out.chunks_mut(n).collect();
     let [norm, product, sum, gelu, exp, turned, scores] = parts.try_into().unwrap();
     lanewise::rms_norm::<F>(x, y, 1e-5, norm);
-    lanewise::multiply_add::<F>(x, y, product);
+    lanewise::convolve::<F>(x, product, |_| y);
     sum.copy_from_slice(y);
     lanewise::add::<F>(x, sum);
     gelu.copy_from_slice(x);

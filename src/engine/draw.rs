@@ -52,16 +52,16 @@ pub(super) fn draw_by<F: Sixteen>(logits: &[f32], params: &DrawParams, uniform: 
     keep_top_p(&mut shares, params.top_p);
     let target = uniform * shares.iter().sum::<f32>();
     let mut sum = 0.0;
-    // Stays, if the logits are no numbers: a model that has gone wrong is no reason to click.
-    let mut last_kept = usize::from(likeliest(logits));
+    let mut last_kept = None;
     for (code, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
         sum += share;
-        last_kept = code;
+        last_kept = Some(code as u8);
         if sum > target {
             break;
         }
     }
-    last_kept as u8
+    // Of logits that are no numbers none is kept: a model that has gone wrong is no reason to click.
+    last_kept.unwrap_or_else(|| likeliest(logits))
 }
 
 /// The first of the likeliest codes.

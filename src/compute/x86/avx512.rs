@@ -1,4 +1,7 @@
 //! Integer kernels on 512-bit vectors with `vpdpbusd`.
+//!
+//! Arrays are filled by loops: `array::from_fn` and `map` are functions without the instructions,
+//! into which nothing that has them is inlined.
 
 use std::arch::x86_64::*;
 
@@ -8,59 +11,81 @@ use crate::compute::cache::{BLOCKS_PER_SUM, Queries, SLOTS_PER_BLOCK, Slots};
 use crate::compute::matrix::{Activations, LINES_PER_QUAD, Panel, Panels, Rows};
 
 /// One broadcast of four activations meets four columns of 32 rows. Lanes are taken up to eight at
-/// a time, so that each line of weights is loaded once for all of them; a lane alone has its sums
-/// split into chains that do not wait for each other.
+/// a time, so that each line of weights is loaded once for all of them. A lane alone takes two
+/// panels at a time, so that each broadcast is loaded once for both.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn matmul(panels: &Panels<'_>, x: &Activations, y: &mut [f32]) {
     let n_out = panels.n_out();
     let n_lanes = y.len() / n_out;
-    for panel in panels.iter() {
+    let mut panels = panels.iter();
+    if n_lanes == 1 {
+        while let Some(panel) = panels.next() {
+            match panels.next() {
+                Some(second) => tile::<2, 1, 2>([panel, second], x, 0, y),
+                None => tile::<1, 1, 4>([panel], x, 0, y),
+            };
+        }
+        return;
+    }
+    for panel in panels {
         let mut lane = 0;
         while lane < n_lanes {
             let y = &mut y[lane * n_out..];
             lane += match n_lanes - lane {
-                1 => tile::<1, 4>(&panel, x, lane, y, n_out),
-                2 | 3 => tile::<2, 2>(&panel, x, lane, y, n_out),
-                4..8 => tile::<4, 1>(&panel, x, lane, y, n_out),
-                _ => tile::<8, 1>(&panel, x, lane, y, n_out),
+                1 => tile::<1, 1, 4>([panel], x, lane, &mut y[..n_out]),
+                2 | 3 => tile::<1, 2, 2>([panel], x, lane, &mut y[..2 * n_out]),
+                4..8 => tile::<1, 4, 1>([panel], x, lane, &mut y[..4 * n_out]),
+                _ => tile::<1, 8, 1>([panel], x, lane, &mut y[..8 * n_out]),
             };
         }
     }
 }
 
-/// A panel times `B` lanes from `first` on, each sum in `CHAINS` parts. Returns `B`.
+/// The sums of `P` panels: for each sixteen rows.
+type Sums<const P: usize> = [[__m512i; LINES_PER_QUAD]; P];
+
+/// `P` panels times `B` lanes from `first` on, each sum in `CHAINS` parts that do not wait for each
+/// other. Returns `B`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn tile<const B: usize, const CHAINS: usize>(
-    panel: &Panel<'_>,
+fn tile<const P: usize, const B: usize, const CHAINS: usize>(
+    panels: [Panel<'_>; P],
     x: &Activations,
     first: usize,
     y: &mut [f32],
-    n_out: usize,
 ) -> usize {
-    let quads: [&[[u8; 4]]; B] = std::array::from_fn(|b| {
-        let quads = x.bytes(first + b).as_chunks().0;
-        &quads[..panel.lines.len()]
-    });
-    let mut sums = [[[_mm512_setzero_si512(); LINES_PER_QUAD]; B]; CHAINS];
-    let (groups, rest) = panel.lines.as_chunks::<CHAINS>();
-    for (i, group) in groups.iter().enumerate() {
-        for (chain, (lines, sums)) in group.iter().zip(&mut sums).enumerate() {
-            accumulate(lines, &quads, i * CHAINS + chain, sums);
+    let n_quads = panels[0].lines.len();
+    let mut quads: [&[[u8; 4]]; B] = [&[]; B];
+    for (b, quads) in quads.iter_mut().enumerate() {
+        *quads = &x.bytes(first + b).as_chunks().0[..n_quads];
+    }
+    let mut lines: [&[[Line; LINES_PER_QUAD]]; P] = [&[]; P];
+    for (lines, panel) in lines.iter_mut().zip(&panels) {
+        *lines = &panel.lines[..n_quads];
+    }
+    let mut sums = [[[[_mm512_setzero_si512(); LINES_PER_QUAD]; P]; B]; CHAINS];
+    let whole = n_quads / CHAINS * CHAINS;
+    for at in (0..whole).step_by(CHAINS) {
+        for (chain, sums) in sums.iter_mut().enumerate() {
+            accumulate(&lines, &quads, at + chain, sums);
         }
     }
-    for (i, lines) in rest.iter().enumerate() {
-        accumulate(lines, &quads, groups.len() * CHAINS + i, &mut sums[0]);
+    for at in whole..n_quads {
+        accumulate(&lines, &quads, at, &mut sums[0]);
     }
-    for b in 0..B {
+    let n_out = y.len() / B;
+    for (b, y) in y.chunks_exact_mut(n_out).enumerate() {
         let scale = x.scale(first + b);
-        let y = &mut y[b * n_out..(b + 1) * n_out][panel.first_row..];
-        for ((r, rows), y) in panel.rows.iter().enumerate().zip(y.chunks_mut(16)) {
-            let sum = sums[1..].iter().fold(sums[0][b][r], |sum, chain| {
-                _mm512_add_epi32(sum, chain[b][r])
-            });
-            store_up_to_16(finish_16(rows, sum, scale), y);
+        for (p, panel) in panels.iter().enumerate() {
+            let y = y[panel.first_row..].chunks_mut(16);
+            for ((r, rows), y) in panel.rows.iter().enumerate().zip(y) {
+                let mut sum = sums[0][b][p][r];
+                for chain in &sums[1..] {
+                    sum = _mm512_add_epi32(sum, chain[b][p][r]);
+                }
+                store_up_to_16(finish_16(rows, sum, scale), y);
+            }
         }
     }
     B
@@ -68,17 +93,22 @@ fn tile<const B: usize, const CHAINS: usize>(
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn accumulate<const B: usize>(
-    lines: &[Line; LINES_PER_QUAD],
+fn accumulate<const P: usize, const B: usize>(
+    lines: &[&[[Line; LINES_PER_QUAD]]; P],
     quads: &[&[[u8; 4]]; B],
     at: usize,
-    sums: &mut [[__m512i; LINES_PER_QUAD]; B],
+    sums: &mut [Sums<P>; B],
 ) {
-    let weights: [__m512i; LINES_PER_QUAD] = std::array::from_fn(|r| load_512(&lines[r]));
-    for (quads, sums) in quads.iter().zip(sums) {
-        let x = _mm512_set1_epi32(quad(&quads[at]));
-        for (sum, weights) in sums.iter_mut().zip(weights) {
-            *sum = _mm512_dpbusd_epi32(*sum, x, weights);
+    let mut x = [_mm512_setzero_si512(); B];
+    for (x, quads) in x.iter_mut().zip(quads) {
+        *x = _mm512_set1_epi32(quad(&quads[at]));
+    }
+    for (p, lines) in lines.iter().enumerate() {
+        for (r, line) in lines[at].iter().enumerate() {
+            let weights = load_512(line);
+            for (sums, x) in sums.iter_mut().zip(x) {
+                sums[p][r] = _mm512_dpbusd_epi32(sums[p][r], x, weights);
+            }
         }
     }
 }
@@ -127,28 +157,32 @@ fn score_heads<const N: usize>(
     first: usize,
     scores: &mut [f32],
 ) -> usize {
-    let heads: [_; N] = std::array::from_fn(|h| q.head(first + h));
-    let quads: [&[[i8; 4]]; N] = heads.map(|(bytes, _)| bytes.as_chunks().0);
-    let (start, rest) = quads[0].split_at(quads[0].len().min(QUADS));
-    let near: [[__m512i; QUADS]; N] = std::array::from_fn(|h| {
-        std::array::from_fn(|at| match at < start.len() {
-            true => _mm512_set1_epi32(signed_quad(&quads[h][at])),
-            false => _mm512_setzero_si512(),
-        })
-    });
-    let offsets = heads.map(|(bytes, _)| _mm512_set1_epi32(-key_offset(bytes)));
-    let scales = heads.map(|(_, scale)| _mm512_set1_ps(scale));
+    let mut quads: [&[[i8; 4]]; N] = [&[]; N];
+    let mut near = [[_mm512_setzero_si512(); QUADS]; N];
+    let mut offsets = [_mm512_setzero_si512(); N];
+    let mut scales = [_mm512_setzero_ps(); N];
+    for h in 0..N {
+        let (bytes, scale) = q.head(first + h);
+        quads[h] = bytes.as_chunks().0;
+        for (near, quad) in near[h].iter_mut().zip(quads[h]) {
+            *near = _mm512_set1_epi32(signed_quad(quad));
+        }
+        offsets[h] = _mm512_set1_epi32(key_offset(bytes));
+        scales[h] = _mm512_set1_ps(scale);
+    }
+    let n_near = quads[0].len().min(QUADS);
+    let n_far = quads[0].len() - n_near;
     let n_blocks = slots.n_blocks();
     let (scores, _) = scores.as_chunks_mut::<SLOTS_PER_BLOCK>();
     let mut i = 0;
     for run in slots.runs() {
         for block in run {
-            let mut sums = offsets;
+            let mut sums = [_mm512_setzero_si512(); N];
             match block.keys.first_chunk::<QUADS>() {
                 Some(keys) => score_quads(keys, &near, &mut sums),
-                None => score_quads(&block.keys[..start.len()], &near, &mut sums),
+                None => score_quads(&block.keys[..n_near], &near, &mut sums),
             }
-            for (at, line) in block.keys.iter().enumerate().skip(QUADS).take(rest.len()) {
+            for (at, line) in block.keys.iter().enumerate().skip(QUADS).take(n_far) {
                 let line = load_512(line);
                 for (sum, quads) in sums.iter_mut().zip(quads) {
                     let q = _mm512_set1_epi32(signed_quad(&quads[at]));
@@ -159,7 +193,8 @@ fn score_heads<const N: usize>(
             let worth = unsafe { _mm512_loadu_ps(block.scales.keys.as_ptr()) };
             for h in 0..N {
                 let worth = _mm512_mul_ps(worth, scales[h]);
-                let score = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[h]), worth);
+                let sum = _mm512_sub_epi32(sums[h], offsets[h]);
+                let score = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), worth);
                 store(score, &mut scores[h * n_blocks + i]);
             }
             i += 1;
@@ -218,8 +253,10 @@ fn mix_dims<const N: usize, const S: usize>(
     out: &mut [f32],
 ) {
     let n_slots = weights.len() / N;
-    let weights: [&[[u8; SLOTS_PER_BLOCK]]; N] =
-        std::array::from_fn(|h| weights[h * n_slots..(h + 1) * n_slots].as_chunks().0);
+    let mut weights_of: [&[[u8; SLOTS_PER_BLOCK]]; N] = [&[]; N];
+    for (of_head, weights) in weights_of.iter_mut().zip(weights.chunks_exact(n_slots)) {
+        *of_head = weights.as_chunks().0;
+    }
     let mut totals = [[_mm512_setzero_ps(); S]; N];
     // Two chains, so that neighbouring quads of slots do not wait for each other.
     let mut sums = [[[_mm512_setzero_si512(); S]; N]; 2];
@@ -230,7 +267,7 @@ fn mix_dims<const N: usize, const S: usize>(
             for quad_of_slots in 0..4 {
                 let sums = &mut sums[quad_of_slots % 2];
                 for h in 0..N {
-                    let quads: &[[u8; 4]] = weights[h][i].as_chunks().0;
+                    let quads: &[[u8; 4]] = weights_of[h][i].as_chunks().0;
                     let weight = _mm512_set1_epi32(quad(&quads[quad_of_slots]));
                     for s in 0..S {
                         let value = load_512(&values[4 * s + quad_of_slots]);

@@ -30,8 +30,12 @@ macro_rules! by_halves {
         $(#[inline(always)]
         fn $name(self, $($arg: Self),*) -> Self {
             // SAFETY: see the type: the CPU has the instructions.
-            let half = |i: usize| unsafe { $intrinsic(self.0[i], $($arg.0[i]),*) };
-            Self([half(0), half(1)])
+            unsafe {
+                Self([
+                    $intrinsic(self.0[0], $($arg.0[0]),*),
+                    $intrinsic(self.0[1], $($arg.0[1]),*),
+                ])
+            }
         })*
     };
 }
@@ -182,13 +186,16 @@ impl Sixteen for Halves {
 
     #[inline(always)]
     fn scale_by_low_bits(self, power: Self) -> Self {
-        // SAFETY: see the type.
-        let half = |i: usize| unsafe {
-            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(power.0[i]));
-            let sum = _mm256_add_epi32(_mm256_castps_si256(self.0[i]), power);
-            _mm256_castsi256_ps(sum)
-        };
-        Self([half(0), half(1)])
+        let mut out = self;
+        for (out, power) in out.0.iter_mut().zip(power.0) {
+            // SAFETY: see the type.
+            unsafe {
+                let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(power));
+                let sum = _mm256_add_epi32(_mm256_castps_si256(*out), power);
+                *out = _mm256_castsi256_ps(sum);
+            }
+        }
+        out
     }
 
     #[inline(always)]

@@ -13,7 +13,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::attention::{Angles, Attention, rotate};
 use super::weights::{PackedLayer, PackedWeights};
-use super::worker::{Lane, convolve, norm_rows, quantize_rows};
+use super::worker::{Lane, norm_rows, quantize_rows};
 use super::{CpuDecoder, See};
 use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
 use crate::model::{ModelConfig, Pattern, V};
@@ -269,7 +269,7 @@ impl<O: Ops> Stage for Project<'_, O> {
         let Self(layer, range, piece) = self;
         let (d, n_before) = (layer.config().d_model, layer.config().conv_width - 1);
         for row in 0..range.len() {
-            convolve::<O>(&layer.packed().taps, &mut piece.row, |j| {
+            lanewise::convolve::<O::F>(&layer.packed().taps, &mut piece.row, |j| {
                 let then = n_before + row - j;
                 &piece.normed[then * d..(then + 1) * d]
             });

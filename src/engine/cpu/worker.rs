@@ -178,6 +178,7 @@ impl<O: Ops> Worker<O> {
         let (config, packed) = (&weights.model.config, &weights.layers[layer]);
         let (d, n) = (config.d_model, self.active.len());
         let gain = &weights.model.weights.layers[layer].attn_norm;
+        ops.prefetch(packed.qkv[self.groups.start].panels().start());
         for (b, lane) in self.active.iter().enumerate() {
             let x = &scratch.x[b * d..(b + 1) * d];
             lanewise::rms_norm::<O::F>(x, gain, config.norm_eps, &mut scratch.normed);
@@ -186,7 +187,7 @@ impl<O: Ops> Worker<O> {
             let now = (lane.position % config.conv_width as u64) as usize;
             kept[now * d..(now + 1) * d].copy_from_slice(&scratch.normed);
             let w = config.conv_width;
-            convolve::<O>(&packed.taps, &mut scratch.convolved, |j| {
+            lanewise::convolve::<O::F>(&packed.taps, &mut scratch.convolved, |j| {
                 let then = (now + w - j) % w;
                 &kept[then * d..(then + 1) * d]
             });
@@ -211,10 +212,12 @@ impl<O: Ops> Worker<O> {
                     .run(*ops, (pattern, lane.position), cache, qkv, out);
             }
         }
+        let o = seat.panels(&packed.o);
+        ops.prefetch(o.start());
         let own = self.groups.start * group_width..self.groups.end * group_width;
         seat.gather(&mut scratch.attended[..n * d], d, own);
         quantize_rows::<O>(&scratch.attended[..n * d], d, &mut scratch.narrow);
-        let (o, delta) = (seat.panels(&packed.o), &mut scratch.delta[..n * d]);
+        let delta = &mut scratch.delta[..n * d];
         ops.matmul(&o, &scratch.narrow, delta);
         seat.gather(delta, d, o.rows());
         lanewise::add::<O::F>(delta, &mut scratch.x[..n * d]);
@@ -233,6 +236,8 @@ impl<O: Ops> Worker<O> {
         let (config, packed) = (&weights.model.config, &weights.layers[layer]);
         let (d, f, n) = (config.d_model, config.mlp_width(), self.active.len());
         let gain = &weights.model.weights.layers[layer].mlp_norm;
+        let (up, down) = (seat.panels(&packed.up), seat.panels(&packed.down));
+        ops.prefetch(up.start());
         norm_rows::<O>(
             &scratch.x[..n * d],
             gain,
@@ -240,14 +245,15 @@ impl<O: Ops> Worker<O> {
             &mut scratch.normed,
             &mut scratch.narrow,
         );
-        let (up, hidden) = (seat.panels(&packed.up), &mut scratch.hidden[..n * f]);
+        let hidden = &mut scratch.hidden[..n * f];
         ops.matmul(&up, &scratch.narrow, hidden);
+        ops.prefetch(down.start());
         for hidden in hidden.chunks_exact_mut(f) {
             lanewise::gelu::<O::F>(&mut hidden[up.rows()]);
         }
         seat.gather(hidden, f, up.rows());
         quantize_rows::<O>(hidden, f, &mut scratch.wide);
-        let (down, delta) = (seat.panels(&packed.down), &mut scratch.delta[..n * d]);
+        let delta = &mut scratch.delta[..n * d];
         ops.matmul(&down, &scratch.wide, delta);
         seat.gather(delta, d, down.rows());
         lanewise::add::<O::F>(delta, &mut scratch.x[..n * d]);
@@ -270,19 +276,6 @@ impl<O: Ops> Worker<O> {
         let (head, logits) = (seat.panels(&weights.head), &mut scratch.logits[..n * V]);
         ops.matmul(&head, &scratch.narrow, logits);
         seat.gather(logits, V, head.rows());
-    }
-}
-
-/// The causal depthwise convolution: `normed(j)` is the normed input of `j` positions ago.
-#[inline(always)]
-pub(super) fn convolve<'a, O: Ops>(
-    taps: &[f32],
-    out: &mut [f32],
-    normed: impl Fn(usize) -> &'a [f32],
-) {
-    out.fill(0.0);
-    for (j, tap) in taps.chunks_exact(out.len()).enumerate() {
-        lanewise::multiply_add::<O::F>(tap, normed(j), out);
     }
 }
 
