@@ -49,6 +49,36 @@ fn tiny_for_two() -> Arc<Model> {
     Arc::new(model)
 }
 
+/// The same with a convolution of another width.
+fn convolving(width: usize) -> Arc<Model> {
+    let mut model = Arc::into_inner(tiny_for_two()).unwrap();
+    model.config.conv_width = width;
+    for (i, layer) in (0..).zip(&mut model.weights.layers) {
+        let taps = (0..(width * model.config.d_model) as u64).map(|at| uniform(i, at) - 0.5);
+        layer.conv = taps.collect();
+    }
+    Arc::new(model)
+}
+
+/// Draws in all lanes together.
+fn generate_batch(engine: &mut dyn Decoder, n: usize) -> Vec<Vec<u8>> {
+    let mut all = vec![vec![0; n]; engine.n_lanes()];
+    let uniforms: Vec<f32> = (0..n as u64).map(|t| uniform(11, t)).collect();
+    let turn = |(lane, codes)| Turn {
+        lane,
+        draw: DRAW,
+        uniforms: &uniforms,
+        codes,
+    };
+    let mut turns: Vec<Turn<'_>> = (0..)
+        .zip(all.iter_mut().map(|codes| &mut codes[..]))
+        .map(turn)
+        .collect();
+    engine.generate(&mut turns);
+    drop(turns);
+    all
+}
+
 /// Codes that wander over all 256.
 fn codes(n: usize) -> Vec<u8> {
     (0..n as u64)
@@ -217,6 +247,12 @@ fn threads_that_share_a_step_play_what_one_plays() {
                 "{isa:?}"
             );
         }
+        let batch = generate_batch(two.as_mut(), 200);
+        assert_eq!(
+            batch,
+            generate_batch(one.as_mut(), 200),
+            "{isa:?}, together"
+        );
     }
 }
 
@@ -229,34 +265,42 @@ fn more_threads_than_kv_heads_are_not_started() {
 #[test]
 fn a_long_prompt_leaves_the_bits_that_stepping_leaves() {
     let model = tiny_for_two();
-    let after = codes(70);
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         for (n_threads, n_codes) in [(1, 64), (1, 513), (1, 1500), (2, 1061)] {
-            let mut engine = engine::open(&model, &shared(isa, n_threads), 2).unwrap();
-            let prompt = codes(n_codes);
-            engine.prime(0, &after[..31]);
-            engine.prime(0, &prompt);
-            // Too few at a time to be taken in by tiles.
-            engine.prime(1, &after[..31]);
-            prompt.chunks(50).for_each(|codes| engine.prime(1, codes));
-            assert_eq!(engine.position(0), engine.position(1));
-            let logits = |engine: &mut dyn Decoder, lane, chunk| {
-                let mut all = Vec::new();
-                for codes in after.chunks(chunk) {
-                    engine.score(lane, codes, &mut |_, logits| {
-                        all.extend(logits.iter().map(|logit| logit.to_bits()));
-                    });
-                }
-                all
-            };
-            let stepped = logits(engine.as_mut(), 1, 10);
-            let by_tiles = logits(engine.as_mut(), 0, 70);
-            assert_eq!(
-                by_tiles, stepped,
-                "{n_codes} codes, {n_threads} threads, {isa:?}"
-            );
+            prime_both_ways(&model, &shared(isa, n_threads), n_codes);
         }
     }
+    for width in [1, 40, 64] {
+        prime_both_ways(&convolving(width), &Settings::default(), 700);
+    }
+}
+
+/// One lane hears a prompt at once, another by steps: then both hold the same logits.
+fn prime_both_ways(model: &Arc<Model>, settings: &Settings, n_codes: usize) {
+    let (prompt, around) = (codes(n_codes), codes(70));
+    let mut engine = engine::open(model, settings, 2).unwrap();
+    engine.prime(0, &around[..31]);
+    engine.prime(0, &prompt);
+    // Too few at a time to be taken in by tiles.
+    engine.prime(1, &around[..31]);
+    prompt.chunks(50).for_each(|codes| engine.prime(1, codes));
+    assert_eq!(engine.position(0), engine.position(1));
+    let mut logits = |lane, chunk| {
+        let mut all = Vec::new();
+        for codes in around.chunks(chunk) {
+            engine.score(lane, codes, &mut |_, logits| {
+                all.extend(logits.iter().map(|logit| logit.to_bits()));
+            });
+        }
+        all
+    };
+    let stepped = logits(1, 10);
+    let by_tiles = logits(0, 70);
+    let width = model.config.conv_width;
+    assert_eq!(
+        by_tiles, stepped,
+        "{n_codes} codes, {settings:?}, convolution {width}"
+    );
 }
 
 #[test]

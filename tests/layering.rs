@@ -89,7 +89,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rtrb", &["pump", "card", "control"]),
     ("rubato", &["resample"]),
     ("safetensors", &["model"]),
-    ("rustix", &["machine", "pump", "card", "bench"]),
+    ("rustix", &["machine", "card", "bench"]),
     ("sd_notify", &["daemon"]),
     ("tokio", &["net", "listen", "daemon", "signals"]),
     ("tokio_tungstenite", &["listen"]),

@@ -212,7 +212,11 @@ impl<'a> Bench<'a> {
         let work = Work::of(&footprint, subject.lanes, engine.n_threads());
         age(engine.as_mut());
         self.rates.probe(subject.isa, &work);
-        let times = time_apart(engine.as_mut(), 1, subject.time);
+        let n_codes = match engine.n_threads() {
+            1 => 1,
+            _ => CODES_OF_A_TEAM,
+        };
+        let times = time_apart(engine.as_mut(), n_codes, subject.time).of_codes(n_codes);
         self.rates.probe(subject.isa, &work);
         let floor = self.rates.floor(subject.isa, &work);
         let mut result = CaseResult::new(subject.case, engine.isa(), &times);
@@ -294,6 +298,10 @@ impl<'a> Bench<'a> {
         self.record.chunks.push(result);
     }
 }
+
+/// Codes in a call where threads share its steps: bringing them together takes time of its own, which
+/// a chunk of the pump has to spend once in 320 codes.
+const CODES_OF_A_TEAM: usize = 32;
 
 fn open(subject: &Subject<'_>) -> Option<Box<dyn Decoder>> {
     let settings = Settings {

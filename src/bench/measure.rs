@@ -28,6 +28,13 @@ impl Times {
         }
     }
 
+    /// Each call's time shared out to its `n` codes.
+    pub fn of_codes(mut self, n: usize) -> Self {
+        self.sorted_ns.iter_mut().for_each(|ns| *ns /= n as u64);
+        self.total /= n as u32;
+        self
+    }
+
     /// How many calls there were.
     pub fn n_calls(&self) -> usize {
         self.sorted_ns.len()

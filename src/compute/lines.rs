@@ -16,9 +16,9 @@ pub struct Line(pub [u8; 64]);
 pub struct Lines(MmapMut);
 
 impl Lines {
-    /// `n` lines of zeros, at least one.
+    /// `n` lines of zeros; room for one at least.
     pub fn zeroed(n: usize) -> Self {
-        let map = MmapMut::map_anon(n * size_of::<Line>());
+        let map = MmapMut::map_anon(n.max(1) * size_of::<Line>());
         // As for any allocation: there is no way on without memory.
         let map = map.expect("the system gives memory");
         #[cfg(target_os = "linux")]

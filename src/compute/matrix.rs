@@ -1,4 +1,4 @@
-//! int8 matrices, packed so that one broadcast of four activations feeds sixteen rows.
+//! int8 matrices, packed so that one broadcast of four activations feeds 32 rows.
 
 use std::ops::Range;
 

@@ -4,7 +4,7 @@
 //! A step is computed by one thread or shared by several, each with its own KV heads and its own
 //! rows of every matrix ([`worker`], [`team`]). A long prompt is not stepped through but taken in
 //! by tiles of positions ([`prefill`]). All ways compute the same bits. After construction nothing
-//! allocates but the first long prompt. A step costs the same at hour 100 as at second 5: every
+//! allocates but long prompts. A step costs the same at hour 100 as at second 5: every
 //! layer reads a bounded run of slots and overwrites one.
 
 mod attention;

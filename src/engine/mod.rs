@@ -81,8 +81,9 @@ pub struct Turn<'a> {
 
 /// The seam between those who compute and those who need sound.
 ///
-/// In the CPU engine `open`, `prime`, `score` and `generate` allocate nothing. Lanes are numbered `0..n_lanes()`; naming another, or
-/// one lane twice in a call, is a bug of the caller and panics.
+/// In the CPU engine `open` and `generate` allocate nothing, `prime` and `score` only for long
+/// prompts. Lanes are numbered `0..n_lanes()`; naming another, or one lane twice in a call, is a bug
+/// of the caller and panics.
 pub trait Decoder: Send {
     /// How many streams this engine can hold at once.
     fn n_lanes(&self) -> usize;

@@ -252,7 +252,7 @@ struct Body {
 
 impl Body {
     fn run(mut self) {
-        ask_for_precedence();
+        machine::ask_for_precedence();
         if let Some(cpu) = self.cpu {
             machine::pin_to(cpu);
         }
@@ -365,14 +365,6 @@ impl Engine {
         }
         n_due
     }
-}
-
-/// Lets this thread go before others that are no more urgent than a build. Only the privileged may;
-/// for anybody else the generator competes as it is, which costs nothing but margin.
-fn ask_for_precedence() {
-    const NICENESS: i32 = -10;
-    // Of this thread alone: to Linux a thread is what POSIX calls a process here.
-    let _ = rustix::process::setpriority_process(None, NICENESS);
 }
 
 #[cfg(test)]

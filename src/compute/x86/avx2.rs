@@ -13,7 +13,7 @@ use crate::compute::matrix::{Activations, Panels};
 /// Sixteen sums, each in two neighbouring halves.
 type Halves = [__m256i; 4];
 
-/// Sixteen rows at a time.
+/// One broadcast of four activations meets four columns of 32 rows.
 #[inline]
 #[target_feature(enable = "fma,avx2")]
 pub(super) fn matmul(panels: &Panels<'_>, x: &Activations, y: &mut [f32]) {

@@ -71,7 +71,9 @@ impl Attention {
         pattern.visible(position, &mut |run| self.runs.push(run));
         self.read(ops, cache, out);
         pattern.visible(position + 1, &mut |run| {
-            if !self.runs.contains(&run) {
+            // A ring that still fills grows by a slot, which is about to be written anyway.
+            let is_seen = |seen: &Range<usize>| seen.start <= run.start && run.end <= seen.end + 1;
+            if !self.runs.iter().any(is_seen) {
                 ops.prefetch(cache.lines(&run));
             }
         });

@@ -188,7 +188,9 @@ impl<O: Ops> Layer<'_, O> {
                         .normed
                         .chunks_exact(d)
                         .nth(n_before + at % PIECE),
-                    None => taps.chunks_exact(d).nth(self.slot_of_tap(n_before - row)),
+                    None => taps
+                        .chunks_exact(d)
+                        .nth(self.slot_of_tap(n_before - row - i * PIECE)),
                 };
                 to.copy_from_slice(from.expect("rows and slots are as many as they are counted"));
             }
@@ -232,7 +234,8 @@ impl<O: Ops> Layer<'_, O> {
     /// The rest of the layer: from what the heads gave out to the residual stream after the MLP.
     fn finish(&self, tile: &mut Tile) {
         let Tile { pieces, groups } = tile;
-        for (i, piece) in pieces.iter_mut().enumerate() {
+        let used = self.len.div_ceil(PIECE);
+        for (i, piece) in pieces.iter_mut().enumerate().take(used) {
             gather_heads(groups, i, &mut piece.delta);
         }
         self.on_pieces(pieces, Finish);

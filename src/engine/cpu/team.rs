@@ -82,6 +82,7 @@ impl Team {
                     if let Some(cpu) = cpu {
                         machine::pin_to(cpu);
                     }
+                    machine::ask_for_precedence();
                     work(&shared, rank);
                 })
                 .expect("the system gives a thread")
@@ -99,7 +100,7 @@ impl Team {
 
     /// Has every other thread do `follow` with its rank while this one does `lead`; comes back when
     /// all are done. A panic in either ends the process: the others would wait for ever.
-    pub fn run(&self, lead: impl FnOnce(), follow: Job<'_>) {
+    pub fn run(&mut self, lead: impl FnOnce(), follow: Job<'_>) {
         if self.threads.is_empty() {
             return lead();
         }
@@ -141,7 +142,7 @@ fn work(shared: &Shared, rank: usize) {
         let mut n_looks = 0;
         // ORDERING: pairs with the Release in `Team::run`.
         while shared.chunks.0.load(Ordering::Acquire) < chunk {
-            n_looks += 1;
+            n_looks = SPINS.min(n_looks + 1);
             match n_looks < SPINS {
                 true => hint::spin_loop(),
                 // A token that came in between makes this return at once.
@@ -154,7 +155,8 @@ fn work(shared: &Shared, rank: usize) {
         let no_way_back = AbortOnPanic;
         let job = shared.job.load(Ordering::Relaxed);
         // SAFETY: `Team::run` stored a pointer to its own variable before it raised `chunks` to
-        // `chunk`, and neither returns nor unwinds before `done` says that this call is over.
+        // `chunk`, and neither returns nor unwinds before `done` says that this call is over; it
+        // takes `&mut self`, so no other call is under way.
         let job: Job<'_> = unsafe { *job };
         job(rank);
         std::mem::forget(no_way_back);
@@ -176,8 +178,8 @@ impl Drop for AbortOnPanic {
 fn wait_for(counter: &AtomicU64, n: u64) {
     let mut n_looks = 0;
     while counter.load(Ordering::Acquire) < n {
-        n_looks += 1;
-        match n_looks % SPINS {
+        n_looks = (n_looks + 1) % SPINS;
+        match n_looks {
             // Perhaps the other thread has no core because this one has it.
             0 => thread::yield_now(),
             _ => hint::spin_loop(),
@@ -206,6 +208,7 @@ impl Seat {
     }
 
     fn exchange(&mut self, rows: &mut [f32], pitch: usize, own: Range<usize>) {
+        debug_assert!([pitch, own.start, own.end].iter().all(|n| n % 2 == 0));
         let area = self.n_meetings as usize % N_AREAS;
         let places = || self.shared.areas[area].chunks_exact(pitch / 2);
         for (row, places) in rows.chunks_exact(pitch).zip(places()) {

@@ -1,7 +1,7 @@
 //! One thread's part of a step: all of it, or its KV heads and its share of every matrix's rows.
 //!
 //! Every worker keeps the residual stream and all that follows from it alone (norms, convolution,
-//! quantisation) for itself; what the workers compute by halves they [gather](Seat::gather), four
+//! quantisation) for itself; what the workers compute by shares they [gather](Seat::gather), four
 //! times a layer. Sums of rows are never split, so any number of workers computes the same bits.
 
 use std::ops::Range;
