@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use candle_core::safetensors::Load;
@@ -92,13 +92,27 @@ fn parse(bytes: &[u8], config: &ModelConfig) -> Result<Weights, String> {
     let file = SafeTensors::deserialize(bytes)
         .map_err(|error| format!("not a whole safetensors file ({error})"))?;
     let mut tensors = Tensors(file.tensors().into_iter().collect());
-    let (d, f, w) = (config.d_model, config.mlp_width(), config.conv_width);
-    let (q, kv) = (config.n_heads * config.head_size(), config.kv_width());
-    let layers = (0..config.n_layers())
-        .map(|i| {
-            let mut take =
-                |name: &str, shape: &[usize]| tensors.take(&format!("layers.{i}.{name}"), shape);
-            Ok(LayerWeights {
+    let weights = Weights::gather(config, |name, shape| tensors.take(name, shape))?;
+    match tensors.0.keys().next() {
+        Some(name) => Err(format!(
+            "tensor \"{name}\" belongs to no model this version knows"
+        )),
+        None => Ok(weights),
+    }
+}
+
+impl Weights {
+    /// Asks `take` for every tensor of such a model by name and shape.
+    pub fn gather<E>(
+        config: &ModelConfig,
+        mut take: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        let (d, f, w) = (config.d_model, config.mlp_width(), config.conv_width);
+        let (q, kv) = (config.n_heads * config.head_size(), config.kv_width());
+        let mut layers = Vec::with_capacity(config.n_layers());
+        for i in 0..config.n_layers() {
+            let mut take = |name: &str, shape: &[usize]| take(&format!("layers.{i}.{name}"), shape);
+            layers.push(LayerWeights {
                 attn_norm: take("attn_norm.weight", &[d])?,
                 conv: take("conv.weight", &[d, w])?,
                 q: take("q.weight", &[q, d])?,
@@ -110,22 +124,89 @@ fn parse(bytes: &[u8], config: &ModelConfig) -> Result<Weights, String> {
                 up_bias: take("up.bias", &[f])?,
                 down: take("down.weight", &[d, f])?,
                 down_bias: take("down.bias", &[d])?,
-            })
+            });
+        }
+        Ok(Self {
+            embed: take("embed.weight", &[V, d])?,
+            layers,
+            norm: take("norm.weight", &[d])?,
+            head: take("head.weight", &[V, d])?,
+            head_bias: take("head.bias", &[V])?,
         })
-        .collect::<Result<_, String>>()?;
-    let weights = Weights {
-        embed: tensors.take("embed.weight", &[V, d])?,
-        layers,
-        norm: tensors.take("norm.weight", &[d])?,
-        head: tensors.take("head.weight", &[V, d])?,
-        head_bias: tensors.take("head.bias", &[V])?,
-    };
-    match tensors.0.keys().next() {
-        Some(name) => Err(format!(
-            "tensor \"{name}\" belongs to no model this version knows"
-        )),
-        None => Ok(weights),
     }
+
+    /// Every tensor with its name.
+    pub fn named(&self) -> Vec<(String, &[f32])> {
+        let mut all: Vec<(String, &[f32])> = vec![
+            ("embed.weight".into(), &self.embed),
+            ("norm.weight".into(), &self.norm),
+            ("head.weight".into(), &self.head),
+            ("head.bias".into(), &self.head_bias),
+        ];
+        for (i, layer) in self.layers.iter().enumerate() {
+            let own: [(&str, &[f32]); 11] = [
+                ("attn_norm.weight", &layer.attn_norm),
+                ("conv.weight", &layer.conv),
+                ("q.weight", &layer.q),
+                ("k.weight", &layer.k),
+                ("v.weight", &layer.v),
+                ("o.weight", &layer.o),
+                ("mlp_norm.weight", &layer.mlp_norm),
+                ("up.weight", &layer.up),
+                ("up.bias", &layer.up_bias),
+                ("down.weight", &layer.down),
+                ("down.bias", &layer.down_bias),
+            ];
+            all.extend(own.map(|(name, values)| (format!("layers.{i}.{name}"), values)));
+        }
+        all
+    }
+}
+
+/// Writes a model's directory, made if it is missing: `config.json` as given, `model.safetensors`
+/// in f32. Each file is whole or not there.
+pub fn save(dir: &Path, config_json: &str, weights: &Weights) -> Result<(), ModelError> {
+    let config = ModelConfig::parse(config_json).map_err(|reason| ModelError::Config {
+        path: dir.join("config.json"),
+        reason,
+    })?;
+    let path = dir.join("model.safetensors");
+    let bytes = serialise(&config, weights).map_err(|reason| ModelError::Weights {
+        path: path.clone(),
+        reason,
+    })?;
+    std::fs::create_dir_all(dir).map_err(|source| ModelError::Write {
+        path: dir.into(),
+        source,
+    })?;
+    replace(&path, &bytes)?;
+    replace(&dir.join("config.json"), config_json.as_bytes())
+}
+
+fn serialise(config: &ModelConfig, weights: &Weights) -> Result<Vec<u8>, String> {
+    let values: BTreeMap<_, _> = weights.named().into_iter().collect();
+    let mut views = Vec::new();
+    Weights::gather(config, |name, shape| {
+        let values = values.get(name).copied().unwrap_or_default();
+        let view = TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(values))
+            .map_err(|error| format!("tensor \"{name}\": {error}"))?;
+        views.push((name.to_owned(), view));
+        Ok::<_, String>(Vec::new())
+    })?;
+    safetensors::serialize(views, None).map_err(|error| error.to_string())
+}
+
+/// Puts a file in the place of another in one move, on the disk before its name is.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+    let failed = |source| ModelError::Write {
+        path: path.into(),
+        source,
+    };
+    let new = path.with_extension("new");
+    let mut file = File::create(&new).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    std::fs::rename(&new, path).map_err(failed)
 }
 
 /// The tensors of a file that have not been taken yet.

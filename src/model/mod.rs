@@ -12,10 +12,10 @@ mod config;
 pub mod pattern;
 mod rotary;
 
-pub use checkpoint::{LayerWeights, Weights};
+pub use checkpoint::{LayerWeights, Weights, save};
 pub(crate) use config::lcm;
 pub use config::{Codec, ModelConfig};
-pub use pattern::Pattern;
+pub use pattern::{Pattern, Spacing};
 pub use rotary::Rotary;
 
 use std::path::{Path, PathBuf};
@@ -66,6 +66,14 @@ pub enum ModelError {
         "cannot read {path}: {source}; a model is a directory with config.json and model.safetensors"
     )]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file of the model could not be written.
+    #[error("cannot write {path}: {source}; make room or choose another directory")]
+    Write {
         /// The file.
         path: PathBuf,
         /// What the system said.

@@ -4,17 +4,38 @@
 //! nothing is cached, nothing rolls. Attention is dense with the mask applied in blocks of
 //! queries, so memory grows with block · T and time with T².
 
+use std::collections::BTreeMap;
+
 use candle_core::{D, Device, Result, Tensor};
 
-use crate::model::{LayerWeights, Model, ModelConfig, Pattern, Rotary};
+use crate::model::{Model, ModelConfig, Pattern, Rotary, Weights};
 use crate::mulaw;
 
 /// Queries that are masked and multiplied at once.
 const QUERY_BLOCK: usize = 256;
 
+/// The model's tensors by their names in the contract.
+pub type Named = BTreeMap<String, Tensor>;
+
+/// The tensors of `weights`, in the contract's shapes.
+pub fn named(config: &ModelConfig, weights: &Weights) -> Result<Named> {
+    let values: BTreeMap<_, _> = weights.named().into_iter().collect();
+    let mut all = Named::new();
+    Weights::gather(config, |name, shape| {
+        let values = values.get(name).copied().unwrap_or_default();
+        all.insert(name.to_owned(), tensor(values, shape)?);
+        Ok::<_, candle_core::Error>(Vec::new())
+    })?;
+    Ok(all)
+}
+
 /// The logits `[T, V]` for every place of `codes` `[T]`, teacher-forced from a cold start.
 pub fn logits(model: &Model, codes: &[u8]) -> Result<Tensor> {
-    let (config, weights) = (&model.config, &model.weights);
+    logits_of(&model.config, &named(&model.config, &model.weights)?, codes)
+}
+
+/// The same of tensors, which may be variables that want gradients.
+pub fn logits_of(config: &ModelConfig, weights: &Named, codes: &[u8]) -> Result<Tensor> {
     let rotary = Rotary::new(config.rope_period, &config.rope_harmonics);
     let inputs: Vec<u32> = std::iter::once(mulaw::SILENCE)
         .chain(codes.iter().copied())
@@ -22,42 +43,32 @@ pub fn logits(model: &Model, codes: &[u8]) -> Result<Tensor> {
         .map(u32::from)
         .collect();
     let inputs = Tensor::new(inputs, &Device::Cpu)?;
-    let d = config.d_model;
-    let mut x = tensor(&weights.embed, &[crate::model::V, d])?.index_select(&inputs, 0)?;
-    for (layer, pattern) in weights.layers.iter().zip(&config.layers) {
-        let attended = attention(config, layer, pattern.as_ref(), &rotary, &x)?;
+    let mut x = weights["embed.weight"].index_select(&inputs, 0)?;
+    for (i, pattern) in config.layers.iter().enumerate() {
+        let layer = |name: &str| &weights[&format!("layers.{i}.{name}")];
+        let attended = attention(config, &layer, pattern.as_ref(), &rotary, &x)?;
         x = (x + attended)?;
-        x = (&x + mlp(config, layer, &x)?)?;
+        x = (&x + mlp(config, &layer, &x)?)?;
     }
-    let x = rms_norm(&x, &weights.norm, config.norm_eps)?;
-    linear(&x, &weights.head, crate::model::V)?.broadcast_add(&vector(&weights.head_bias)?)
+    let x = rms_norm(&x, &weights["norm.weight"], config.norm_eps)?;
+    linear(&x, &weights["head.weight"])?.broadcast_add(&weights["head.bias"])
 }
 
-fn attention(
+fn attention<'a>(
     config: &ModelConfig,
-    layer: &LayerWeights,
+    layer: &impl Fn(&str) -> &'a Tensor,
     pattern: &dyn Pattern,
     rotary: &Rotary,
     x: &Tensor,
 ) -> Result<Tensor> {
     let (n_heads, n_kv_heads) = (config.n_heads, config.n_kv_heads);
-    let c = convolution(
-        &rms_norm(x, &layer.attn_norm, config.norm_eps)?,
-        layer,
-        config,
-    )?;
+    let h = rms_norm(x, layer("attn_norm.weight"), config.norm_eps)?;
+    let c = convolution(&h, layer("conv.weight"))?;
     let (cos, sin) = angles(pattern, rotary, config.head_size() / 2, x.dim(0)?)?;
-    let q = rotate(
-        &heads(&linear(&c, &layer.q, config.d_model)?, n_heads)?,
-        &cos,
-        &sin,
-    )?;
-    let k = rotate(
-        &heads(&linear(&c, &layer.k, config.kv_width())?, n_kv_heads)?,
-        &cos,
-        &sin,
-    )?;
-    let v = heads(&linear(&c, &layer.v, config.kv_width())?, n_kv_heads)?;
+    let q = heads(&linear(&c, layer("q.weight"))?, n_heads)?;
+    let k = heads(&linear(&c, layer("k.weight"))?, n_kv_heads)?;
+    let v = heads(&linear(&c, layer("v.weight"))?, n_kv_heads)?;
+    let (q, k) = (rotate(&q, &cos, &sin)?, rotate(&k, &cos, &sin)?);
     let mut all = Vec::with_capacity(n_heads);
     for head in 0..n_heads {
         let group = head / (n_heads / n_kv_heads);
@@ -68,11 +79,7 @@ fn attention(
             &v.get(group)?,
         )?);
     }
-    linear(
-        &Tensor::cat(&all, 1)?.contiguous()?,
-        &layer.o,
-        config.d_model,
-    )
+    linear(&Tensor::cat(&all, 1)?.contiguous()?, layer("o.weight"))
 }
 
 /// One head [T, K], dense, the mask asked of the pattern for each pair.
@@ -102,16 +109,20 @@ fn attend(pattern: &dyn Pattern, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<T
     Tensor::cat(&blocks, 0)
 }
 
-fn mlp(config: &ModelConfig, layer: &LayerWeights, x: &Tensor) -> Result<Tensor> {
-    let m = rms_norm(x, &layer.mlp_norm, config.norm_eps)?;
-    let up = linear(&m, &layer.up, config.mlp_width())?.broadcast_add(&vector(&layer.up_bias)?)?;
-    linear(&up.gelu()?, &layer.down, config.d_model)?.broadcast_add(&vector(&layer.down_bias)?)
+fn mlp<'a>(
+    config: &ModelConfig,
+    layer: &impl Fn(&str) -> &'a Tensor,
+    x: &Tensor,
+) -> Result<Tensor> {
+    let m = rms_norm(x, layer("mlp_norm.weight"), config.norm_eps)?;
+    let up = linear(&m, layer("up.weight"))?.broadcast_add(layer("up.bias"))?;
+    linear(&up.gelu()?, layer("down.weight"))?.broadcast_add(layer("down.bias"))
 }
 
-/// Causal and depthwise: tap `W − 1 − j` weighs the position `j` before the present one.
-fn convolution(h: &Tensor, layer: &LayerWeights, config: &ModelConfig) -> Result<Tensor> {
-    let (n, taps) = (h.dim(0)?, config.conv_width);
-    let weight = tensor(&layer.conv, &[config.d_model, taps])?;
+/// Causal and depthwise: tap `W − 1 − j` of `weight` `[D, W]` weighs the position `j` before the
+/// present one.
+fn convolution(h: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (n, taps) = (h.dim(0)?, weight.dim(1)?);
     let padded = h.pad_with_zeros(0, taps - 1, 0)?;
     let mut c = h.zeros_like()?;
     for tap in 0..taps {
@@ -122,13 +133,13 @@ fn convolution(h: &Tensor, layer: &LayerWeights, config: &ModelConfig) -> Result
     Ok(c)
 }
 
-fn rms_norm(x: &Tensor, gain: &[f32], eps: f32) -> Result<Tensor> {
+fn rms_norm(x: &Tensor, gain: &Tensor, eps: f32) -> Result<Tensor> {
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?;
-    x.broadcast_div(&scale)?.broadcast_mul(&vector(gain)?)
+    x.broadcast_div(&scale)?.broadcast_mul(gain)
 }
 
-fn linear(x: &Tensor, weight: &[f32], n_out: usize) -> Result<Tensor> {
-    x.matmul(&tensor(weight, &[n_out, weight.len() / n_out])?.t()?)
+fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    x.matmul(&weight.t()?)
 }
 
 /// [T, n·K] to [n, T, K].
@@ -161,8 +172,4 @@ fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 
 fn tensor(values: &[f32], shape: &[usize]) -> Result<Tensor> {
     Tensor::from_slice(values, shape, &Device::Cpu)
-}
-
-fn vector(values: &[f32]) -> Result<Tensor> {
-    tensor(values, &[values.len()])
 }

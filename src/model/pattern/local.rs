@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Defaults, Kind, Parsed, Pattern, checked, fields};
+use super::{Defaults, Kind, Parsed, Pattern, Spacing, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "local",
@@ -43,6 +43,13 @@ impl Pattern for Local {
 
     fn sees(&self, query: u64, key: u64) -> bool {
         key <= query && query - key < self.window as u64
+    }
+
+    fn spacing(&self) -> Option<Spacing> {
+        Some(Spacing {
+            stride: 1,
+            rows: self.window,
+        })
     }
 
     fn reach(&self) -> u64 {

@@ -22,6 +22,9 @@ pub trait Pattern: fmt::Debug + Send + Sync {
     /// Does the query at `query` see the key at `key`? False for every key after the query.
     fn sees(&self, query: u64, key: u64) -> bool;
 
+    /// How the keys that a position sees lie, where they lie evenly.
+    fn spacing(&self) -> Option<Spacing>;
+
     /// How many positions back the farthest visible key lies, the present one counted as 1.
     fn reach(&self) -> u64;
 
@@ -50,6 +53,16 @@ pub trait Pattern: fmt::Debug + Send + Sync {
 
     /// After how many positions slots and rotations are back where they were.
     fn cycle(&self, rope_period: u64) -> Option<u64>;
+}
+
+/// Keys `stride` positions apart, the present one first, `rows` of them: what training's attention
+/// takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spacing {
+    /// From one key to the next.
+    pub stride: usize,
+    /// How many there are.
+    pub rows: usize,
 }
 
 /// The model's own reach, for entries that are only a word.
@@ -172,6 +185,23 @@ mod tests {
                     seen.len() == n && n <= pattern.n_angles(),
                     "{pattern:?} at {t}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn evenly_spaced_keys_are_those_of_the_mask() {
+        for pattern in samples() {
+            let Some(Spacing { stride, rows }) = pattern.spacing() else {
+                continue;
+            };
+            for t in 0..2 * pattern.cycle(1).unwrap() {
+                let by_spacing: Vec<u64> = (0..rows as u64)
+                    .rev()
+                    .filter_map(|j| t.checked_sub(j * stride as u64))
+                    .collect();
+                let by_mask: Vec<u64> = (0..=t).filter(|&k| pattern.sees(t, k)).collect();
+                assert_eq!(by_spacing, by_mask, "{pattern:?} at {t}");
             }
         }
     }

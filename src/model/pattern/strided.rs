@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Defaults, Kind, Parsed, Pattern, checked, fields};
+use super::{Defaults, Kind, Parsed, Pattern, Spacing, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "strided",
@@ -62,6 +62,13 @@ impl Pattern for Strided {
         key <= query
             && (query - key).is_multiple_of(stride)
             && (query - key) / stride < self.rows as u64
+    }
+
+    fn spacing(&self) -> Option<Spacing> {
+        Some(Spacing {
+            stride: self.stride,
+            rows: self.rows,
+        })
     }
 
     fn reach(&self) -> u64 {

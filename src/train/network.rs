@@ -1,0 +1,193 @@
+//! The model as it is trained: a chain of blocks in candle's autograd.
+//!
+//! The same function as `forward.rs`, the oracle, to which it is compared, as are its gradients.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Result, Tensor, bail};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use super::blocks::{self, AttentionBlock, HeadBlock, MlpBlock};
+use super::ops::Attention;
+use super::parameters::{self, Parameter};
+use crate::model::{ModelConfig, Rotary, Weights};
+
+/// A model in training, or being measured.
+#[derive(Debug)]
+pub struct Network {
+    /// Its sizes.
+    pub config: ModelConfig,
+    parameters: Vec<Parameter>,
+    /// `[rope_period, K]`
+    angles: Tensor,
+}
+
+impl Network {
+    /// A network that has learned nothing; the seed says which.
+    pub fn new(config: &ModelConfig, device: &Device, seed: u64) -> Result<Self> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let parameters = parameters::plans(config)
+            .into_iter()
+            .map(|plan| {
+                let values = plan.begin(&mut rng);
+                plan.build(values, device)
+            })
+            .collect::<Result<_>>()?;
+        Self::of(config, parameters, device)
+    }
+
+    /// A network with these weights.
+    pub fn from_weights(config: &ModelConfig, weights: &Weights, device: &Device) -> Result<Self> {
+        let named: BTreeMap<_, _> = weights.named().into_iter().collect();
+        let parameters = parameters::plans(config)
+            .into_iter()
+            .map(|plan| {
+                let mut values = Vec::new();
+                for part in plan.parts() {
+                    match named.get(&part.name) {
+                        Some(tensor) if tensor.len() == part.range.len() => {
+                            values.extend_from_slice(tensor);
+                        }
+                        _ => bail!("the weights hold no {} of this size", part.name),
+                    }
+                }
+                plan.build(values, device)
+            })
+            .collect::<Result<_>>()?;
+        Self::of(config, parameters, device)
+    }
+
+    fn of(config: &ModelConfig, parameters: Vec<Parameter>, device: &Device) -> Result<Self> {
+        if let Some(layer) = config.layers.iter().find(|l| l.spacing().is_none()) {
+            bail!("layers of kind {} cannot be trained yet", layer.kind());
+        }
+        Ok(Self {
+            angles: angles(config, device)?,
+            config: config.clone(),
+            parameters,
+        })
+    }
+
+    /// Embedding, attention and MLP of each layer, head.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The mean of −ln p over windows of targets `[B, T]` u8, given the codes before them `[B, T]`
+    /// u8, the first of each window [`crate::mulaw::SILENCE`]: a number that has gradients.
+    pub fn loss(&self, inputs: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let x = self.trunk(inputs)?;
+        self.head().loss(&x, self.last()?, &targets.flatten_all()?)
+    }
+
+    /// −ln p of each target `[B, T]`, without a graph.
+    pub fn surprise(&self, inputs: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let x = self.trunk_untracked(inputs)?;
+        self.head()
+            .surprise(&x, self.last()?, &targets.flatten_all()?)?
+            .reshape(targets.shape())
+    }
+
+    /// The logits `[B, T, V]` f32, without a graph.
+    pub fn logits(&self, inputs: &Tensor) -> Result<Tensor> {
+        let (b, t) = inputs.dims2()?;
+        let x = self.trunk_untracked(inputs)?;
+        let logits = self.head().logits(&x, self.last()?)?;
+        logits.reshape((b, t, crate::model::V))
+    }
+
+    /// The tensors of the contract, taken from flat values: the parameters' own, or their averages.
+    pub fn weights(&self, values: &[Tensor]) -> Result<Weights> {
+        let mut named = BTreeMap::new();
+        for (parameter, values) in self.parameters.iter().zip(values) {
+            let values = values.to_vec1::<f32>()?;
+            for part in &parameter.parts {
+                named.insert(part.name.as_str(), values[part.range.clone()].to_vec());
+            }
+        }
+        Weights::gather(&self.config, |name, _| {
+            let taken = named.remove(name);
+            taken.ok_or_else(|| candle_core::Error::Msg(format!("no tensor {name}")))
+        })
+    }
+
+    fn trunk(&self, inputs: &Tensor) -> Result<Tensor> {
+        self.chain(inputs, |parameter| parameter.value.as_tensor().clone())
+    }
+
+    /// The same with nothing kept for a way back.
+    fn trunk_untracked(&self, inputs: &Tensor) -> Result<Tensor> {
+        self.chain(inputs, |parameter| parameter.value.as_detached_tensor())
+    }
+
+    /// The residual stream `[B·T, D]` before the head.
+    fn chain(&self, inputs: &Tensor, value: impl Fn(&Parameter) -> Tensor) -> Result<Tensor> {
+        let window = inputs.dims2()?.1;
+        let [embed, middle @ .., _] = self.parameters.as_slice() else {
+            bail!("a network has an embedding and a head");
+        };
+        let d = self.config.d_model;
+        let mut x = blocks::embed(&inputs.flatten_all()?, &value(embed), d)?;
+        for (i, pair) in middle.chunks_exact(2).enumerate() {
+            x = self.attention(i, window)?.forward(&x, &value(&pair[0]))?;
+            x = self.mlp().forward(&x, &value(&pair[1]))?;
+        }
+        Ok(x)
+    }
+
+    fn last(&self) -> Result<&Tensor> {
+        match self.parameters.last() {
+            Some(head) => Ok(head.value.as_tensor()),
+            None => bail!("a network has an embedding and a head"),
+        }
+    }
+
+    fn attention(&self, layer: usize, window: usize) -> Result<AttentionBlock> {
+        let config = &self.config;
+        let Some(spacing) = config.layers[layer].spacing() else {
+            bail!("layer {layer} has no spacing");
+        };
+        Ok(AttentionBlock {
+            d_model: config.d_model,
+            conv_width: config.conv_width,
+            eps: config.norm_eps,
+            attention: Attention {
+                n_heads: config.n_heads,
+                n_kv_heads: config.n_kv_heads,
+                head_size: config.head_size(),
+                window,
+                stride: spacing.stride,
+                rows: spacing.rows,
+            },
+            angles: self.angles.clone(),
+        })
+    }
+
+    fn mlp(&self) -> MlpBlock {
+        MlpBlock {
+            d_model: self.config.d_model,
+            width: self.config.mlp_width(),
+            eps: self.config.norm_eps,
+        }
+    }
+
+    fn head(&self) -> HeadBlock {
+        HeadBlock {
+            d_model: self.config.d_model,
+            eps: self.config.norm_eps,
+        }
+    }
+}
+
+/// `[rope_period, K]`: K/2 cosines, then K/2 sines of each rotation.
+fn angles(config: &ModelConfig, device: &Device) -> Result<Tensor> {
+    let (period, size) = (config.rope_period, config.head_size());
+    let rotary = Rotary::new(period, &config.rope_harmonics);
+    let mut all = vec![0.0; period * size];
+    for (p, row) in all.chunks_mut(size).enumerate() {
+        let (cos, sin) = row.split_at_mut(size / 2);
+        rotary.angles(p as u64, cos, sin);
+    }
+    Tensor::from_vec(all, (period, size), device)
+}
