@@ -1,9 +1,15 @@
 //! Tells the program which compiler built it, and from which commit, where there is one to tell.
+//! Under `train-cuda` it also compiles `kernels/train.cu`; the result is embedded, so the GPU
+//! machine needs no compiler.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    if std::env::var_os("CARGO_FEATURE_TRAIN_CUDA").is_some() {
+        compile_kernels();
+    }
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     if let Some(version) = answer(&rustc, &["--version"]) {
         println!("cargo:rustc-env=LONGWAVE_RUSTC={version}");
@@ -21,9 +27,41 @@ fn main() {
     println!("cargo:rustc-env=LONGWAVE_COMMIT={commit}");
     // Grows with every commit and checkout. A path that does not exist would rebuild each time.
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"])
-        && std::path::Path::new(&log).exists()
+        && Path::new(&log).exists()
     {
         println!("cargo:rerun-if-changed={log}");
+    }
+}
+
+/// Machine code for Hopper, and PTX from which a driver makes it for every GPU since Ampere.
+fn compile_kernels() {
+    println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-env-changed=CUDA_HOME");
+    let out = std::env::var("OUT_DIR").expect("cargo sets it");
+    let status = Command::new(nvcc())
+        .args(["-O3", "-std=c++17", "-lineinfo", "--fatbin"])
+        .args(["-gencode", "arch=compute_90,code=sm_90"])
+        .args(["-gencode", "arch=compute_80,code=compute_80"])
+        .arg("-o")
+        .arg(Path::new(&out).join("train.fatbin"))
+        .arg("kernels/train.cu")
+        .status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("nvcc could not compile kernels/train.cu: {status}"),
+        Err(e) => panic!(
+            "feature `train-cuda` needs nvcc of CUDA 13 ({e}): run scripts/cuda-toolkit and set \
+             CUDA_HOME as it says"
+        ),
+    }
+}
+
+/// That of `CUDA_HOME`, or else whichever the shell would find.
+fn nvcc() -> PathBuf {
+    let home = std::env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
+    match home {
+        Some(nvcc) if nvcc.exists() => nvcc,
+        _ => PathBuf::from("nvcc"),
     }
 }
 

@@ -8,6 +8,8 @@
 
 mod attention_cpu;
 mod cpu;
+#[cfg(feature = "train-cuda")]
+mod cuda;
 
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 
@@ -90,6 +92,8 @@ macro_rules! dispatch {
     ($on:expr, $op:ident($($arg:expr),* $(,)?)) => {
         match $on.device() {
             Device::Cpu => cpu::$op($($arg),*),
+            #[cfg(feature = "train-cuda")]
+            Device::Cuda(_) => cuda::$op($($arg),*),
             _ => bail!("no training on {:?} in this build", $on.device().location()),
         }
     };
@@ -140,8 +144,8 @@ pub fn gelu(u: &Tensor, bias: &Tensor) -> Result<Tensor> {
     dispatch!(u, gelu(u, bias))
 }
 
-/// The gradients of [`gelu`]: of u, as an activation, and of the bias `[F]` f32; and, made once
-/// more, its result.
+/// The gradient of u, of [`gelu`], as an activation; its result, made once more; and the gradient
+/// of the bias `[F]` f32.
 pub fn gelu_backward(u: &Tensor, bias: &Tensor, d_g: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
     dispatch!(u, gelu_backward(u, bias, d_g))
 }
