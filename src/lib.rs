@@ -16,6 +16,8 @@ pub mod resample;
 pub mod control;
 pub mod wav;
 
+pub mod corpus;
+
 pub mod compute;
 pub mod model;
 

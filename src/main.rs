@@ -28,6 +28,7 @@ fn run(command: Command) -> Outcome {
         Command::Man { output } => pages::man(output),
         #[cfg(feature = "playback")]
         Command::Play(args) => cli::live::run(&args.resolve()?),
+        Command::Prepare(args) => cli::prepare::run(args),
         Command::Render(args) => cli::render::run(args),
         Command::Serve(args) => cli::live::run(&args.resolve()?),
     }

@@ -19,6 +19,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("resample", &[]),
     ("wav", &["resample"]),
     ("control", &["resample"]),
+    ("corpus", &["resample", "wav"]),
     ("compute", &[]),
     ("model", &[]),
     ("engine", &["machine", "model", "compute", "mulaw"]),
@@ -80,7 +81,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("cpal", &["card"]),
     ("crossbeam_channel", &["control"]),
     ("eyre", &[]),
-    ("hound", &["wav"]),
+    ("hound", &["corpus", "wav"]),
     ("hyper", &["net"]),
     ("indicatif", &[]),
     ("jiff", &["bench"]),
@@ -91,10 +92,12 @@ const OWNED: &[(&str, &[&str])] = &[
     ("safetensors", &["model"]),
     ("rustix", &["machine", "card", "bench"]),
     ("sd_notify", &["daemon"]),
+    ("symphonia", &["corpus"]),
     ("tokio", &["net", "listen", "daemon", "signals"]),
     ("tokio_tungstenite", &["listen"]),
     ("toml", &["config"]),
     ("tracing", &["daemon", "net"]),
+    ("walkdir", &["corpus"]),
 ];
 
 #[test]

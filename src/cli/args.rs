@@ -3,6 +3,8 @@
 //! Nothing has a default here: options that are absent leave the configuration as it is, and the
 //! defaults that the help names are compared with [`Config::default`] by a test.
 
+pub mod prepare;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -13,6 +15,8 @@ use longwave::config::limits::{self, Limits};
 use longwave::config::{self, CardUse, Config, ConfigError, Device};
 use longwave::engine::Isa;
 use longwave::wav::WavFormat;
+
+use prepare::PrepareArgs;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -25,8 +29,9 @@ use longwave::wav::WavFormat;
   longwave serve                     serve listeners on http://127.0.0.1:8420/
   longwave render -s 30 -o out.wav   write 30 seconds to a file
 
-Exit codes: 0 done, 1 internal error, 64 usage, 69 sound card or port unavailable (try again),
-78 configuration, model, prompt or record invalid, or more stations than this machine plays in time."
+Exit codes: 0 done, 1 internal error, 64 usage, 69 sound card, port or disk space unavailable (try again),
+78 configuration, model, prompt, recordings or record invalid, or more stations than this machine
+plays in time."
 )]
 pub struct Cli {
     /// What to do.
@@ -100,6 +105,16 @@ pub enum Command {
   longwave bench --compare bench.json --plot pictures
   longwave bench --case chunks --beside make")]
     Bench(BenchArgs),
+
+    /// Make a corpus of a folder of recordings, to train and measure models with
+    #[command(after_help = "Examples:
+  longwave prepare recordings --output corpus
+  longwave prepare recordings -o corpus-24k --rate 24000 --level -21
+  longwave prepare recordings -o corpus --silence keep --split 80,10,10
+
+In CORPUS: train, valid and test with mono 16-bit WAV files, and manifest.json, which says what
+was made of what and what was skipped. The same command again converts only what is missing.")]
+    Prepare(PrepareArgs),
 
     /// Say whether a configuration is right, and what it comes to
     #[command(after_help = "Examples:

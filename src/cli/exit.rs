@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use longwave::bench::RecordError;
 use longwave::config::ConfigError;
+use longwave::corpus::CorpusError;
 use longwave::daemon::{CardError, DaemonError};
 use longwave::listen::ListenError;
 use longwave::model::ModelError;
@@ -21,9 +22,9 @@ pub type Outcome = eyre::Result<()>;
 const INTERNAL: u8 = 1;
 /// The command line is not understood.
 const USAGE: u8 = 64;
-/// A sound card or a port is not to be had now: trying again may help.
+/// A sound card, a port or room on the disk is not to be had now: trying again may help.
 const UNAVAILABLE: u8 = 69;
-/// The configuration, the model, the prompt or a record is wrong, or asks for more than this
+/// The configuration, the model, the recordings or a record is wrong, or asks for more than this
 /// machine can: repetition does not help.
 const CONFIG: u8 = 78;
 
@@ -73,7 +74,8 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     let daemon = cause.downcast_ref().and_then(of_daemon);
     let render = || cause.downcast_ref().and_then(of_render);
     let listen = || cause.downcast_ref().and_then(of_listen);
-    daemon.or_else(render).or_else(listen)
+    let corpus = || cause.downcast_ref().and_then(of_corpus);
+    daemon.or_else(render).or_else(listen).or_else(corpus)
 }
 
 fn of_daemon(error: &DaemonError) -> Option<u8> {
@@ -106,6 +108,22 @@ fn of_listen(error: &ListenError) -> Option<u8> {
         E::Connect { .. } | E::NoAnswer { .. } | E::Closed { .. } => Some(UNAVAILABLE),
         E::Broken | E::Silent | E::Io(_) | E::Socket(_) => Some(UNAVAILABLE),
         _ => None,
+    }
+}
+
+fn of_corpus(error: &CorpusError) -> Option<u8> {
+    use CorpusError as E;
+    match error {
+        // Another place, or other options, and it works.
+        E::Inside(_) | E::Foreign(_) | E::OtherOptions { .. } | E::OtherFolder { .. } => {
+            Some(USAGE)
+        }
+        E::Busy(_) | E::Full(_) => Some(UNAVAILABLE),
+        E::NoSplit { .. } | E::Read { .. } | E::NoFolder(_) | E::NoRecordings { .. } => {
+            Some(CONFIG)
+        }
+        E::Manifest { .. } | E::NothingUsable { .. } => Some(CONFIG),
+        E::Write { .. } | E::Wav(_) | E::Interrupted { .. } => None,
     }
 }
 

@@ -5,7 +5,9 @@ pub mod bench;
 #[cfg(feature = "playback")]
 pub mod devices;
 pub mod exit;
+pub mod interrupt;
 pub mod listen;
 pub mod live;
 pub mod pages;
+pub mod prepare;
 pub mod render;

@@ -1,20 +1,17 @@
 //! `render`: a progress bar around [`longwave::render`].
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use longwave::render::{Order, render};
 use longwave::setup::Setup;
-use longwave::signals::Signals;
-use longwave::wav::{self, WavFormat};
-use tokio::runtime::Builder;
+use longwave::wav::WavFormat;
 
 use super::args::RenderArgs;
 use super::exit::Outcome;
+use super::interrupt;
 
 /// Shown on a terminal only; the last line says what a person needs to do it again.
 pub fn run(mut args: RenderArgs) -> Outcome {
@@ -26,7 +23,7 @@ pub fn run(mut args: RenderArgs) -> Outcome {
         format: args.format.unwrap_or(WavFormat::S16),
     };
     let mut setup = Setup::new(&config)?;
-    let is_interrupted = interrupt_flag()?;
+    let is_interrupted = interrupt::flag()?;
     let rate_hz = f64::from(setup.engines[0].model.config.sample_rate_hz);
     let bar = progress_bar();
     let mut begin = Instant::now();
@@ -65,28 +62,6 @@ fn x_realtime(n_codes: u64, rate_hz: f64, begin: Instant) -> f64 {
 fn progress_bar() -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}, {eta} left");
     ProgressBar::no_length().with_style(style.expect("the template is constant and tested"))
-}
-
-/// Raised by Ctrl-C or SIGTERM, so that the file begun is taken away; a second one does not
-/// wait for the engine to notice.
-fn interrupt_flag() -> eyre::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let raised = flag.clone();
-    let runtime = Builder::new_current_thread().enable_io().build()?;
-    let mut signals = {
-        let _inside = runtime.enter();
-        Signals::new()?
-    };
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            runtime.block_on(signals.next());
-            raised.store(true, Ordering::Relaxed);
-            runtime.block_on(signals.next());
-            wav::abandon_all();
-            std::process::exit(1);
-        })?;
-    Ok(flag)
 }
 
 #[cfg(test)]
