@@ -24,6 +24,8 @@ pub mod model;
 pub mod engine;
 pub mod train;
 
+pub mod eval;
+
 pub mod bench;
 pub mod inspect;
 

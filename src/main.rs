@@ -23,6 +23,7 @@ fn run(command: Command) -> Outcome {
         Command::Completions { shell } => pages::completions(shell),
         #[cfg(feature = "playback")]
         Command::Devices(args) => cli::devices::run(args.names),
+        Command::Eval(args) => cli::eval::run(&args),
         Command::Inspect { model } => pages::inspect(model),
         Command::Listen(args) => cli::listen::run(args),
         Command::Man { output } => pages::man(output),
@@ -31,5 +32,6 @@ fn run(command: Command) -> Outcome {
         Command::Prepare(args) => cli::prepare::run(args),
         Command::Render(args) => cli::render::run(args),
         Command::Serve(args) => cli::live::run(&args.resolve()?),
+        Command::Train(args) => cli::train::run(&args),
     }
 }

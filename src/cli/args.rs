@@ -3,7 +3,9 @@
 //! Nothing has a default here: options that are absent leave the configuration as it is, and the
 //! defaults that the help names are compared with [`Config::default`] by a test.
 
+pub mod eval;
 pub mod prepare;
+pub mod train;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -16,7 +18,9 @@ use longwave::config::{self, CardUse, Config, ConfigError, Device};
 use longwave::engine::Isa;
 use longwave::wav::WavFormat;
 
+use eval::EvalArgs;
 use prepare::PrepareArgs;
+use train::TrainArgs;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -115,6 +119,24 @@ pub enum Command {
 In CORPUS: train, valid and test with mono 16-bit WAV files, and manifest.json, which says what
 was made of what and what was skipped. The same command again converts only what is missing.")]
     Prepare(PrepareArgs),
+    /// Train a model on a corpus of recordings
+    #[command(after_help = "Examples:
+  longwave train corpus --output runs/tiny
+  longwave train corpus --output runs/piano --preset piano-16k --minutes 60 --device cuda:0
+  longwave train --output runs/piano --resume --minutes 120
+  longwave train corpus -o runs/mine --config mine.json --samples 500000000 --seed 7
+
+In RUN: config.json and run.json, what is trained and how; checkpoint/, what --resume goes on
+from; model/, to play, render and eval; metrics.jsonl and curves.svg; samples/, what it sounded
+like on the way. Ctrl-C saves and ends.")]
+    Train(Box<TrainArgs>),
+
+    /// Measure a model in bits per sample on sound it never heard
+    #[command(after_help = "Examples:
+  longwave eval piano-16k corpus
+  longwave eval runs/tiny/model corpus --split test --json > bits.json
+  longwave eval piano-16k corpus --windows 0 --context --plot pictures")]
+    Eval(EvalArgs),
 
     /// Say whether a configuration is right, and what it comes to
     #[command(after_help = "Examples:

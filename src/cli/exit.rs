@@ -9,10 +9,12 @@ use longwave::bench::RecordError;
 use longwave::config::ConfigError;
 use longwave::corpus::CorpusError;
 use longwave::daemon::{CardError, DaemonError};
+use longwave::eval::EvalError;
 use longwave::listen::ListenError;
 use longwave::model::ModelError;
 use longwave::render::RenderError;
 use longwave::setup::SetupError;
+use longwave::train::{CodesError, DeviceError, TrainError};
 use longwave::wav::WavError;
 
 /// A command's end; `main` alone prints the error.
@@ -75,7 +77,14 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     let render = || cause.downcast_ref().and_then(of_render);
     let listen = || cause.downcast_ref().and_then(of_listen);
     let corpus = || cause.downcast_ref().and_then(of_corpus);
-    daemon.or_else(render).or_else(listen).or_else(corpus)
+    let train = || cause.downcast_ref().and_then(of_train);
+    let eval = || cause.downcast_ref().and_then(of_eval);
+    daemon
+        .or_else(render)
+        .or_else(listen)
+        .or_else(corpus)
+        .or_else(train)
+        .or_else(eval)
 }
 
 fn of_daemon(error: &DaemonError) -> Option<u8> {
@@ -124,6 +133,37 @@ fn of_corpus(error: &CorpusError) -> Option<u8> {
         }
         E::Manifest { .. } | E::NothingUsable { .. } => Some(CONFIG),
         E::Write { .. } | E::Wav(_) | E::Interrupted { .. } => None,
+    }
+}
+
+fn of_train(error: &TrainError) -> Option<u8> {
+    use TrainError as E;
+    match error {
+        E::Codes(error) => of_codes(error),
+        E::Device(DeviceError::NotBuilt) | E::Setting(_) => Some(USAGE),
+        E::Exists(_) | E::Occupied(_) | E::NothingToResume(_) => Some(USAGE),
+        E::Device(DeviceError::Unavailable { .. }) | E::Busy(_) => Some(UNAVAILABLE),
+        // What could not be written is the disk's fault, what was read the model's.
+        E::Model(ModelError::Write { .. }) => None,
+        E::Model(_) | E::Short { .. } | E::OtherArchitecture { .. } => Some(CONFIG),
+        E::Damaged { .. } | E::Diverged { .. } => Some(CONFIG),
+        E::Io { .. } | E::Audition(_) | E::Compute(_) => None,
+    }
+}
+
+fn of_codes(error: &CodesError) -> Option<u8> {
+    match error {
+        CodesError::Interrupted => None,
+        CodesError::Corpus(_) | CodesError::Wav(_) | CodesError::TooLong { .. } => Some(CONFIG),
+    }
+}
+
+fn of_eval(error: &EvalError) -> Option<u8> {
+    match error {
+        EvalError::Codes(error) => of_codes(error),
+        EvalError::Compute(error) => of_train(error),
+        EvalError::Short { .. } => Some(CONFIG),
+        EvalError::Interrupted => None,
     }
 }
 

@@ -4,6 +4,7 @@ pub mod args;
 pub mod bench;
 #[cfg(feature = "playback")]
 pub mod devices;
+pub mod eval;
 pub mod exit;
 pub mod interrupt;
 pub mod listen;
@@ -11,3 +12,4 @@ pub mod live;
 pub mod pages;
 pub mod prepare;
 pub mod render;
+pub mod train;

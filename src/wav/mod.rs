@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use crate::resample::ResampleError;
 
-pub use read::read_mono;
+pub use read::{Head, each_block, head, read_mono};
 pub use write::{WavFormat, WavWriter, abandon_all};
 
 /// Why a WAV file was not read or written; the path is in each sentence.
@@ -80,6 +80,19 @@ pub enum WavError {
         path: PathBuf,
         /// Where.
         frame: u64,
+    },
+    /// Fatal: sound of another rate, where nothing converts it.
+    #[error(
+        "{path} is sound at {got} Hz, and {expected} Hz is needed; \
+         `longwave prepare --rate {expected}` makes a corpus of that rate"
+    )]
+    OtherRate {
+        /// The file.
+        path: PathBuf,
+        /// The rate needed.
+        expected: u32,
+        /// The file's.
+        got: u32,
     },
     /// Fatal: the rate cannot be converted.
     #[error("{path}: {source}")]

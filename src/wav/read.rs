@@ -65,6 +65,42 @@ pub fn read_mono(path: &Path, rate_hz: u32, last_s: f64) -> Result<Vec<f32>, Wav
     Ok(mono)
 }
 
+/// What the header of a file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Frames per second.
+    pub rate_hz: u32,
+    /// How many.
+    pub n_frames: u64,
+}
+
+/// Reads no more than the header, and sees that the file is as long as it says.
+pub fn head(path: &Path) -> Result<Head, WavError> {
+    Source::open(path).map(|source| source.head())
+}
+
+/// Reads a whole file that must be at `rate_hz`, its channels averaged, a block at a time: memory
+/// does not grow with the file.
+pub fn each_block(
+    path: &Path,
+    rate_hz: u32,
+    on_block: &mut dyn FnMut(&[f32]),
+) -> Result<(), WavError> {
+    let mut source = Source::open(path)?;
+    if source.format.rate_hz != rate_hz {
+        return Err(WavError::OtherRate {
+            path: path.to_owned(),
+            expected: rate_hz,
+            got: source.format.rate_hz,
+        });
+    }
+    let mut block = Vec::with_capacity(BLOCK_FRAMES);
+    while source.read_block(&mut block)? {
+        on_block(&block);
+    }
+    Ok(())
+}
+
 /// How a sample lies in a file. By the standard a sample narrower than its container lies at the
 /// container's top, so the container's width is all one needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -257,6 +293,13 @@ impl Source {
             position: 0,
             bytes: vec![0; BLOCK_FRAMES * frame_len],
         })
+    }
+
+    fn head(&self) -> Head {
+        Head {
+            rate_hz: self.format.rate_hz,
+            n_frames: self.n_frames,
+        }
     }
 
     fn frame_len(&self) -> usize {

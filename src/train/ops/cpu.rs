@@ -9,6 +9,9 @@ use super::{AdamW, Attention, Moments, NormConv, Turn};
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
+/// Rows that one core sums up alone.
+const BLOCK_ROWS: usize = 256;
+
 pub fn norm_conv(x: &Tensor, p: &NormConv) -> Result<Tensor> {
     let (n, d) = x.dims2()?;
     let (x, gain) = (values(x)?, values(p.gain)?);
@@ -49,18 +52,15 @@ pub fn norm_conv_backward(
         }
     };
     let mut d_x = values(past)?;
-    let d_gain = d_x
-        .par_chunks_mut(d)
-        .zip(x.par_chunks(d))
-        .zip(d_h.par_chunks(d))
-        .fold(
-            || vec![0.0; d],
-            |mut d_gain, ((d_x, x), d_h)| {
-                norm_backward(x, &gain, p.eps, d_h, d_x, &mut d_gain);
-                d_gain
-            },
-        )
-        .reduce(|| vec![0.0; d], added);
+    let blocks = d_x
+        .par_chunks_mut(d * BLOCK_ROWS)
+        .zip(x.par_chunks(d * BLOCK_ROWS))
+        .zip(d_h.par_chunks(d * BLOCK_ROWS));
+    let d_gain = ordered_sum(d, blocks, |d_gain, ((d_x, x), d_h)| {
+        for ((d_x, x), d_h) in d_x.chunks_mut(d).zip(x.chunks(d)).zip(d_h.chunks(d)) {
+            norm_backward(x, &gain, p.eps, d_h, d_x, d_gain);
+        }
+    });
     let d_conv = match d_conv {
         None => None,
         Some(d_conv) => Some(tensor(d_conv, &[d, p.conv.map_or(1, |c| c.dims()[1])])?),
@@ -95,11 +95,9 @@ impl Taps {
     /// The gradient `[D, W]` of the weights, in the model's order.
     fn gradient(&self, x: &[f32], gain: &[f32], p: &NormConv, d_out: &[f32]) -> Vec<f32> {
         let (d, width) = (gain.len(), self.0.len());
-        let zero = || vec![0.0; d * width];
-        d_out
-            .par_chunks(d)
-            .enumerate()
-            .fold(zero, |mut sum, (t, d_out)| {
+        let blocks = d_out.par_chunks(d * BLOCK_ROWS).enumerate();
+        ordered_sum(d * width, blocks, |sum, (block, d_out)| {
+            for (t, d_out) in (block * BLOCK_ROWS..).zip(d_out.chunks(d)) {
                 for back in 0..width.min(t % p.window + 1) {
                     let x = &x[(t - back) * d..][..d];
                     let scale = inverse_rms(x, p.eps);
@@ -107,9 +105,8 @@ impl Taps {
                         sum[i * width + width - 1 - back] += d_out[i] * gain[i] * x[i] * scale;
                     }
                 }
-                sum
-            })
-            .reduce(zero, added)
+            }
+        })
     }
 }
 
@@ -220,22 +217,19 @@ pub fn gelu(u: &Tensor, bias: &Tensor) -> Result<Tensor> {
 pub fn gelu_backward(u: &Tensor, bias: &Tensor, d_g: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
     let (n, f) = u.dims2()?;
     let (mut g, mut d_u, bias) = (values(u)?, values(d_g)?, values(bias)?);
-    let d_bias = g
-        .par_chunks_mut(f)
-        .zip(d_u.par_chunks_mut(f))
-        .fold(
-            || vec![0.0; f],
-            |mut d_bias, (g, d_u)| {
-                for i in 0..f {
-                    let (value, slope) = gelu_and_slope(g[i] + bias[i]);
-                    g[i] = value;
-                    d_u[i] *= slope;
-                    d_bias[i] += d_u[i];
-                }
-                d_bias
-            },
-        )
-        .reduce(|| vec![0.0; f], added);
+    let blocks = g
+        .par_chunks_mut(f * BLOCK_ROWS)
+        .zip(d_u.par_chunks_mut(f * BLOCK_ROWS));
+    let d_bias = ordered_sum(f, blocks, |d_bias, (g, d_u)| {
+        for (g, d_u) in g.chunks_mut(f).zip(d_u.chunks_mut(f)) {
+            for i in 0..f {
+                let (value, slope) = gelu_and_slope(g[i] + bias[i]);
+                g[i] = value;
+                d_u[i] *= slope;
+                d_bias[i] += d_u[i];
+            }
+        }
+    });
     let shape = [n, f];
     Ok((
         tensor(d_u, &shape)?,
@@ -245,7 +239,9 @@ pub fn gelu_backward(u: &Tensor, bias: &Tensor, d_g: &Tensor) -> Result<(Tensor,
 }
 
 fn gelu_and_slope(z: f32) -> (f32, f32) {
-    let t = (SQRT_2_OVER_PI * (z + 0.044_715 * z * z * z)).tanh();
+    // tanh by way of exp, which the C library computes in a third of the time.
+    let e = (2.0 * SQRT_2_OVER_PI * (z + 0.044_715 * z * z * z)).exp();
+    let t = 1.0 - 2.0 / (e + 1.0);
     let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * z * z);
     let slope = 0.5 * (1.0 + t) + 0.5 * z * (1.0 - t * t) * inner;
     (0.5 * z * (1.0 + t), slope)
@@ -289,10 +285,12 @@ pub fn cross_entropy(
             surprise_and_gradient(row, usize::from(*target), 1.0 / n as f32)
         })
         .collect();
-    let d_bias = rows
-        .par_chunks(v)
-        .fold(|| vec![0.0; v], |sum, row| added(sum, row.to_vec()))
-        .reduce(|| vec![0.0; v], added);
+    let blocks = rows.par_chunks(v * BLOCK_ROWS);
+    let d_bias = ordered_sum(v, blocks, |sum, block| {
+        for row in block.chunks(v) {
+            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+    });
     Ok((
         tensor(losses, &[n])?,
         tensor(rows, &[n, v])?,
@@ -352,6 +350,23 @@ pub fn adamw(
         place.slice_set(&tensor(new, place.dims())?, 0, 0)?;
     }
     Ok(())
+}
+
+/// Sums of `n` values that `add` collects from each block, added in the order of the blocks: which
+/// core was idle must not decide how a training goes on.
+fn ordered_sum<I: IndexedParallelIterator>(
+    n: usize,
+    blocks: I,
+    add: impl Fn(&mut [f32], I::Item) + Sync + Send,
+) -> Vec<f32> {
+    let sums: Vec<_> = blocks
+        .map(|block| {
+            let mut sum = vec![0.0; n];
+            add(&mut sum, block);
+            sum
+        })
+        .collect();
+    sums.into_iter().fold(vec![0.0; n], added)
 }
 
 fn values(t: &Tensor) -> Result<Vec<f32>> {

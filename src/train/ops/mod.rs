@@ -11,6 +11,9 @@ mod cpu;
 #[cfg(feature = "train-cuda")]
 mod cuda;
 
+#[cfg(feature = "train-cuda")]
+pub use cuda::open as open_cuda;
+
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 
 /// What matrices multiply on this device.

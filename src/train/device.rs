@@ -1,0 +1,121 @@
+//! What computes: the one place where a device is opened.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::Device;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU if this program and this machine have one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU, all its cores.
+    Cpu,
+    /// A GPU, by its number.
+    Cuda(usize),
+}
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// *Rebuild*: this program was built without.
+    #[error(
+        "this longwave was built for the CPU alone: build it with `cargo build --release \
+         --features train-cuda`, or give --device cpu"
+    )]
+    NotBuilt,
+    /// *Retry*, perhaps: the driver says no.
+    #[error("no GPU number {number}: {reason}; see what `nvidia-smi` says, or give --device cpu")]
+    Unavailable {
+        /// Which.
+        number: usize,
+        /// The driver's words.
+        reason: String,
+    },
+}
+
+impl DeviceChoice {
+    /// Opens what was asked for; the calling thread must be the one that computes.
+    pub fn open(self) -> Result<Device, DeviceError> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(number) => cuda(number),
+            Self::Auto => Ok(cuda(0).unwrap_or(Device::Cpu)),
+        }
+    }
+}
+
+/// The device in a word.
+pub fn name(device: &Device) -> &'static str {
+    if device.is_cuda() { "cuda" } else { "cpu" }
+}
+
+#[cfg(not(feature = "train-cuda"))]
+fn cuda(_number: usize) -> Result<Device, DeviceError> {
+    Err(DeviceError::NotBuilt)
+}
+
+#[cfg(feature = "train-cuda")]
+fn cuda(number: usize) -> Result<Device, DeviceError> {
+    let refuse = |error: candle_core::Error| DeviceError::Unavailable {
+        number,
+        reason: error.to_string().lines().next().unwrap_or("").to_owned(),
+    };
+    super::ops::open_cuda(number).map_err(refuse)
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let number = |rest: &str| rest.parse().ok().map(Self::Cuda);
+        match word {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            word => word.strip_prefix("cuda:").and_then(number),
+        }
+        .ok_or_else(|| format!("no device `{word}`: choose auto, cpu or cuda:0"))
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_known_by_their_names() {
+        for choice in [
+            DeviceChoice::Auto,
+            DeviceChoice::Cpu,
+            DeviceChoice::Cuda(0),
+            DeviceChoice::Cuda(7),
+        ] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        for word in ["abacus", "cuda:", "cuda:x", "cuda:-1", ""] {
+            let why = word.parse::<DeviceChoice>().unwrap_err();
+            assert!(why.contains("cuda:0"), "{why}");
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "train-cuda"))]
+    fn without_the_feature_a_gpu_is_refused_and_auto_takes_the_cpu() {
+        let why = DeviceChoice::Cuda(0).open().unwrap_err().to_string();
+        assert!(why.contains("--features train-cuda"), "{why}");
+        assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
+    }
+}

@@ -1,0 +1,180 @@
+//! Which codes a pass learns from: a pure function of the seed and the number of the pass, so a
+//! training that was interrupted goes on with the windows it would have had.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rand_distr::{Distribution, Geometric, Normal};
+
+use super::recipe::Recipe;
+use crate::mulaw;
+
+/// Windows of one pass, one after another: `[B, T]` each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// What the network hears: the targets a place later, silence first, perhaps disturbed.
+    pub inputs: Vec<u8>,
+    /// What it shall predict.
+    pub targets: Vec<u8>,
+}
+
+impl Batch {
+    /// Room for `n` codes.
+    fn with_capacity(n: usize) -> Self {
+        Self {
+            inputs: Vec::with_capacity(n),
+            targets: Vec::with_capacity(n),
+        }
+    }
+
+    /// Adds a window that starts cold.
+    fn push(&mut self, targets: &[u8]) {
+        self.inputs.push(mulaw::SILENCE);
+        self.inputs.extend(&targets[..targets.len() - 1]);
+        self.targets.extend(targets);
+    }
+
+    /// Windows of equal length, none of them disturbed.
+    pub fn of(windows: &[&[u8]]) -> Self {
+        let mut batch = Self::with_capacity(windows.iter().map(|window| window.len()).sum());
+        for window in windows {
+            batch.push(window);
+        }
+        batch
+    }
+}
+
+/// The windows of a pass, counted over the whole training. `codes` hold at least one window.
+pub fn draw(codes: &[u8], recipe: &Recipe, pass: u64) -> Batch {
+    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
+    // Stream 0 is where the weights came from.
+    rng.set_stream(1 + pass);
+    let n_starts = (codes.len() - recipe.window + 1) as u64;
+    let mut batch = Batch::with_capacity(recipe.batch * recipe.window);
+    for _ in 0..recipe.batch {
+        let start = below(&mut rng, n_starts) as usize;
+        batch.push(&codes[start..][..recipe.window]);
+    }
+    for window in batch.inputs.chunks_mut(recipe.window) {
+        disturb(&mut window[1..], recipe, &mut rng);
+    }
+    batch
+}
+
+/// A whole number below `n`, all alike to within n / 2⁶⁴.
+fn below(rng: &mut ChaCha8Rng, n: u64) -> u64 {
+    ((u128::from(rng.next_u64()) * u128::from(n)) >> 64) as u64
+}
+
+/// Moves some codes and replaces some, as the recipe says.
+fn disturb(inputs: &mut [u8], recipe: &Recipe, rng: &mut ChaCha8Rng) {
+    let width = Normal::new(0.0, recipe.noise_width).expect("a checked recipe");
+    some(inputs, recipe.input_noise, rng, &mut |code, rng| {
+        let moved = f64::from(*code) + width.sample(rng).round();
+        *code = moved.clamp(0.0, 255.0) as u8;
+    });
+    some(inputs, recipe.input_replace, rng, &mut |code, rng| {
+        *code = rng.next_u32() as u8;
+    });
+}
+
+/// Visits each code with probability `share`, by drawing the distance to the next.
+fn some(
+    codes: &mut [u8],
+    share: f64,
+    rng: &mut ChaCha8Rng,
+    change: &mut dyn FnMut(&mut u8, &mut ChaCha8Rng),
+) {
+    if share == 0.0 {
+        return;
+    }
+    let gap = Geometric::new(share).expect("a checked recipe");
+    let mut at = gap.sample(rng);
+    while let Some(code) = codes.get_mut(at as usize) {
+        change(code, rng);
+        at = at.saturating_add(1).saturating_add(gap.sample(rng));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe() -> Recipe {
+        Recipe {
+            window: 500,
+            batch: 3,
+            accumulate: 2,
+            seed: 7,
+            ..Recipe::default()
+        }
+    }
+
+    fn codes() -> Vec<u8> {
+        (0..10_000u32).map(|i| (i * i / 7 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn windows_are_a_function_of_seed_and_pass() {
+        let (codes, recipe) = (codes(), recipe());
+        let batch = draw(&codes, &recipe, 40);
+        assert_eq!(batch, draw(&codes, &recipe, 40));
+        let other = Recipe {
+            seed: 8,
+            ..recipe.clone()
+        };
+        assert_ne!(batch, draw(&codes, &recipe, 41));
+        assert_ne!(batch, draw(&codes, &other, 40));
+    }
+
+    #[test]
+    fn inputs_are_the_targets_a_place_later_and_every_window_starts_cold() {
+        let codes = codes();
+        let batch = draw(&codes, &recipe(), 0);
+        for (inputs, targets) in batch.inputs.chunks(500).zip(batch.targets.chunks(500)) {
+            assert_eq!(inputs[0], mulaw::SILENCE);
+            assert_eq!(inputs[1..], targets[..499]);
+            assert!(codes.windows(500).any(|window| window == targets));
+        }
+    }
+
+    #[test]
+    fn the_first_and_the_last_window_are_drawn_too() {
+        let codes: Vec<u8> = (0..10).collect();
+        let recipe = Recipe {
+            window: 8,
+            batch: 1,
+            ..recipe()
+        };
+        let mut starts: Vec<u8> = (0..60)
+            .map(|i| draw(&codes, &recipe, i).targets[0])
+            .collect();
+        starts.sort_unstable();
+        starts.dedup();
+        assert_eq!(starts, [0, 1, 2]);
+    }
+
+    #[test]
+    fn noise_disturbs_its_share_of_the_inputs_and_no_target() {
+        let codes = vec![128; 200_000];
+        let recipe = Recipe {
+            window: 100_000,
+            batch: 1,
+            input_noise: 0.05,
+            input_replace: 0.001,
+            ..recipe()
+        };
+        let batch = draw(&codes, &recipe, 0);
+        assert!(batch.targets.iter().all(|&code| code == 128));
+        let moved = batch.inputs.iter().filter(|&&code| code != 128).count();
+        // A tenth of the moves round to none.
+        assert!((4_200..5_200).contains(&moved), "{moved}");
+        let far = batch.inputs.iter().filter(|&&code| code.abs_diff(128) > 24);
+        assert!((50..120).contains(&far.count()));
+        let all = Recipe {
+            input_replace: 1.0,
+            ..recipe
+        };
+        let replaced = draw(&codes, &all, 0).inputs;
+        assert!(replaced.iter().filter(|&&code| code == 128).count() < 600);
+    }
+}
