@@ -39,6 +39,7 @@ pub mod config;
 pub mod setup;
 pub mod signals;
 
+pub mod audit;
 pub mod daemon;
 pub mod render;
 

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Outcome {
     match command {
+        Command::Audit(args) => cli::audit::run(args),
         Command::Bench(args) => cli::bench::run(args),
         Command::CheckConfig(args) => pages::check_config(&args.config),
         Command::Completions { shell } => pages::completions(shell),

@@ -115,6 +115,36 @@ fn worst_difference(engine: &mut dyn Decoder, codes: &[u8], expected: &[Vec<f32>
 }
 
 #[test]
+fn who_looks_on_while_codes_are_drawn_sees_what_they_are_drawn_from() {
+    const N: usize = 200;
+    let uniforms: Vec<f32> = (0..N as u64).map(|t| uniform(5, t)).collect();
+    let engines: [Box<dyn Decoder>; 2] = [
+        engine::open(&tiny(), &Settings::default(), 1).unwrap(),
+        Box::new(NaiveDecoder::new(tiny(), 1)),
+    ];
+    for mut engine in engines {
+        let alone = generate(&mut *engine, 0, 5, N, N);
+        engine.open(0);
+        let mut codes = vec![0; N];
+        let turn = Turn {
+            lane: 0,
+            draw: DRAW,
+            uniforms: &uniforms,
+            codes: &mut codes,
+        };
+        let mut seen = Vec::new();
+        engine.generate_seen(turn, &mut |at, logits| seen.push((at, logits.to_vec())));
+        assert_eq!(codes, alone);
+        engine.open(0);
+        let mut expected = Vec::new();
+        engine.score(0, &codes, &mut |at, logits| {
+            expected.push((at, logits.to_vec()))
+        });
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
 fn through_three_cycles_of_every_ring_and_rotation_the_engines_equal_the_dense_mask() {
     let model = tiny();
     let cycle = model.config.cycle().unwrap() as usize;

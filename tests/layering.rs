@@ -55,6 +55,7 @@ const LAW: &[(&str, &[&str])] = &[
         ],
     ),
     ("render", &["mulaw", "pump", "resample", "setup", "wav"]),
+    ("audit", &["corpus", "mulaw", "pump", "setup", "wav"]),
     (
         "daemon",
         &[
@@ -86,8 +87,10 @@ const OWNED: &[(&str, &[&str])] = &[
     ("hyper", &["net"]),
     ("indicatif", &[]),
     ("jiff", &["bench"]),
-    ("plotters", &["bench", "eval", "train"]),
+    ("plotters", &["audit", "bench", "eval", "train"]),
+    ("png", &["audit"]),
     ("prometheus_client", &["net"]),
+    ("realfft", &["audit"]),
     ("rtrb", &["pump", "card", "control"]),
     ("rubato", &["resample"]),
     ("safetensors", &["model", "train"]),

@@ -3,6 +3,7 @@
 //! Nothing has a default here: options that are absent leave the configuration as it is, and the
 //! defaults that the help names are compared with [`Config::default`] by a test.
 
+pub mod audit;
 pub mod eval;
 pub mod prepare;
 pub mod train;
@@ -18,6 +19,7 @@ use longwave::config::{self, CardUse, Config, ConfigError, Device};
 use longwave::engine::Isa;
 use longwave::wav::WavFormat;
 
+use audit::AuditArgs;
 use eval::EvalArgs;
 use prepare::PrepareArgs;
 use train::TrainArgs;
@@ -76,6 +78,19 @@ pub enum Command {
   longwave render -s 10 -o ten.wav --seed 7 --rate 48000 --format f32
   longwave render -s 30 -o on.wav --prompt seed.wav")]
     Render(RenderArgs),
+
+    /// Judge long generation by numbers: noise, dead silence, what is stuck, clicks
+    #[command(after_help = "Examples:
+  longwave audit hour.wav
+  longwave audit --model piano-16k --minutes 60 --seed 7 --temperature 0.9
+  longwave audit hour.wav --corpus CORPUS --split valid --output judged
+  longwave audit --corpus CORPUS --split train --calibrate piano.json
+  longwave audit hour.wav --reference piano.json --strict --json > report.json
+
+Each second is measured and compared with those of a corpus; named are seconds of a kind that at
+most one in a thousand of the corpus's own is of. Exit codes: 0 judged, 1 with --strict if any
+second is named, 78 if the recording, the corpus or the reference cannot be used.")]
+    Audit(AuditArgs),
 
     /// Hear or record a remote station
     #[command(after_help = "Examples:

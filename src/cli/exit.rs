@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
+use longwave::audit::AuditError;
 use longwave::bench::RecordError;
 use longwave::config::ConfigError;
 use longwave::corpus::CorpusError;
@@ -26,8 +27,8 @@ const INTERNAL: u8 = 1;
 const USAGE: u8 = 64;
 /// A sound card, a port or room on the disk is not to be had now: trying again may help.
 const UNAVAILABLE: u8 = 69;
-/// The configuration, the model, the recordings or a record is wrong, or asks for more than this
-/// machine can: repetition does not help.
+/// The configuration, the model, the recordings, a corpus or a record is wrong, or asks for more
+/// than this machine can: repetition does not help.
 const CONFIG: u8 = 78;
 
 /// Prints one sentence if there is something to say.
@@ -79,12 +80,23 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     let corpus = || cause.downcast_ref().and_then(of_corpus);
     let train = || cause.downcast_ref().and_then(of_train);
     let eval = || cause.downcast_ref().and_then(of_eval);
+    let audit = || cause.downcast_ref().and_then(of_audit);
     daemon
         .or_else(render)
         .or_else(listen)
         .or_else(corpus)
         .or_else(train)
         .or_else(eval)
+        .or_else(audit)
+}
+
+fn of_audit(error: &AuditError) -> Option<u8> {
+    use AuditError as E;
+    match error {
+        E::Corpus(error) => of_corpus(error),
+        E::Wav(_) | E::TooShort(_) | E::Rate { .. } | E::Reference { .. } => Some(CONFIG),
+        E::Write { .. } | E::Draw(_) | E::Interrupted => None,
+    }
 }
 
 fn of_daemon(error: &DaemonError) -> Option<u8> {

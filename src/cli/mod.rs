@@ -1,6 +1,7 @@
 //! The command line: what can be typed, what each command does, what its end means.
 
 pub mod args;
+pub mod audit;
 pub mod bench;
 #[cfg(feature = "playback")]
 pub mod devices;

@@ -55,11 +55,13 @@ pub fn run(mut args: RenderArgs) -> Outcome {
     Ok(())
 }
 
-fn x_realtime(n_codes: u64, rate_hz: f64, begin: Instant) -> f64 {
+/// Seconds of sound in a second of work.
+pub(super) fn x_realtime(n_codes: u64, rate_hz: f64, begin: Instant) -> f64 {
     n_codes as f64 / rate_hz / begin.elapsed().as_secs_f64().max(1e-9)
 }
 
-fn progress_bar() -> ProgressBar {
+/// Of codes; shown on a terminal only.
+pub(super) fn progress_bar() -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}, {eta} left");
     ProgressBar::no_length().with_style(style.expect("the template is constant and tested"))
 }

@@ -148,6 +148,18 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         });
     }
 
+    fn generate_seen(&mut self, turn: Turn<'_>, see: See<'_>) {
+        let n = check_turns(std::slice::from_ref(&turn));
+        let ops = self.ops;
+        self.activate([turn.lane].into_iter());
+        self.advance(n, true, &mut |_, at, logits| {
+            see(at, logits);
+            let code = ops.run(Draw(ops, logits, &turn.draw, turn.uniforms[at]));
+            turn.codes[at] = code;
+            code
+        });
+    }
+
     fn age(&mut self, lane: usize, position: u64) {
         let config = self.weights.model.config.clone();
         let k = config.head_size();

@@ -104,6 +104,14 @@ pub trait Decoder: Send {
     /// Draws `n` codes in every lane named, `n` being the common length of all turns.
     fn generate(&mut self, turns: &mut [Turn<'_>]);
 
+    /// Draws in one lane like [`generate`](Self::generate); before each code is drawn, `see` gets
+    /// its index and the logits `[V]` it is drawn from. An engine that cannot show them never calls
+    /// it.
+    fn generate_seen(&mut self, turn: Turn<'_>, see: See<'_>) {
+        let _ = see;
+        self.generate(&mut [turn]);
+    }
+
     /// Puts the lane at `position` with noise in every slot of its caches: a stream of any age,
     /// without living through it, for measuring.
     fn age(&mut self, lane: usize, position: u64);

@@ -76,6 +76,19 @@ impl NaiveDecoder {
     }
 }
 
+impl NaiveDecoder {
+    fn draw(&mut self, turn: &mut Turn<'_>, see: See<'_>) {
+        let draws = turn.codes.iter_mut().zip(turn.uniforms).enumerate();
+        for (i, (code, uniform)) in draws {
+            self.step(turn.lane);
+            let lane = &mut self.lanes[turn.lane];
+            see(i, &lane.logits);
+            *code = draw(&lane.logits, &turn.draw, *uniform);
+            lane.last = *code;
+        }
+    }
+}
+
 impl Decoder for NaiveDecoder {
     fn n_lanes(&self) -> usize {
         self.lanes.len()
@@ -104,13 +117,13 @@ impl Decoder for NaiveDecoder {
     fn generate(&mut self, turns: &mut [Turn<'_>]) {
         check_turns(turns);
         for turn in turns {
-            for (code, uniform) in turn.codes.iter_mut().zip(turn.uniforms) {
-                self.step(turn.lane);
-                let lane = &mut self.lanes[turn.lane];
-                *code = draw(&lane.logits, &turn.draw, *uniform);
-                lane.last = *code;
-            }
+            self.draw(turn, &mut |_, _| ());
         }
+    }
+
+    fn generate_seen(&mut self, mut turn: Turn<'_>, see: See<'_>) {
+        check_turns(std::slice::from_ref(&turn));
+        self.draw(&mut turn, see);
     }
 
     fn age(&mut self, lane: usize, position: u64) {

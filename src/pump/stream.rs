@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::engine::{Decoder, DrawParams, Turn, uniform};
+use crate::engine::{Decoder, DrawParams, See, Turn, uniform};
 
 /// Codes of a prompt between two looks at the caller: well below a second on any machine.
 const PROMPT_SLICE: usize = 1_600;
@@ -73,6 +73,13 @@ impl Stream {
     /// Draws the next chunk, this stream alone.
     pub fn next(&mut self, decoder: &mut dyn Decoder) -> &[u8] {
         decoder.generate(&mut [self.turn()]);
+        self.advance();
+        &self.codes
+    }
+
+    /// The same, looked on by `see`; see [`Decoder::generate_seen`].
+    pub fn next_seen(&mut self, decoder: &mut dyn Decoder, see: See<'_>) -> &[u8] {
+        decoder.generate_seen(self.turn(), see);
         self.advance();
         &self.codes
     }

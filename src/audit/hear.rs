@@ -1,0 +1,209 @@
+//! Listening: from a file or a model to seconds and a spectrogram.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::AuditError;
+use super::extract::Extractor;
+use super::features::Second;
+use super::spectrogram::Spectrogram;
+use crate::mulaw;
+use crate::pump::Stream;
+use crate::setup::Setup;
+use crate::wav::{self, WavError};
+
+/// Codes drawn between two looks at the caller.
+const CHUNK_LEN: usize = 320;
+
+/// What was listened to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A recording.
+    File {
+        /// Where it lies.
+        path: String,
+    },
+    /// A model that drew as it went.
+    Model {
+        /// Its name.
+        name: String,
+        /// The digest of its weights.
+        sha256: String,
+        /// What the uniforms came from.
+        seed: u64,
+        /// Divided the logits.
+        temperature: f32,
+        /// Kept of the sum of probabilities.
+        top_p: f32,
+        /// Kept above this share of the likeliest.
+        min_p: f32,
+        /// Codes of a prompt before the first second.
+        n_prompt: usize,
+    },
+}
+
+/// Everything heard, not judged yet.
+#[derive(Debug)]
+pub struct Heard {
+    /// Where it came from.
+    pub source: Source,
+    /// Codes per second.
+    pub rate_hz: u32,
+    /// Second by second.
+    pub seconds: Vec<Second>,
+    /// Its picture.
+    pub spectrogram: Spectrogram,
+}
+
+/// Listens to a file that must be at `rate_hz`; memory does not grow with it beyond some bytes for
+/// each second.
+pub fn file(path: &Path, rate_hz: u32) -> Result<Heard, AuditError> {
+    let n_frames = wav::head(path)?.n_frames;
+    let extractor = Extractor::new(rate_hz);
+    let n_seconds = n_frames / u64::from(rate_hz);
+    let mut spectrogram = Spectrogram::new(extractor.spectrum(), n_seconds);
+    let seconds = extract(path, rate_hz, extractor, &mut spectrogram)?;
+    if seconds.is_empty() {
+        return Err(AuditError::TooShort(path.to_owned()));
+    }
+    Ok(Heard {
+        source: Source::File {
+            path: path.display().to_string(),
+        },
+        rate_hz,
+        seconds,
+        spectrogram,
+    })
+}
+
+/// The seconds of a file alone.
+pub(super) fn seconds_of(path: &Path, rate_hz: u32) -> Result<Vec<Second>, AuditError> {
+    let extractor = Extractor::new(rate_hz);
+    let mut nobody = Spectrogram::new(extractor.spectrum(), 0);
+    extract(path, rate_hz, extractor, &mut nobody)
+}
+
+fn extract(
+    path: &Path,
+    rate_hz: u32,
+    mut extractor: Extractor,
+    spectrogram: &mut Spectrogram,
+) -> Result<Vec<Second>, AuditError> {
+    let mut codes = Vec::new();
+    let heard = wav::each_block(path, rate_hz, &mut |block| {
+        codes.clear();
+        let encoded = block.iter().map(|sample| mulaw::encode(*sample));
+        codes.extend(encoded.map(|code| code.expect("`each_block` gives finite samples only")));
+        extractor.push(&codes, &mut |frames| spectrogram.push(frames));
+    });
+    match heard {
+        Ok(()) => Ok(extractor.finish(&mut |frames| spectrogram.push(frames))),
+        Err(WavError::OtherRate { path, got, .. }) => Err(AuditError::Rate {
+            path,
+            got,
+            expected: rate_hz,
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Lets the setup's first stream draw `seconds` seconds and listens to it. `on_progress` hears how
+/// many codes of how many are drawn, and may break off.
+pub fn model(
+    setup: &mut Setup,
+    seconds: u64,
+    mut on_progress: impl FnMut(u64, u64) -> ControlFlow<()>,
+) -> Result<Heard, AuditError> {
+    let (place, start) = (setup.places[0], &setup.starts[0]);
+    let engine = &mut setup.engines[place.engine];
+    let (decoder, model) = (&mut *engine.decoder, &engine.model);
+    let rate_hz = model.config.sample_rate_hz;
+    let n_codes = seconds * u64::from(rate_hz);
+    let mut on_prompt = |_| on_progress(0, n_codes);
+    let stream = Stream::open(decoder, place.lane, start, CHUNK_LEN, &mut on_prompt);
+    let mut stream = stream.ok_or(AuditError::Interrupted)?;
+    let mut extractor = Extractor::new(rate_hz);
+    let mut spectrogram = Spectrogram::new(extractor.spectrum(), seconds);
+    let mut entropies = Entropies::new(rate_hz, start.draw.temperature);
+    let mut n_drawn = 0;
+    while n_drawn < n_codes {
+        let codes = stream.next_seen(decoder, &mut |_, logits| entropies.see(logits));
+        let wanted = (n_codes - n_drawn).min(codes.len() as u64);
+        extractor.push(&codes[..wanted as usize], &mut |frames| {
+            spectrogram.push(frames);
+        });
+        n_drawn += wanted;
+        if on_progress(n_drawn, n_codes).is_break() {
+            return Err(AuditError::Interrupted);
+        }
+    }
+    let mut seconds = extractor.finish(&mut |frames| spectrogram.push(frames));
+    for (second, bits) in seconds.iter_mut().zip(&entropies.seconds) {
+        second.draw_entropy_bits = Some(*bits);
+    }
+    Ok(Heard {
+        source: Source::Model {
+            name: model.name.clone(),
+            sha256: model.sha256.clone(),
+            seed: start.seed,
+            temperature: start.draw.temperature,
+            top_p: start.draw.top_p,
+            min_p: start.draw.min_p,
+            n_prompt: start.prompt.len(),
+        },
+        rate_hz,
+        seconds,
+        spectrogram,
+    })
+}
+
+/// The mean entropy of the draws of every whole second.
+#[derive(Debug)]
+struct Entropies {
+    rate_hz: u32,
+    temperature: f32,
+    n: u32,
+    sum: f64,
+    seconds: Vec<f32>,
+}
+
+impl Entropies {
+    fn new(rate_hz: u32, temperature: f32) -> Self {
+        Self {
+            rate_hz,
+            temperature,
+            n: 0,
+            sum: 0.0,
+            seconds: Vec::new(),
+        }
+    }
+
+    fn see(&mut self, logits: &[f32]) {
+        self.sum += f64::from(entropy_bits(logits, self.temperature));
+        self.n += 1;
+        if self.n == self.rate_hz {
+            self.seconds.push((self.sum / f64::from(self.n)) as f32);
+            (self.n, self.sum) = (0, 0.0);
+        }
+    }
+}
+
+/// Shannon's entropy of softmax(logits / temperature); what min-p and top-p cut is not looked at.
+pub(super) fn entropy_bits(logits: &[f32], temperature: f32) -> f32 {
+    if temperature == 0.0 {
+        return 0.0;
+    }
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (mut sum, mut weighted) = (0.0, 0.0);
+    for logit in logits {
+        let x = (logit - top) / temperature;
+        let share = x.exp();
+        sum += share;
+        weighted += share * x;
+    }
+    // log(sum) - mean of x: the shares sum to `sum`, the likeliest counts 1.
+    ((sum.ln() - weighted / sum) * std::f32::consts::LOG2_E).max(0.0)
+}

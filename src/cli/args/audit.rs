@@ -1,0 +1,77 @@
+//! `audit`
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgGroup, Args, ValueHint};
+use longwave::config::limits;
+use longwave::config::{Config, ConfigError};
+use longwave::corpus::Split;
+
+use super::{ModelArgs, StreamArgs, within};
+
+/// What is judged, with what it is compared, and where the answer goes.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).multiple(true)
+    .args(["file", "minutes", "calibrate"])))]
+pub struct AuditArgs {
+    /// A recording to judge, at the reference's rate
+    #[arg(value_name = "F.wav", value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["minutes", "model", "seed", "temperature", "top_p", "min_p", "prompt"])]
+    pub file: Option<PathBuf>,
+
+    /// Judge what a model draws in so many minutes instead
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = within::<f64>(limits::AUDIT_MINUTES))]
+    pub minutes: Option<f64>,
+
+    /// Compare with this corpus, CORPUS/{train,valid,test}/*.wav [default: figures of the piano
+    /// corpus at 16 kHz, built in]
+    #[arg(long, value_name = "CORPUS", value_hint = ValueHint::DirPath, conflicts_with = "reference")]
+    pub corpus: Option<PathBuf>,
+
+    /// The part of the corpus to measure [default: valid]
+    #[arg(long, value_name = "SPLIT", value_parser = split(), requires = "corpus")]
+    pub split: Option<Split>,
+
+    /// Write what was measured of the corpus to a file for --reference
+    #[arg(long, value_name = "OUT.json", value_hint = ValueHint::FilePath, requires = "corpus")]
+    pub calibrate: Option<PathBuf>,
+
+    /// Compare with a corpus measured before by --calibrate
+    #[arg(long, value_name = "REF.json", value_hint = ValueHint::FilePath)]
+    pub reference: Option<PathBuf>,
+
+    /// Where report.json, timeline.svg and spectrogram.png go [default: NAME.audit, beside the
+    /// recording]
+    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: Option<PathBuf>,
+
+    /// Print the report as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// End with exit code 1 if any second is named
+    #[arg(long)]
+    pub strict: bool,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub stream: StreamArgs,
+}
+
+impl AuditArgs {
+    /// The model and the one station that the command line describes.
+    pub fn resolve(&mut self) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        std::mem::take(&mut self.model).apply(&mut config);
+        std::mem::take(&mut self.stream).apply(&mut config);
+        config.check().map(|()| config)
+    }
+}
+
+fn split() -> impl TypedValueParser<Value = Split> {
+    PossibleValuesParser::new(Split::ALL.map(Split::name))
+        .try_map(|name| name.parse::<Split>().map_err(eyre::Report::msg))
+}
