@@ -6,6 +6,8 @@
 //! of a plain copy's bandwidth that is. A long copy goes ahead of the runs, so that the host has
 //! launched them all before the first begins: the figures are the GPU's alone.
 
+use std::cell::RefCell;
+
 use candle_core::cuda::cudarc::driver::sys::CUevent_flags;
 use candle_core::cuda::{CudaDevice, WrapErr};
 use candle_core::{DType, Device, Result, Tensor};
@@ -16,6 +18,8 @@ const F: usize = 512;
 const V: usize = 256;
 const TAPS: usize = 4;
 const RUNS: usize = 20;
+/// Numbers in the copy that all is held against.
+const COPIED: usize = 1 << 26;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1).filter_map(|a| a.parse().ok());
@@ -67,9 +71,12 @@ impl Clock {
             filler,
             copied: 0.0,
         };
-        let half = clock.filler.narrow(0, 0, 1 << 26)?;
-        let us = clock.median_us(&|| half.copy().map(drop))?;
-        clock.copied = 2.0 * 4.0 * (1u64 << 26) as f64 / us;
+        // Into memory that is there: an allocation would be timed with it.
+        let from = clock.device.alloc_zeros::<f32>(COPIED)?;
+        let to = RefCell::new(clock.device.alloc_zeros::<f32>(COPIED)?);
+        let copy = || clock.device.memcpy_dtod(&from, &mut *to.borrow_mut());
+        let us = clock.median_us(&copy)?;
+        clock.copied = (2 * 4 * COPIED) as f64 / us;
         let name = clock.device.cuda_stream().context().name().w()?;
         println!(
             "{name}: a copy of 256 MiB moves {:.0} GB/s",

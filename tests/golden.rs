@@ -1,4 +1,5 @@
-//! Every engine against golden outputs of an independent implementation.
+//! Every engine against golden outputs of an independent implementation, and the model that is
+//! shipped against itself: as it was trained, as it is decoded, in f32 and in int8.
 //!
 //! The first 4,096 positions by default; `LONGWAVE_GOLDEN_POSITIONS=65536` for all of them, best in
 //! release.
@@ -6,9 +7,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
 use longwave::engine::{self, Decoder, NaiveDecoder, Settings};
 use longwave::model::{Model, V};
-use longwave::train::forward;
+use longwave::train::{Network, forward};
 use safetensors::SafeTensors;
 
 /// Mean bits per code over the whole excerpt.
@@ -23,7 +25,7 @@ struct Golden {
 
 impl Golden {
     fn load() -> Self {
-        let bytes = std::fs::read("tests/golden/piano-16k.safetensors").unwrap();
+        let bytes = std::fs::read("tests/golden/outputs.safetensors").unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let words = |name: &str| -> Vec<[u8; 4]> {
             file.tensor(name).unwrap().data().as_chunks().0.to_vec()
@@ -53,6 +55,10 @@ fn positions() -> usize {
 }
 
 fn reference() -> Arc<Model> {
+    Arc::new(Model::load(Path::new("tests/golden/reference")).unwrap())
+}
+
+fn shipped() -> Arc<Model> {
     Arc::new(Model::load(Path::new("models/piano-16k")).unwrap())
 }
 
@@ -164,5 +170,39 @@ fn int8_costs_at_most_a_hundredth_of_a_bit() {
         engine.isa(),
         verdict.mean_bits
     );
+    assert!(cost.abs() < 0.01, "int8 costs {cost} bits per sample");
+}
+
+/// −log2 p of each of `codes` by an engine that steps.
+fn bits_of(engine: &mut dyn Decoder, codes: &[u8]) -> Vec<f64> {
+    let mut all = Vec::with_capacity(codes.len());
+    engine.score(0, codes, &mut |at, logits| {
+        all.push(bits(logits, codes[at]));
+    });
+    all
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[test]
+fn the_shipped_model_decodes_as_it_was_trained() {
+    let (model, golden) = (shipped(), Golden::load());
+    let codes = &golden.codes[..positions()];
+    let mut inputs = vec![longwave::mulaw::SILENCE];
+    inputs.extend(&codes[..codes.len() - 1]);
+    let batch = |codes: &[u8]| Tensor::from_slice(codes, (1, codes.len()), &Device::Cpu).unwrap();
+    let network = Network::from_weights(&model.config, &model.weights, &Device::Cpu).unwrap();
+    let trained = network.surprise(&batch(&inputs), &batch(codes)).unwrap();
+    let trained: Vec<f32> = trained.flatten_all().unwrap().to_vec1().unwrap();
+    let decoded = bits_of(&mut NaiveDecoder::new(model.clone(), 1), codes);
+    for (at, (nats, bits)) in trained.iter().zip(&decoded).enumerate() {
+        let off = (f64::from(*nats) / std::f64::consts::LN_2 - bits).abs();
+        assert!(off < 2e-3, "position {at}: {off} bits");
+    }
+    let mut engine = engine::open(&model, &Settings::default(), 1).unwrap();
+    let cost = mean(&bits_of(engine.as_mut(), codes)) - mean(&decoded);
+    println!("int8 costs the shipped model {cost:+.4} bits");
     assert!(cost.abs() < 0.01, "int8 costs {cost} bits per sample");
 }

@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn contexts_end_where_the_model_does() {
-        let reference = include_str!("../../models/piano-16k/config.json");
+        let reference = include_str!("../../tests/golden/reference/config.json");
         let reference = ModelConfig::parse(reference).unwrap();
         assert_eq!(contexts(&reference), [256, 1_024, 4_096, 16_384, 65_536]);
         let tiny = Model::load(Path::new("models/tiny")).unwrap();

@@ -275,7 +275,7 @@ mod tests {
     use serde_json::json;
 
     fn reference() -> Value {
-        serde_json::from_str(include_str!("../../models/piano-16k/config.json")).unwrap()
+        serde_json::from_str(include_str!("../../tests/golden/reference/config.json")).unwrap()
     }
 
     fn refusal(change: impl FnOnce(&mut Value)) -> String {
