@@ -18,8 +18,10 @@ const ORANGE: RGBColor = RGBColor(213, 94, 0);
 const GREEN: RGBColor = RGBColor(0, 158, 115);
 /// Points of a curve: more cannot be seen.
 const POINTS_MAX: usize = 500;
-/// What codes cost that nothing is known of.
-const BITS_MAX: f64 = 8.0;
+/// The height of the picture: what a training begins with is of little interest.
+const BITS_SHOWN: f64 = 3.0;
+/// Right of the curves, where the lower ones have an axis.
+const RIGHT: u32 = 64;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), String>;
@@ -103,14 +105,19 @@ fn write_titles(root: &Area<'_>, title: &str, lines: &[Metric]) -> Drawn {
 /// Bits per sample of training and of validation.
 fn bits(area: &Area<'_>, x: &Range<f64>, train: &Points, valid: &Points) -> Drawn {
     let all = || train.iter().chain(valid).map(|point| point.1);
-    let least = all().fold(BITS_MAX, f64::min);
-    let most = all().fold(least, f64::max);
-    let y = least - 0.1..most.min(BITS_MAX) + 0.1;
+    let least = all().fold(f64::INFINITY, f64::min);
+    let most = all().fold(least, f64::max).min(least + BITS_SHOWN);
+    let inside = |points: &Points| -> Points {
+        let points = points.iter();
+        points.map(|point| (point.0, point.1.min(most))).collect()
+    };
+    let (train, valid) = (inside(train), inside(valid));
+    let y = least - 0.1..most + 0.1;
     let mut chart = ChartBuilder::on(area)
         .x_label_area_size(28)
         .y_label_area_size(76)
-        .right_y_label_area_size(76)
-        .build_cartesian_2d(x.clone().log_scale(), y)
+        .margin_right(RIGHT)
+        .build_cartesian_2d(x.clone().log_scale().with_key_points(ticks(x)), y)
         .map_err(words)?;
     chart
         .configure_mesh()
@@ -156,10 +163,16 @@ fn steps(area: &Area<'_>, x: &Range<f64>, rates: &Points, gradients: &Points) ->
     let mut chart = ChartBuilder::on(area)
         .x_label_area_size(52)
         .y_label_area_size(76)
-        .right_y_label_area_size(76)
-        .build_cartesian_2d(x.clone().log_scale(), 0.0..1.1 * most(rates))
+        .right_y_label_area_size(RIGHT)
+        .build_cartesian_2d(
+            x.clone().log_scale().with_key_points(ticks(x)),
+            0.0..1.1 * most(rates),
+        )
         .map_err(words)?
-        .set_secondary_coord(x.clone().log_scale(), lengths.log_scale());
+        .set_secondary_coord(
+            x.clone().log_scale(),
+            lengths.clone().log_scale().with_key_points(ticks(&lengths)),
+        );
     chart
         .configure_mesh()
         .x_desc("samples heard")
@@ -177,7 +190,7 @@ fn steps(area: &Area<'_>, x: &Range<f64>, rates: &Points, gradients: &Points) ->
         .y_desc("gradient")
         .axis_desc_style((FONT, 17).into_font().color(&GREEN))
         .label_style((FONT, 14))
-        .y_label_formatter(&|y| format!("{y:.2}"))
+        .y_label_formatter(&|y| format!("{y}"))
         .draw()
         .map_err(words)?;
     let thin = LineSeries::new(gradients.iter().copied(), GREEN.stroke_width(1));
@@ -185,6 +198,20 @@ fn steps(area: &Area<'_>, x: &Range<f64>, rates: &Points, gradients: &Points) ->
     let thick = LineSeries::new(rates.iter().copied(), BLUE.stroke_width(2));
     chart.draw_series(thick).map_err(words)?;
     Ok(())
+}
+
+/// 1, 2 and 5 times each power of ten, or the powers alone where those would touch.
+fn ticks(range: &Range<f64>) -> Vec<f64> {
+    let is_long = range.end / range.start > 300.0;
+    let told: &[f64] = if is_long { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let decades = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
+    // Divided, a tenth is 0.1; multiplied, it is not.
+    let power = |decade: i32, n: f64| match decade {
+        decade if decade < 0 => n / 10f64.powi(-decade),
+        decade => n * 10f64.powi(decade),
+    };
+    let ticks = decades.flat_map(|decade| told.iter().map(move |n| power(decade, *n)));
+    ticks.filter(|tick| range.contains(tick)).collect()
 }
 
 /// As a person says it: 65 k, 3.3 M, 12 G.

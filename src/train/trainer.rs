@@ -29,8 +29,10 @@ use crate::model::{self, Model, ModelConfig, Weights};
 const LOOK_ITERATIONS: u64 = 20;
 /// Nor longer than this: small devices take seconds for an iteration.
 const LOOK_TIME: Duration = Duration::from_secs(2);
-/// Windows of the validation split that are looked at with every checkpoint.
-const VALID_WINDOWS: usize = 4;
+/// Codes of the validation split that are looked at with every checkpoint, at the least in so many
+/// windows.
+const VALID_CODES: usize = 65_536;
+const VALID_WINDOWS_MIN: usize = 4;
 
 /// What happens, for whoever looks on.
 #[derive(Clone, Debug)]
@@ -352,11 +354,12 @@ impl<'a> Training<'a> {
             return Ok(None);
         }
         let network = Network::from_weights(self.config, weights, self.device)?;
+        let n_windows = VALID_CODES.div_ceil(window).max(VALID_WINDOWS_MIN);
         let mut sum = 0.0;
-        for start in score::spread(valid.len() - window, VALID_WINDOWS) {
+        for start in score::spread(valid.len() - window, n_windows) {
             sum += score::mean_bits(&network, self.device, &valid[start..][..window])?;
         }
-        Ok(Some(sum / VALID_WINDOWS as f64))
+        Ok(Some(sum / n_windows as f64))
     }
 
     fn draw_curves(&self, tell: Tell<'_>) -> Result<(), TrainError> {
