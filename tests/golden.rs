@@ -204,5 +204,5 @@ fn the_shipped_model_decodes_as_it_was_trained() {
     let mut engine = engine::open(&model, &Settings::default(), 1).unwrap();
     let cost = mean(&bits_of(engine.as_mut(), codes)) - mean(&decoded);
     println!("int8 costs the shipped model {cost:+.4} bits");
-    assert!(cost.abs() < 0.01, "int8 costs {cost} bits per sample");
+    assert!(cost.abs() < 0.02, "int8 costs {cost} bits per sample");
 }
