@@ -60,7 +60,8 @@ __device__ inline bool sees(int query, int key, int reach) {
 // twin  train/ops/cpu.rs::attend   test gpu::attention   bench train_ops_bench
 // after FlashAttention-2 (arXiv 2307.08691); idea only
 // bytes 2·n·(2H + 2G)·K + 4·n·H; arithmetic 4·n·H·K·reach
-// meas
+// meas  H200, driver 580.159.04, 131,072 rows of piano-16k: local 159 us, 108 TFLOP/s; stride
+//       256 98 us, 88 (406d2a2, 2026-11-24)
 template <int K>
 __device__ void attend(const bf16* __restrict__ qkv, bf16* __restrict__ out,
                        float* __restrict__ lse, const AttendSizes& s) {

@@ -15,7 +15,8 @@
 // twin  train/ops/cpu.rs::attend_backward   test gpu::attention   bench train_ops_bench
 // after FlashAttention-2 (arXiv 2307.08691); idea only
 // bytes 2·n·(5H + 2G)·K + 8·n·H; arithmetic 6·n·H·K·reach
-// meas
+// meas  H200, driver 580.159.04, 131,072 rows of piano-16k, both kernels: local 341 us, 176
+//       TFLOP/s; stride 256 219 us (406d2a2, 2026-11-24)
 template <int K>
 __device__ void attend_queries(const bf16* __restrict__ qkv, const bf16* __restrict__ out,
                                const float* __restrict__ lse, const bf16* __restrict__ d_out,
@@ -145,7 +146,7 @@ __device__ void attend_queries(const bf16* __restrict__ qkv, const bf16* __restr
 // twin  train/ops/cpu.rs::attend_backward   test gpu::attention   bench train_ops_bench
 // after FlashAttention-2 (arXiv 2307.08691); idea only
 // bytes 2·n·(2H + 4G)·K + 8·n·H; arithmetic 8·n·H·K·reach
-// meas
+// meas  with attend_queries
 template <int K>
 __device__ void attend_keys(const bf16* __restrict__ qkv, const float* __restrict__ lse,
                             const bf16* __restrict__ d_out, const float* __restrict__ delta,

@@ -105,7 +105,7 @@ __device__ inline float exp2_approx(float v) {
 // twin  none: a part of its callers   test gpu::* (every gradient of a vector)
 // after —
 // bytes 4·blocks·n read (from L2), 4·n written
-// meas
+// meas  within the figures of the kernels that it ends
 extern "C" __global__ void __launch_bounds__(1024)
 sum_partials(const float* __restrict__ partials, float* __restrict__ out, int blocks, int n) {
     __shared__ float strands[32][33];

@@ -16,7 +16,8 @@ constexpr int kTables = 5;
 // twin  train/ops/cpu.rs::embed   test gpu::embed   bench train_ops_bench
 // after —
 // bytes 4·n·d + n
-// meas
+// meas  H200, driver 580.159.04, 131,072 rows of piano-16k: 23 us, 2.9 TB/s (406d2a2,
+//       2026-11-24)
 extern "C" __global__ void __launch_bounds__(kBlock)
 embed(const uint8_t* __restrict__ codes, const float4* __restrict__ table,
       float4* __restrict__ out, int count, int d) {
@@ -37,7 +38,8 @@ embed(const uint8_t* __restrict__ codes, const float4* __restrict__ table,
 // twin  train/ops/cpu.rs::embed_backward   test gpu::embed   bench train_ops_bench
 // after —
 // bytes 4·n·d + 8·gridDim.y·256·d
-// meas
+// meas  H200, driver 580.159.04, 131,072 rows of piano-16k: 57 us, 1.2 TB/s (406d2a2,
+//       2026-11-24)
 extern "C" __global__ void __launch_bounds__(kTables * kWarp, 1)
 embed_backward(const uint8_t* __restrict__ codes, const float* __restrict__ d_x,
                float* __restrict__ partials, int n, int d) {
@@ -80,7 +82,8 @@ embed_backward(const uint8_t* __restrict__ codes, const float* __restrict__ d_x,
 // twin  train/ops/cpu.rs::cross_entropy   test gpu::cross_entropy   bench train_ops_bench
 // after —
 // bytes 4·n·256 + 5·n
-// meas
+// meas  H200, driver 580.159.04, 131,072 rows of piano-16k: 53 us, 2.5 TB/s (406d2a2,
+//       2026-11-24)
 extern "C" __global__ void __launch_bounds__(kBlock, 4)
 cross_entropy(const uint4* __restrict__ logits, const float* __restrict__ bias,
               const uint8_t* __restrict__ targets, float* __restrict__ loss,

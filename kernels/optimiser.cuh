@@ -35,7 +35,7 @@ __device__ inline float squares_of(const float* v, size_t n, int wide) {
 // twin  train/ops/cpu.rs::add_squares   test gpu::optimiser   bench train_ops_bench
 // after —
 // bytes 4·n
-// meas
+// meas  H200: with add_total 26 us for 16 M numbers, 2.5 TB/s (406d2a2, 2026-11-24)
 extern "C" __global__ void __launch_bounds__(kBlock)
 squares_partials(const float* __restrict__ v, float* __restrict__ partials, size_t n, int wide) {
     const float sum = block_sum(squares_of(v, n, wide));
@@ -51,7 +51,7 @@ squares_partials(const float* __restrict__ v, float* __restrict__ partials, size
 // twin  train/ops/cpu.rs::add_squares   test gpu::optimiser
 // after —
 // bytes 4·n
-// meas
+// meas  with squares_partials
 extern "C" __global__ void __launch_bounds__(1024)
 add_total(const float* __restrict__ partials, float* sum, int n) {
     const float total = block_sum(threadIdx.x < n ? partials[threadIdx.x] : 0.0f);
@@ -67,7 +67,7 @@ add_total(const float* __restrict__ partials, float* sum, int n) {
 // twin  train/ops/cpu.rs::add_squares   test gpu::optimiser   bench train_ops_bench
 // after —
 // bytes 4·n
-// meas
+// meas  H200: 7 us for 200,000 numbers (406d2a2, 2026-11-24)
 extern "C" __global__ void __launch_bounds__(1024)
 add_squares(const float* __restrict__ v, float* sum, size_t n, int wide) {
     const float total = block_sum(squares_of(v, n, wide));
@@ -114,7 +114,7 @@ __device__ inline void adamw_element(const AdamWStep& s, float factor, float gra
 // twin  train/ops/cpu.rs::adamw   test gpu::optimiser   bench train_ops_bench
 // after AdamW (arXiv 1711.05101)
 // bytes 40·n
-// meas
+// meas  H200: 5 us for 200,000 numbers, 154 us for 16 M, 4.2 TB/s (406d2a2, 2026-11-24)
 extern "C" __global__ void __launch_bounds__(kBlock)
 adamw(AdamWTensors p, const float* __restrict__ squares, AdamWStep s, size_t n, int wide) {
     const float total = squares[0];

@@ -12,7 +12,8 @@
 // twin  train/ops/cpu.rs::rotate   test gpu::rotate   bench train_ops_bench
 // after —
 // bytes 8·n·heads·half (angles from L2)
-// meas
+// meas  H200, driver 580.159.04, 131,072 rows of piano-16k: 28 us, 3.5 TB/s (406d2a2,
+//       2026-11-24)
 extern "C" __global__ void __launch_bounds__(kBlock)
 rotate(bf16* qkv, const float* __restrict__ angles, int n, int width, int heads, int half,
        int window, int stride, int period, float sign) {

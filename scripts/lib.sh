@@ -26,6 +26,7 @@ need() {
 has() {
     case $1 in
         alsa) pkg-config --exists alsa 2>/dev/null ;;
+        pip) python3 -m pip --version >/dev/null 2>&1 ;;
         *) command -v "$1" >/dev/null 2>&1 ;;
     esac
 }
@@ -34,6 +35,7 @@ package_of() {
     case $1 in
         cc) echo "gcc libc6-dev" ;;
         node) echo nodejs ;;
+        pip) echo python3-pip ;;
         alsa) echo libasound2-dev ;;
         aarch64-linux-gnu-gcc) echo "gcc-aarch64-linux-gnu libc6-dev-arm64-cross" ;;
         qemu-aarch64) echo qemu-user ;;

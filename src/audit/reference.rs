@@ -100,6 +100,9 @@ impl Reference {
             let (format, version) = (&reference.format, reference.version);
             return Err(wrong(format!("it is {format}, version {version}")));
         }
+        if !(1_000..=384_000).contains(&reference.rate_hz) {
+            return Err(wrong(format!("its rate is {} Hz", reference.rate_hz)));
+        }
         Ok(reference)
     }
 

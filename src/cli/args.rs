@@ -210,7 +210,7 @@ pub struct StreamArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
-    /// Below 1 the likely becomes likelier, 0 takes the likeliest always [default: 0.95]
+    /// Below 1 the likely becomes likelier, 0 takes the likeliest always [default: 1]
     #[arg(long, value_name = "T", allow_negative_numbers = true,
         value_parser = within::<f32>(limits::TEMPERATURE))]
     pub temperature: Option<f32>,

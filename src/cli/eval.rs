@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use longwave::config::find_model;
-use longwave::corpus::{self, Split};
+use longwave::corpus::{self, CorpusError, Split};
 use longwave::eval::{self, Bits, Context, EvalError, SplitCodes, Step};
 use longwave::model::Model;
 use longwave::train::Scorer;
@@ -30,6 +30,9 @@ struct Report {
 
 /// Bits first, then context; figures are printed as soon as they are there.
 pub fn run(args: &EvalArgs) -> Outcome {
+    if args.windows == 0 && !args.context {
+        return Err(EvalError::Nothing.into());
+    }
     let model = Model::load(&find_model(&args.model)?)?;
     let splits = splits(args)?;
     let scorer = Scorer::new(&model, args.device).map_err(EvalError::from)?;
@@ -45,7 +48,9 @@ pub fn run(args: &EvalArgs) -> Outcome {
     for (i, split) in splits.into_iter().enumerate() {
         let codes = SplitCodes::read(&args.corpus, split, rate_hz, &mut |s| watch.see(&s))?;
         if args.windows > 0 {
-            let bits = eval::bits(&scorer, &codes, args.windows, &mut |s| watch.see(&s))?;
+            let bits = eval::bits(&scorer, &codes, args.windows as usize, &mut |s| {
+                watch.see(&s)
+            })?;
             watch.tell(args, &line(&bits))?;
             report.bits.push(bits);
         }
@@ -73,7 +78,10 @@ fn splits(args: &EvalArgs) -> Result<Vec<Split>, EvalError> {
     if !args.split.is_empty() {
         return Ok(args.split.clone());
     }
-    let has = |split: &Split| corpus::files(&args.corpus, *split).is_ok();
+    let has = |split: &Split| {
+        let files = corpus::files(&args.corpus, *split);
+        !matches!(files, Err(CorpusError::NoSplit { .. }))
+    };
     let there: Vec<Split> = [Split::Valid, Split::Test]
         .into_iter()
         .filter(has)

@@ -175,6 +175,7 @@ fn of_eval(error: &EvalError) -> Option<u8> {
         EvalError::Codes(error) => of_codes(error),
         EvalError::Compute(error) => of_train(error),
         EvalError::Short { .. } => Some(CONFIG),
+        EvalError::Nothing => Some(USAGE),
         EvalError::Interrupted => None,
     }
 }

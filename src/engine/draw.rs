@@ -18,7 +18,7 @@ pub struct DrawParams {
 impl Default for DrawParams {
     fn default() -> Self {
         Self {
-            temperature: 0.95,
+            temperature: 1.0,
             top_p: 1.0,
             min_p: 0.0,
         }

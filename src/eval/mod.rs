@@ -21,7 +21,7 @@ use crate::train::{CodesError, Reading, Scorer, TrainError, codes, spread};
 /// Codes of a window of the protocol.
 pub const WINDOW: usize = 65_536;
 /// Windows of the protocol.
-pub const DEFAULT_WINDOWS: usize = 48;
+pub const DEFAULT_WINDOWS: u32 = 48;
 /// What the protocol leaves free at the end of a split.
 const TAIL: usize = 2;
 
@@ -48,8 +48,11 @@ pub enum EvalError {
         /// Codes there are.
         got: usize,
     },
+    /// *Fatal*: neither bits nor context were asked for.
+    #[error("there is nothing to measure: give --windows 48, or --context, or both")]
+    Nothing,
     /// The caller wanted no more.
-    #[error("interrupted, and nothing was measured to the end")]
+    #[error("interrupted")]
     Interrupted,
 }
 

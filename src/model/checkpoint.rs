@@ -203,10 +203,17 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
         source,
     };
     let new = path.with_extension("new");
-    let mut file = File::create(&new).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(&new, path).map_err(failed)
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)
+    };
+    write().map_err(|source| {
+        // Half a file helps nobody, and may be what fills the disk.
+        let _ = std::fs::remove_file(&new);
+        failed(source)
+    })
 }
 
 /// The tensors of a file that have not been taken yet.

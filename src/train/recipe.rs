@@ -1,6 +1,6 @@
 //! How a network is trained: every number that is not the model's, each with its one default.
 //!
-//! The defaults are the recipe of the reference model (`docs/training.md`); a preset changes some,
+//! The defaults are the recipe of the preset `piano-16k`; a preset changes some,
 //! the command line any, and `run.json` keeps what came of it.
 
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,11 @@ impl Recipe {
                     "{name} is {value}; it must be from {least} to {most}"
                 )),
             };
+        // A share so small that nothing is ever drawn would be waited for in vain.
+        let share = |name: &str, value: f64| match value == 0.0 {
+            true => Ok(()),
+            false => number(name, value, 1e-9, 1.0),
+        };
         size("window", self.window, 1 << 22)?;
         size("batch", self.batch, 4096)?;
         size("accumulate", self.accumulate, 4096)?;
@@ -100,9 +105,9 @@ impl Recipe {
         number("hold", self.hold, 0.0, 1.0)?;
         number("floor", self.floor, 0.0, 1.0)?;
         number("ema", self.ema.into(), 0.0, 0.999_999)?;
-        number("input_noise", self.input_noise, 0.0, 1.0)?;
+        share("input_noise", self.input_noise)?;
         number("noise_width", self.noise_width, 0.0, 256.0)?;
-        number("input_replace", self.input_replace, 0.0, 1.0)
+        share("input_replace", self.input_replace)
     }
 }
 
@@ -152,6 +157,7 @@ mod tests {
         assert!(refusal(|r| r.batch = 0).contains("batch is 0"));
         assert!(refusal(|r| r.lr = f64::NAN).contains("lr is NaN"));
         assert!(refusal(|r| r.ema = 1.0).contains("ema is 1"));
+        assert!(refusal(|r| r.input_noise = 1e-17).contains("input_noise is"));
     }
 
     #[test]

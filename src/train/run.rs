@@ -203,8 +203,9 @@ impl Job {
     pub(super) fn write(&self) -> Result<(), TrainError> {
         let settings = serde_json::to_string_pretty(&self.settings);
         let settings = settings.expect("settings are plain values") + "\n";
-        replace(&self.dir.config(), self.model_json.as_bytes())?;
-        replace(&self.dir.settings(), settings.as_bytes())
+        // The settings first: by them the directory is known as a training's.
+        replace(&self.dir.settings(), settings.as_bytes())?;
+        replace(&self.dir.config(), self.model_json.as_bytes())
     }
 }
 

@@ -22,7 +22,7 @@ use super::optimiser::{Gradients, Optimiser};
 use super::recipe::{Budget, Progress};
 use super::run::Job;
 use super::{Network, curves, readme, schedule, score};
-use crate::corpus::Split;
+use crate::corpus::{CorpusError, Split};
 use crate::model::{self, Model, ModelConfig, Weights};
 
 /// Iterations between two looks at the loss.
@@ -119,7 +119,7 @@ impl Corpus {
             });
         }
         let valid = match read(Split::Valid, Gap::Silence) {
-            Err(codes::CodesError::Corpus(_)) => Vec::new(),
+            Err(codes::CodesError::Corpus(CorpusError::NoSplit { .. })) => Vec::new(),
             valid => valid?,
         };
         let valid = Some(valid).filter(|valid| valid.len() >= window);
@@ -177,6 +177,10 @@ impl<'a> Training<'a> {
         tell: Tell<'_>,
     ) -> Result<Self, TrainError> {
         let lock = job.dir.lock()?;
+        if !job.is_resumed && job.dir.checkpoint().exists() {
+            // Another training was faster than the reading of this one's corpus.
+            return Err(TrainError::Exists(job.dir.path().to_owned()));
+        }
         let network = Network::new(config, device, job.settings.recipe.seed)?;
         let (optimiser, progress) = match job.is_resumed {
             true => checkpoint::restore(&network, &job.dir, &job.model_json)?,

@@ -25,8 +25,9 @@ pub struct EvalArgs {
     pub split: Vec<Split>,
 
     /// Windows of 65,536 samples; 48 are the protocol, 0 leaves them out
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_WINDOWS)]
-    pub windows: usize,
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_WINDOWS,
+        value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub windows: u32,
 
     /// Measure, too, how much of the past helps, on the first of the splits
     #[arg(long)]

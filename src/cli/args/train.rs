@@ -155,7 +155,10 @@ impl TrainArgs {
             }
         };
         let settings = &mut job.settings;
-        replace(&mut settings.corpus, self.corpus.clone());
+        // Resumed from another directory it is the same corpus.
+        let corpus = self.corpus.as_ref();
+        let corpus = corpus.map(|corpus| std::path::absolute(corpus).unwrap_or(corpus.clone()));
+        replace(&mut settings.corpus, corpus);
         let minutes = self.budget.minutes.map(Budget::Minutes);
         let samples = self.budget.samples.map(Budget::Samples);
         settings.budget = minutes.or(samples).or(settings.budget);
