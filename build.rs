@@ -33,7 +33,7 @@ fn main() {
     }
 }
 
-/// Machine code for Hopper, and PTX from which a driver makes it for every GPU since Ampere.
+/// Machine code for Hopper, and PTX from which a driver makes it for an A100 and later.
 fn compile_kernels() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-env-changed=CUDA_HOME");

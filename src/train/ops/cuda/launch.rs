@@ -12,7 +12,7 @@ use candle_core::cuda::{CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Device, Result, Shape, Storage, Tensor, bail};
 
-/// Machine code for Hopper and PTX for every GPU since Ampere; see `build.rs`.
+/// Machine code for Hopper and PTX for an A100 and later; see `build.rs`.
 static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/train.fatbin"));
 
 /// Devices by ordinal: more than any machine holds.
