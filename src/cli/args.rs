@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use longwave::bench::Case;
 use longwave::config::limits::{self, Limits};
 use longwave::config::{self, CardUse, Config, ConfigError, Device};
+use longwave::corpus::Split;
 use longwave::engine::Isa;
 use longwave::wav::WavFormat;
 
@@ -500,6 +501,12 @@ fn format() -> impl TypedValueParser<Value = WavFormat> {
     let names = WavFormat::ALL.map(WavFormat::name);
     PossibleValuesParser::new(names)
         .try_map(|name| name.parse::<WavFormat>().map_err(eyre::Report::msg))
+}
+
+fn split() -> impl TypedValueParser<Value = Split> {
+    let names = Split::ALL.map(Split::name);
+    PossibleValuesParser::new(names)
+        .try_map(|name| name.parse::<Split>().map_err(eyre::Report::msg))
 }
 
 fn address(text: &str) -> Result<String, String> {

@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use longwave::config::find_model;
 use longwave::corpus::{self, CorpusError, Split};
-use longwave::eval::{self, Bits, Context, EvalError, SplitCodes, Step};
+use longwave::eval::{self, Bits, Context, EvalError, Event, SplitCodes};
 use longwave::model::Model;
 use longwave::train::Scorer;
 use serde::Serialize;
@@ -16,6 +16,7 @@ use super::args::eval::EvalArgs;
 use super::exit::Outcome;
 use super::interrupt;
 use super::pages::print;
+use super::render::progress_bar;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -131,18 +132,16 @@ struct Watch {
 
 impl Watch {
     fn new() -> eyre::Result<Self> {
-        let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}, {eta} left");
-        let style = style.expect("the template is constant and tested");
         Ok(Self {
-            bar: ProgressBar::no_length().with_style(style),
+            bar: progress_bar(),
             is_interrupted: interrupt::flag()?,
         })
     }
 
-    fn see(&self, step: &Step) -> ControlFlow<()> {
+    fn see(&self, step: &Event) -> ControlFlow<()> {
         let (message, n_done, n_codes) = match step {
-            Step::Reading(reading) => ("reading", reading.n_done, reading.n_codes),
-            Step::Predicted { n_done, n_codes } => ("predicting", *n_done, *n_codes),
+            Event::Reading(reading) => ("reading", reading.n_done, reading.n_codes),
+            Event::Predicted { n_done, n_codes } => ("predicting", *n_done, *n_codes),
         };
         if n_done == 0 {
             self.bar.reset();
@@ -162,15 +161,5 @@ impl Watch {
             true => Ok(()),
             false => self.bar.suspend(|| print(text.as_bytes())),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_progress_bar_can_be_drawn() {
-        Watch::new().unwrap();
     }
 }

@@ -13,6 +13,21 @@ use tokio::runtime::Builder;
 pub fn flag() -> eyre::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let raised = flag.clone();
+    watch(
+        move || raised.store(true, Ordering::Relaxed),
+        || {
+            wav::abandon_all();
+            std::process::exit(1);
+        },
+    )?;
+    Ok(flag)
+}
+
+/// Does the one on the first signal and the other on the second, on a thread of its own.
+pub fn watch(
+    first: impl FnOnce() + Send + 'static,
+    second: impl FnOnce() + Send + 'static,
+) -> eyre::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().build()?;
     let mut signals = {
         let _inside = runtime.enter();
@@ -22,10 +37,9 @@ pub fn flag() -> eyre::Result<Arc<AtomicBool>> {
         .name("signals".to_owned())
         .spawn(move || {
             runtime.block_on(signals.next());
-            raised.store(true, Ordering::Relaxed);
+            first();
             runtime.block_on(signals.next());
-            wav::abandon_all();
-            std::process::exit(1);
+            second();
         })?;
-    Ok(flag)
+    Ok(())
 }

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use indicatif::{FormattedDuration, ProgressBar, ProgressStyle};
+use indicatif::{FormattedDuration, ProgressBar};
 use longwave::corpus::{self, MANIFEST, Progress, Report};
 
 use super::args::prepare::PrepareArgs;
 use super::exit::Outcome;
 use super::interrupt;
+use super::render::progress_bar;
 
 /// Skipped recordings that are told one by one; the manifest has them all.
 const N_TOLD_MAX: usize = 20;
@@ -82,18 +83,4 @@ fn tell(corpus: &Path, rate_hz: u32, report: &Report) {
 
 fn length(seconds: f64) -> FormattedDuration {
     FormattedDuration(Duration::from_secs_f64(seconds.max(0.0)))
-}
-
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}, {eta} left");
-    let style = style.expect("the template is constant and tested");
-    ProgressBar::no_length().with_style(style)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_progress_bar_can_be_drawn() {
-        super::progress_bar();
-    }
 }

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::{EvalError, SplitCodes, Step, Tell, mean_and_error};
+use super::{EvalError, Event, SplitCodes, Tell, mean_and_error};
 use crate::corpus::Split;
 use crate::model::ModelConfig;
 use crate::train::{Scorer, spread};
@@ -92,7 +92,7 @@ pub fn measure(
     for start in spread(split.codes.len() - longest - BLOCK, n_targets) {
         let block = start + longest;
         for (context, bits) in contexts.iter().zip(&mut bits) {
-            if tell(Step::Predicted { n_done, n_codes }).is_break() {
+            if tell(Event::Predicted { n_done, n_codes }).is_break() {
                 return Err(EvalError::Interrupted);
             }
             let window = &split.codes[block - context..block + BLOCK];

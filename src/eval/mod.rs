@@ -58,7 +58,7 @@ pub enum EvalError {
 
 /// How far it has come.
 #[derive(Clone, Copy, Debug)]
-pub enum Step {
+pub enum Event {
     /// The corpus is being read.
     Reading(Reading),
     /// Codes predicted, of so many.
@@ -71,7 +71,7 @@ pub enum Step {
 }
 
 /// Who looks on, and may break off.
-pub type Tell<'a> = &'a mut dyn FnMut(Step) -> ControlFlow<()>;
+pub type Tell<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
 
 /// A split's codes, and where they are from.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ impl SplitCodes {
         rate_hz: u32,
         tell: Tell<'_>,
     ) -> Result<Self, EvalError> {
-        let mut on_progress = |reading| tell(Step::Reading(reading));
+        let mut on_progress = |reading| tell(Event::Reading(reading));
         Ok(Self {
             split,
             path: corpus.join(split.name()),
@@ -146,7 +146,7 @@ pub fn bits(
     let mut means = Vec::with_capacity(n_windows);
     for start in spread(split.codes.len() - WINDOW - TAIL, n_windows) {
         let n_done = (means.len() * WINDOW) as u64;
-        if tell(Step::Predicted { n_done, n_codes }).is_break() {
+        if tell(Event::Predicted { n_done, n_codes }).is_break() {
             return Err(EvalError::Interrupted);
         }
         let bits = scorer.bits(&split.codes[start..][..WINDOW])?;
@@ -204,7 +204,7 @@ mod tests {
         let (scorer, split) = (tiny(), noise(WINDOW + 1_000));
         let mut shares = Vec::new();
         let bits = bits(&scorer, &split, 2, &mut |step| {
-            if let Step::Predicted { n_done, n_codes } = step {
+            if let Event::Predicted { n_done, n_codes } = step {
                 shares.push((n_done, n_codes));
             }
             ControlFlow::Continue(())

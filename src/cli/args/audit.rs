@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, ValueHint};
 use longwave::config::limits;
 use longwave::config::{Config, ConfigError};
 use longwave::corpus::Split;
 
-use super::{ModelArgs, StreamArgs, within};
+use super::{ModelArgs, StreamArgs, split, within};
 
 /// What is judged, with what it is compared, and where the answer goes.
 #[derive(Debug, Args)]
@@ -69,9 +68,4 @@ impl AuditArgs {
         std::mem::take(&mut self.stream).apply(&mut config);
         config.check().map(|()| config)
     }
-}
-
-fn split() -> impl TypedValueParser<Value = Split> {
-    PossibleValuesParser::new(Split::ALL.map(Split::name))
-        .try_map(|name| name.parse::<Split>().map_err(eyre::Report::msg))
 }

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use longwave::corpus::Split;
 use longwave::eval::DEFAULT_WINDOWS;
 use longwave::train::DeviceChoice;
+
+use super::split;
 
 /// `eval`
 #[derive(Debug, Args)]
@@ -49,10 +50,4 @@ pub struct EvalArgs {
     /// What computes: auto, cpu, or cuda:0
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceChoice,
-}
-
-fn split() -> impl TypedValueParser<Value = Split> {
-    let names = Split::ALL.map(Split::name);
-    PossibleValuesParser::new(names)
-        .try_map(|name| name.parse::<Split>().map_err(eyre::Report::msg))
 }

@@ -4,7 +4,6 @@ mod table;
 mod words;
 
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
@@ -13,11 +12,10 @@ use longwave::config::find_model;
 use longwave::machine::Machine;
 use longwave::model::Model;
 use longwave::setup;
-use longwave::signals::Signals;
-use tokio::runtime::Builder;
 
 use super::args::BenchArgs;
 use super::exit::Outcome;
+use super::interrupt;
 use super::pages::print;
 use table::Table;
 
@@ -97,17 +95,9 @@ fn measure(
 
 /// The command has a process group of its own, which Ctrl-C does not reach.
 fn kill_beside_when_interrupted() -> Outcome {
-    let runtime = Builder::new_current_thread().enable_io().build()?;
-    let mut signals = {
-        let _inside = runtime.enter();
-        Signals::new()?
+    let end = || {
+        bench::stop_beside();
+        std::process::exit(1);
     };
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            runtime.block_on(signals.next());
-            bench::stop_beside();
-            std::process::exit(1);
-        })?;
-    Ok(())
+    interrupt::watch(end, || {})
 }
