@@ -28,6 +28,7 @@ const CONFIG: &str = r#"{
   ],
   "rope_period": 32,
   "rope_harmonics": [7, 5, 4, 3, 3, 2, 1, 1],
+  "predictor": [{"taps": 32, "rate": 0.1}, {"taps": 16, "rate": 0.05}],
   "sample_rate": 16000,
   "codec": "mulaw8",
   "norm_eps": 1e-05
@@ -46,6 +47,8 @@ const F: usize = 64;
 const KV: usize = 16;
 const W: usize = 3;
 const V: usize = 256;
+/// Waves of three places.
+const EXPECTED: usize = 96;
 
 fn main() -> Result<()> {
     let dir = PathBuf::from(
@@ -59,6 +62,7 @@ fn main() -> Result<()> {
         all: HashMap::new(),
     };
     tensors.add("embed.weight", &[V, D], 1.0)?;
+    tensors.add("predictor.weight", &[D, EXPECTED], 0.2)?;
     for layer in 0..4 {
         let name = |part: &str| format!("layers.{layer}.{part}");
         tensors.add_ones(&name("attn_norm.weight"))?;

@@ -19,6 +19,9 @@ pub mod wav;
 pub mod corpus;
 
 pub mod compute;
+
+pub mod predictor;
+
 pub mod model;
 
 pub mod engine;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use longwave::engine::{self, Decoder, NaiveDecoder, Settings};
 use longwave::model::{Model, V};
-use longwave::train::{Network, forward};
+use longwave::train::{Heard, Network, forward};
 use safetensors::SafeTensors;
 
 /// Mean bits per code over the whole excerpt.
@@ -194,7 +194,9 @@ fn the_shipped_model_decodes_as_it_was_trained() {
     inputs.extend(&codes[..codes.len() - 1]);
     let batch = |codes: &[u8]| Tensor::from_slice(codes, (1, codes.len()), &Device::Cpu).unwrap();
     let network = Network::from_weights(&model.config, &model.weights, &Device::Cpu).unwrap();
-    let trained = network.surprise(&batch(&inputs), &batch(codes)).unwrap();
+    let inputs = Heard::new(&model.config.predictor, inputs, codes.len());
+    let inputs = inputs.on(&Device::Cpu).unwrap();
+    let trained = network.surprise(&inputs, &batch(codes)).unwrap();
     let trained: Vec<f32> = trained.flatten_all().unwrap().to_vec1().unwrap();
     let decoded = bits_of(&mut NaiveDecoder::new(model.clone(), 1), codes);
     for (at, (nats, bits)) in trained.iter().zip(&decoded).enumerate() {

@@ -98,6 +98,7 @@ pub fn random(name: &str, config: ModelConfig) -> Model {
     let layers = layers.collect();
     let weights = Weights {
         embed: noise.matrix(V, d),
+        predictor: noise.matrix(d, config.predictor_width()),
         layers,
         norm: vec![1.0; d],
         head: noise.matrix(V, d),

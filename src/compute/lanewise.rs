@@ -197,6 +197,26 @@ pub fn exp2<F: Sixteen>(x: F) -> F {
     p.scale_by_low_bits(shifted)
 }
 
+/// The cosine of so many whole turns, to 1e-6 while they are fewer than 1,000: a Taylor polynomial of
+/// the sine of what is missing to a quarter.
+#[inline(always)]
+pub fn cos_of_turns<F: Sixteen>(turns: F) -> F {
+    let whole = turns.add(F::splat(MAGIC)).sub(F::splat(MAGIC));
+    let x = F::splat(0.25).sub(turns.sub(whole).abs());
+    let square = x.mul(x);
+    let mut p = F::splat(-15.094_643);
+    for c in [
+        42.058_693,
+        -76.705_86,
+        81.605_25,
+        -41.341_702,
+        std::f32::consts::TAU,
+    ] {
+        p = p.mul_add(square, F::splat(c));
+    }
+    p.mul(x)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,6 +239,19 @@ mod tests {
         assert!(worst < 3.0 * f64::from(f32::EPSILON), "{worst:e}");
         assert!(exp2(f32::NEG_INFINITY) < 2e-38 && exp2(1e9).is_finite());
         assert_eq!([-3.0, 0.0, 7.0].map(exp2), [0.125, 1.0, 128.0]);
+    }
+
+    #[test]
+    fn cosines_of_turns_are_within_a_millionth() {
+        let mut worst = 0.0f64;
+        for i in -400_000..=400_000 {
+            let turns = i as f32 * 1e-3;
+            let mut out = [0.0; LANES];
+            cos_of_turns(Plain::splat(turns)).store(&mut out);
+            let exact = (std::f64::consts::TAU * f64::from(turns)).cos();
+            worst = worst.max((f64::from(out[0]) - exact).abs());
+        }
+        assert!(worst < 1e-6, "{worst:e}");
     }
 
     #[test]

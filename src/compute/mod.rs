@@ -32,7 +32,7 @@ pub use cache::{HeadCache, Queries, SLOTS_PER_BLOCK, Slots, blocks_of};
 pub use lines::{Line, Lines};
 pub use matrix::{Activations, Matrix, Panels};
 pub use portable::Portable;
-pub use sixteen::{Plain, Sixteen};
+pub use sixteen::{LANES, Plain, Sixteen};
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512Vnni, AvxVnni};
 
@@ -72,6 +72,32 @@ pub trait Ops: Copy + std::fmt::Debug + Send + Sync + 'static {
 
     /// Asks for memory that will be read soon.
     fn prefetch(self, lines: &[Line]);
+}
+
+/// What wants to be done with an instruction set that only the running CPU decides.
+pub trait Job {
+    /// What comes of it.
+    type Out;
+
+    /// Does it.
+    fn run<O: Ops>(self, ops: O) -> Self::Out;
+}
+
+/// Does a job with an instruction set; `None` if this CPU lacks it.
+pub fn dispatch<J: Job>(isa: Isa, job: J) -> Option<J::Out> {
+    Some(match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => job.run(Avx512Vnni::detect()?),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => job.run(AvxVnni::detect()?),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => job.run(Avx2::detect()?),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => job.run(Neon::detect()?),
+        Isa::Portable => job.run(Portable),
+        // Those of other processors.
+        _ => return None,
+    })
 }
 
 /// The instruction sets there are code paths for.

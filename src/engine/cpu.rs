@@ -8,17 +8,19 @@
 //! layer reads a bounded run of slots and overwrites one.
 
 mod attention;
+mod embed;
 mod prefill;
 mod team;
 mod weights;
 mod worker;
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use self::prefill::Prefill;
 use self::team::Team;
 use self::weights::PackedWeights;
-use self::worker::{Lane, Worker};
+use self::worker::{Choose, Lane, Worker};
 use super::{Decoder, DrawParams, See, Settings, Turn, check_turns, draw::draw_by, noise};
 use crate::compute::{Ops, Plain, Stage, lanewise};
 use crate::model::{Model, V};
@@ -76,12 +78,7 @@ impl<O: Ops> CpuDecoder<O> {
     }
 
     /// Advances the active lanes by `n` codes; see [`Worker::lead`].
-    fn advance(
-        &mut self,
-        n: usize,
-        wants_logits: bool,
-        choose: &mut dyn FnMut(usize, usize, &[f32]) -> u8,
-    ) {
+    fn advance(&mut self, n: usize, wants_logits: bool, choose: Choose<'_>) {
         let (first, others) = (&mut self.first, &self.others);
         let lead = || first.lead(n, wants_logits, choose);
         self.team.run(lead, &|rank| {
@@ -91,14 +88,15 @@ impl<O: Ops> CpuDecoder<O> {
     }
 }
 
-struct Draw<'a, O>(O, &'a [f32], &'a DrawParams, f32);
+struct Draw<'a, O>(O, (&'a [f32], &'a RangeInclusive<u8>), &'a DrawParams, f32);
 
 impl<O: Ops> Stage for Draw<'_, O> {
     type Out = u8;
 
     #[inline(always)]
     fn run(self) -> u8 {
-        draw_by::<O::F>(self.1, self.2, self.3)
+        let Self(_, (logits, within), params, uniform) = self;
+        draw_by::<O::F>(logits, within, params, uniform)
     }
 }
 
@@ -122,7 +120,7 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
             return self.take_in(lane, codes, None);
         }
         self.activate([lane].into_iter());
-        self.advance(codes.len(), false, &mut |_, at, _| codes[at]);
+        self.advance(codes.len(), false, &mut |_, at, _, _| codes[at]);
     }
 
     fn score(&mut self, lane: usize, codes: &[u8], see: See<'_>) {
@@ -130,7 +128,7 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
             return self.take_in(lane, codes, Some(see));
         }
         self.activate([lane].into_iter());
-        self.advance(codes.len(), true, &mut |_, at, logits| {
+        self.advance(codes.len(), true, &mut |_, at, logits, _| {
             see(at, logits);
             codes[at]
         });
@@ -140,9 +138,9 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         let n = check_turns(turns);
         let ops = self.ops;
         self.activate(turns.iter().map(|turn| turn.lane));
-        self.advance(n, true, &mut |b, at, logits| {
+        self.advance(n, true, &mut |b, at, logits, within| {
             let turn = &mut turns[b];
-            let code = ops.run(Draw(ops, logits, &turn.draw, turn.uniforms[at]));
+            let code = ops.run(Draw(ops, (logits, within), &turn.draw, turn.uniforms[at]));
             turn.codes[at] = code;
             code
         });
@@ -152,9 +150,9 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         let n = check_turns(std::slice::from_ref(&turn));
         let ops = self.ops;
         self.activate([turn.lane].into_iter());
-        self.advance(n, true, &mut |_, at, logits| {
+        self.advance(n, true, &mut |_, at, logits, within| {
             see(at, logits);
-            let code = ops.run(Draw(ops, logits, &turn.draw, turn.uniforms[at]));
+            let code = ops.run(Draw(ops, (logits, within), &turn.draw, turn.uniforms[at]));
             turn.codes[at] = code;
             code
         });

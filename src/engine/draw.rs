@@ -1,6 +1,8 @@
 //! Choosing a code from logits. The order of operations is `docs/model.md`, "Drawing": another
 //! device that follows it draws the same codes.
 
+use std::ops::RangeInclusive;
+
 use crate::compute::{Plain, Sixteen, lanewise};
 use crate::model::V;
 
@@ -32,17 +34,27 @@ const RESOLUTION: f32 = 1.0 / (1 << 24) as f32;
 
 /// Draws a code. `logits` `[V]` are finite, `uniform` lies in [0, 1).
 pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
-    draw_by::<Plain>(logits, params, uniform)
+    draw_by::<Plain>(logits, &WHOLE, params, uniform)
 }
 
-/// The same in vectors of some instruction set.
+/// All codes.
+pub(super) const WHOLE: RangeInclusive<u8> = 0..=255;
+
+/// The same of the codes `within` a range, in vectors of some instruction set.
 #[inline(always)]
-pub(super) fn draw_by<F: Sixteen>(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
+pub(super) fn draw_by<F: Sixteen>(
+    logits: &[f32],
+    within: &RangeInclusive<u8>,
+    params: &DrawParams,
+    uniform: f32,
+) -> u8 {
+    let range = usize::from(*within.start())..=usize::from(*within.end());
     if params.temperature == 0.0 {
-        return likeliest(logits);
+        return within.start() + likeliest(&logits[range]);
     }
-    let mut shares = [0.0; V];
-    for (share, logit) in shares.iter_mut().zip(logits) {
+    let mut shares = [f32::NEG_INFINITY; V];
+    let kept = shares[range.clone()].iter_mut();
+    for (share, logit) in kept.zip(&logits[range.clone()]) {
         *share = logit / params.temperature;
     }
     let top = shares.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -61,7 +73,7 @@ pub(super) fn draw_by<F: Sixteen>(logits: &[f32], params: &DrawParams, uniform: 
         }
     }
     // Of logits that are no numbers none is kept: a model that has gone wrong is no reason to click.
-    last_kept.unwrap_or_else(|| likeliest(logits))
+    last_kept.unwrap_or_else(|| within.start() + likeliest(&logits[range]))
 }
 
 /// The first of the likeliest codes.

@@ -18,11 +18,7 @@ pub use naive::NaiveDecoder;
 use std::sync::Arc;
 
 pub use crate::compute::Isa;
-#[cfg(target_arch = "aarch64")]
-use crate::compute::Neon;
-#[cfg(target_arch = "x86_64")]
-use crate::compute::{Avx2, Avx512Vnni, AvxVnni};
-use crate::compute::{Ops, Portable};
+use crate::compute::{Job, Ops, dispatch};
 use crate::model::Model;
 
 /// How an engine computes.
@@ -39,28 +35,19 @@ pub struct Settings {
 
 /// The CPU engine with `n_lanes` lanes; `None` if the CPU lacks the instruction set asked for.
 pub fn open(model: &Arc<Model>, settings: &Settings, n_lanes: usize) -> Option<Box<dyn Decoder>> {
-    Some(match settings.isa.unwrap_or_else(Isa::best) {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => boxed(Avx512Vnni::detect()?, model, settings, n_lanes),
-        #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => boxed(AvxVnni::detect()?, model, settings, n_lanes),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => boxed(Avx2::detect()?, model, settings, n_lanes),
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => boxed(Neon::detect()?, model, settings, n_lanes),
-        Isa::Portable => boxed(Portable, model, settings, n_lanes),
-        // Those of other processors.
-        _ => return None,
-    })
+    let isa = settings.isa.unwrap_or_else(Isa::best);
+    dispatch(isa, Open(model, settings, n_lanes))
 }
 
-fn boxed(
-    ops: impl Ops,
-    model: &Arc<Model>,
-    settings: &Settings,
-    n_lanes: usize,
-) -> Box<dyn Decoder> {
-    Box::new(CpuDecoder::new(ops, model.clone(), settings, n_lanes))
+struct Open<'a>(&'a Arc<Model>, &'a Settings, usize);
+
+impl Job for Open<'_> {
+    type Out = Box<dyn Decoder>;
+
+    fn run<O: Ops>(self, ops: O) -> Box<dyn Decoder> {
+        let Self(model, settings, n_lanes) = self;
+        Box::new(CpuDecoder::new(ops, model.clone(), settings, n_lanes))
+    }
 }
 
 /// Who looks on: gets the index of a code and the logits `[V]` that the model held for its place.

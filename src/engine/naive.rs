@@ -6,9 +6,12 @@
 
 use std::sync::Arc;
 
-use super::{Decoder, See, Turn, check_turns, draw, noise};
+use super::draw::{WHOLE, draw_by};
+use super::{Decoder, See, Turn, check_turns, noise};
+use crate::compute::Plain;
 use crate::model::{LayerWeights, Model, ModelConfig, Pattern, Rotary, V};
 use crate::mulaw;
+use crate::predictor::{self, Predictor};
 
 /// Weights and the state of every lane.
 #[derive(Debug)]
@@ -23,6 +26,7 @@ struct Lane {
     position: u64,
     /// The code drawn last: the next input.
     last: u8,
+    predictor: Option<Predictor>,
     layers: Vec<LayerState>,
     logits: Vec<f32>,
 }
@@ -54,6 +58,13 @@ impl NaiveDecoder {
         let (config, weights) = (&self.model.config, &self.model.weights);
         let lane = &mut self.lanes[lane];
         let mut x = row(&weights.embed, usize::from(lane.last), config.d_model).to_vec();
+        if let Some(predictor) = &mut lane.predictor {
+            predictor.hear::<Plain>(lane.last);
+            add(
+                &mut x,
+                &linear(&weights.predictor, &waves(predictor.places())),
+            );
+        }
         for (i, layer) in weights.layers.iter().enumerate() {
             let h = rms_norm(&x, &layer.attn_norm, config.norm_eps);
             let c = lane.layers[i].convolve(h, &layer.conv);
@@ -83,7 +94,11 @@ impl NaiveDecoder {
             self.step(turn.lane);
             let lane = &mut self.lanes[turn.lane];
             see(i, &lane.logits);
-            *code = draw(&lane.logits, &turn.draw, *uniform);
+            let within = lane
+                .predictor
+                .as_ref()
+                .map_or(WHOLE, Predictor::within_reach);
+            *code = draw_by::<Plain>(&lane.logits, &within, &turn.draw, *uniform);
             lane.last = *code;
         }
     }
@@ -151,6 +166,7 @@ impl Lane {
         Self {
             position: 0,
             last: mulaw::SILENCE,
+            predictor: Predictor::of(&config.predictor),
             layers: layers.collect(),
             logits: vec![0.0; V],
         }
@@ -224,6 +240,17 @@ impl Place<'_> {
         }
         out
     }
+}
+
+/// Cosines and sines of every place.
+fn waves(places: &[f32]) -> Vec<f32> {
+    let mut all = Vec::new();
+    for place in places {
+        let turns = predictor::HARMONICS.map(|h| std::f32::consts::TAU * (h * place).fract());
+        all.extend(turns.map(f32::cos));
+        all.extend(turns.map(f32::sin));
+    }
+    all
 }
 
 /// Turns pairs (i, i + K/2) of one head.

@@ -16,6 +16,8 @@ use super::{ModelConfig, ModelError, V};
 pub struct Weights {
     /// `[V, D]`
     pub embed: Vec<f32>,
+    /// `[D, predictor_width]`; empty without a predictor.
+    pub predictor: Vec<f32>,
     /// `L` of them.
     pub layers: Vec<LayerWeights>,
     /// `[D]`
@@ -128,6 +130,10 @@ impl Weights {
         }
         Ok(Self {
             embed: take("embed.weight", &[V, d])?,
+            predictor: match config.predictor_width() {
+                0 => Vec::new(),
+                width => take("predictor.weight", &[d, width])?,
+            },
             layers,
             norm: take("norm.weight", &[d])?,
             head: take("head.weight", &[V, d])?,
@@ -143,6 +149,9 @@ impl Weights {
             ("head.weight".into(), &self.head),
             ("head.bias".into(), &self.head_bias),
         ];
+        if !self.predictor.is_empty() {
+            all.push(("predictor.weight".into(), &self.predictor));
+        }
         for (i, layer) in self.layers.iter().enumerate() {
             let own: [(&str, &[f32]); 11] = [
                 ("attn_norm.weight", &layer.attn_norm),

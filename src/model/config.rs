@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::pattern::{self, Pattern};
 use super::{ModelError, checkpoint};
+use crate::predictor::{self, FilterPlan};
 
 /// The sizes and the pattern of a model. Made only by [`ModelConfig::parse`], so all hold together.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct ModelConfig {
     pub rope_period: usize,
     /// One per pair of a head's dimensions.
     pub rope_harmonics: Vec<u32>,
+    /// The filters of the adaptive predictor whose expectations the network sees; none without one.
+    pub predictor: Vec<FilterPlan>,
     /// Codes per second.
     pub sample_rate_hz: u32,
     /// What a code stands for.
@@ -67,6 +70,8 @@ struct ConfigFile {
     pattern: Vec<Value>,
     rope_period: usize,
     rope_harmonics: Vec<u32>,
+    #[serde(default)]
+    predictor: Vec<FilterPlan>,
     sample_rate: u32,
     codec: String,
     norm_eps: f32,
@@ -124,6 +129,7 @@ impl ModelConfig {
             })
             .collect::<Result<Vec<_>, String>>()?;
         file.check_memory(&layers)?;
+        predictor::check(&file.predictor)?;
         let farthest = layers.iter().map(|layer| layer.reach()).max().unwrap_or(1);
         Ok(Self {
             context: farthest.max(file.context as u64),
@@ -140,6 +146,7 @@ impl ModelConfig {
                 .iter()
                 .map(|h| h % file.rope_period as u32)
                 .collect(),
+            predictor: file.predictor,
             sample_rate_hz: file.sample_rate,
             codec,
             norm_eps: file.norm_eps,
@@ -159,6 +166,14 @@ impl ModelConfig {
     /// `G·K`, the width of the keys, and of the values, of one position.
     pub fn kv_width(&self) -> usize {
         self.n_kv_heads * self.head_size()
+    }
+
+    /// Numbers of the predictor that the network sees at a position; 0 without one.
+    pub fn predictor_width(&self) -> usize {
+        match self.predictor.as_slice() {
+            [] => 0,
+            plan => predictor::n_places(plan) * predictor::WAVES,
+        }
     }
 
     /// `F`.

@@ -84,6 +84,12 @@ fn view(flat: &Tensor, start: usize, shape: &[usize]) -> Result<Tensor> {
     flat.narrow(0, start, n)?.reshape(shape)
 }
 
+/// What a tensor holds, by itself.
+fn copy(x: &Tensor) -> Result<Storage> {
+    let (storage, layout) = x.storage_and_layout();
+    storage.try_clone(layout)
+}
+
 /// The gradients of a parameter's pieces, in order, as that of the parameter.
 fn flat(pieces: &[Tensor]) -> Result<Tensor> {
     let flat = pieces
@@ -290,25 +296,41 @@ impl CustomOp2 for MlpPass {
     }
 }
 
-/// Codes become the rows of the table, its parameter.
-pub struct EmbedPass {
-    codes: Tensor,
-    d_model: usize,
+/// What the network hears becomes its residual stream: the row of each code in the table, and what
+/// a matrix makes of the predictor's waves; both are the parameter.
+#[derive(Debug)]
+pub struct EmbedBlock {
+    pub d_model: usize,
+    /// `[N]` u8
+    pub codes: Tensor,
+    /// `[N, predictor_width]`, as activations; none without a predictor.
+    pub waves: Option<Tensor>,
+}
+
+struct EmbedPass {
+    block: EmbedBlock,
     ready: Ready,
 }
 
-/// x `[N, D]` f32 of codes `[N]` u8.
-pub fn embed(codes: &Tensor, parameter: &Tensor, d_model: usize) -> Result<Tensor> {
-    let table = parameter.detach().reshape((V, d_model))?;
-    let x = ops::embed(codes, &table)?;
-    let (storage, layout) = x.storage_and_layout();
-    let pass = EmbedPass {
-        codes: codes.clone(),
-        d_model,
-        ready: Ready::new(storage.try_clone(layout)?, x.shape()),
-    };
-    drop(storage);
-    parameter.apply_op1(pass)
+impl EmbedBlock {
+    /// x `[N, D]` f32.
+    pub fn forward(self, parameter: &Tensor) -> Result<Tensor> {
+        let d = self.d_model;
+        let flat = parameter.detach();
+        let x = ops::embed(&self.codes, &view(&flat, 0, &[V, d])?)?;
+        let sum = match &self.waves {
+            None => copy(&x)?,
+            Some(waves) => {
+                let matrix = view(&flat, V * d, &[d, waves.dim(1)?])?;
+                let expected = waves.matmul(&matrix.to_dtype(waves.dtype())?.t()?)?;
+                ops::add_residual(&x, &expected, None)?
+            }
+        };
+        parameter.apply_op1(EmbedPass {
+            ready: Ready::new(sum, x.shape()),
+            block: self,
+        })
+    }
 }
 
 impl CustomOp1 for EmbedPass {
@@ -325,8 +347,12 @@ impl CustomOp1 for EmbedPass {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, d: &Tensor) -> Result<Option<Tensor>> {
-        let d_table = ops::embed_backward(&self.codes, d)?;
-        Ok(Some(d_table.reshape(V * self.d_model)?))
+        let mut pieces = vec![ops::embed_backward(&self.block.codes, d)?];
+        if let Some(waves) = &self.block.waves {
+            let (d_heard, _) = ops::branch_gradient(d)?;
+            pieces.push(d_heard.t()?.matmul(waves)?);
+        }
+        Ok(Some(flat(&pieces)?))
     }
 }
 
@@ -351,10 +377,7 @@ impl HeadBlock {
     /// The mean of −ln p over targets `[N]` u8, a number.
     pub fn loss(&self, x: &Tensor, parameter: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (surprise, pass) = self.run(&x.detach(), &parameter.detach(), targets)?;
-        let mean = surprise.mean_all()?;
-        let (storage, layout) = mean.storage_and_layout();
-        let ready = Ready::new(storage.try_clone(layout)?, ());
-        drop(storage);
+        let ready = Ready::new(copy(&surprise.mean_all()?)?, ());
         x.apply_op2(parameter, HeadPass { ready, ..pass })
     }
 

@@ -1,73 +1,135 @@
 //! Windows on their way to the device. A copy to a GPU waits until the GPU has done all it was told
-//! before, so windows travel there for many passes together.
+//! before, so windows travel there for many passes together; and while it computes, the CPU's cores
+//! draw the next.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 
 use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
 
+use super::inputs::{Heard, Inputs};
 use super::recipe::Recipe;
-use super::windows;
+use super::windows::{self, Batch};
+use crate::predictor::FilterPlan;
 
 /// Codes that travel together, as many passes as they make.
 const CODES: usize = 2 << 20;
 /// Passes are never more: windows that are drawn and not used are lost time.
 const PASSES_MAX: usize = 16;
 
-/// Passes that are on the device already.
-#[derive(Debug, Default)]
+/// Where windows come from, and those that are on the device already.
+#[derive(Debug)]
 pub struct Feed {
+    source: Arc<Source>,
+    device: Device,
     held: Option<Held>,
+    next: Option<Receiver<Drawn>>,
 }
 
+/// What windows are a function of, besides the number of their pass.
+#[derive(Debug)]
+struct Source {
+    codes: Vec<u8>,
+    recipe: Recipe,
+    predictor: Vec<FilterPlan>,
+}
+
+/// Windows on the host.
+#[derive(Debug)]
+struct Drawn {
+    passes: Range<u64>,
+    inputs: Heard,
+    targets: Vec<u8>,
+}
+
+/// Windows on the device.
 #[derive(Debug)]
 struct Held {
     passes: Range<u64>,
+    inputs: Inputs,
     /// `[B, T]` u8 of each pass, one after another.
-    inputs: Tensor,
     targets: Tensor,
 }
 
-impl Feed {
-    /// Inputs and targets `[B, T]` u8 of a pass, counted over the whole training.
-    pub fn pass(
-        &mut self,
-        codes: &[u8],
-        recipe: &Recipe,
-        pass: u64,
-        device: &Device,
-    ) -> Result<(Tensor, Tensor)> {
-        let held = match self.held.take().filter(|held| held.passes.contains(&pass)) {
-            Some(held) => held,
-            None => {
-                let n = match device.is_cpu() {
-                    true => 1,
-                    false => (CODES / (recipe.batch * recipe.window)).clamp(1, PASSES_MAX),
-                };
-                Held::fetch(codes, recipe, pass..pass + n as u64, device)?
-            }
-        };
-        let row = (pass - held.passes.start) as usize * recipe.batch;
-        let of = |all: &Tensor| all.narrow(0, row, recipe.batch);
-        let windows = (of(&held.inputs)?, of(&held.targets)?);
-        self.held = Some(held);
-        Ok(windows)
+impl Source {
+    fn draw(&self, passes: Range<u64>) -> Drawn {
+        let each = |pass| windows::draw(&self.codes, &self.recipe, pass);
+        let batches: Vec<Batch> = passes.clone().into_par_iter().map(each).collect();
+        let mut all = Batch::default();
+        batches.into_iter().for_each(|batch| all += batch);
+        Drawn {
+            passes,
+            inputs: Heard::new(&self.predictor, all.inputs, self.recipe.window),
+            targets: all.targets,
+        }
     }
 }
 
-impl Held {
-    fn fetch(codes: &[u8], recipe: &Recipe, passes: Range<u64>, device: &Device) -> Result<Self> {
-        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-        for pass in passes.clone() {
-            let mut batch = windows::draw(codes, recipe, pass);
-            inputs.append(&mut batch.inputs);
-            targets.append(&mut batch.targets);
-        }
-        let shape = (inputs.len() / recipe.window, recipe.window);
-        Ok(Self {
-            passes,
-            inputs: Tensor::from_vec(inputs, shape, device)?,
-            targets: Tensor::from_vec(targets, shape, device)?,
+impl Drawn {
+    fn on(self, window: usize, device: &Device) -> Result<Held> {
+        let shape = (self.targets.len() / window, window);
+        Ok(Held {
+            passes: self.passes,
+            inputs: self.inputs.on(device)?,
+            targets: Tensor::from_vec(self.targets, shape, device)?,
         })
+    }
+}
+
+impl Feed {
+    /// Windows of `codes` for a device.
+    pub fn new(codes: Vec<u8>, recipe: Recipe, predictor: Vec<FilterPlan>, device: Device) -> Self {
+        let source = Source {
+            codes,
+            recipe,
+            predictor,
+        };
+        Self {
+            source: Arc::new(source),
+            device,
+            held: None,
+            next: None,
+        }
+    }
+
+    /// Inputs and targets `[B, T]` u8 of a pass, counted over the whole training.
+    pub fn pass(&mut self, pass: u64) -> Result<(Inputs, Tensor)> {
+        let (batch, window) = (self.source.recipe.batch, self.source.recipe.window);
+        let held = match self.held.take().filter(|held| held.passes.contains(&pass)) {
+            Some(held) => held,
+            None => self.fetch(pass)?.on(window, &self.device)?,
+        };
+        let row = (pass - held.passes.start) as usize * batch;
+        let windows = (
+            held.inputs.narrow(row, batch)?,
+            held.targets.narrow(0, row, batch)?,
+        );
+        self.held = Some(held);
+        Ok(windows)
+    }
+
+    /// The windows from `pass` on, and on a GPU lets the next ones be drawn meanwhile.
+    fn fetch(&mut self, pass: u64) -> Result<Drawn> {
+        let recipe = &self.source.recipe;
+        if self.device.is_cpu() {
+            return Ok(self.source.draw(pass..pass + 1));
+        }
+        let n = (CODES / (recipe.batch * recipe.window)).clamp(1, PASSES_MAX) as u64;
+        let waiting = self.next.take().and_then(|next| next.recv().ok());
+        let drawn = match waiting.filter(|drawn| drawn.passes.start == pass) {
+            Some(drawn) => drawn,
+            None => self.source.draw(pass..pass + n),
+        };
+        let (sender, next) = mpsc::channel();
+        let (source, following) = (self.source.clone(), drawn.passes.end);
+        rayon::spawn(move || {
+            // Nobody waits for it where the training has ended.
+            let _ = sender.send(source.draw(following..following + n));
+        });
+        self.next = Some(next);
+        Ok(drawn)
     }
 }
 
@@ -83,14 +145,19 @@ mod tests {
             batch: 3,
             ..Recipe::default()
         };
-        let held = Held::fetch(&codes, &recipe, 10..14, &Device::Cpu).unwrap();
-        let mut feed = Feed { held: Some(held) };
+        let predictor = vec![FilterPlan {
+            taps: 16,
+            rate: 0.1,
+        }];
+        let mut feed = Feed::new(codes.clone(), recipe.clone(), predictor, Device::Cpu);
+        feed.held = Some(feed.source.draw(10..14).on(50, &Device::Cpu).unwrap());
         for pass in [10, 13, 12, 9, 500] {
-            let (inputs, targets) = feed.pass(&codes, &recipe, pass, &Device::Cpu).unwrap();
+            let (inputs, targets) = feed.pass(pass).unwrap();
             let batch = windows::draw(&codes, &recipe, pass);
             let all = |t: Tensor| t.flatten_all().unwrap().to_vec1::<u8>().unwrap();
-            assert_eq!(inputs.dims(), [3, 50]);
-            assert_eq!((all(inputs), all(targets)), (batch.inputs, batch.targets));
+            assert_eq!(inputs.dims().unwrap(), (3, 50));
+            assert_eq!(all(inputs.codes().unwrap()), batch.inputs);
+            assert_eq!(all(targets), batch.targets);
         }
     }
 }

@@ -10,6 +10,7 @@ use candle_core::{D, Device, Result, Tensor};
 
 use crate::model::{Model, ModelConfig, Pattern, Rotary, Weights};
 use crate::mulaw;
+use crate::predictor;
 
 /// Queries that are masked and multiplied at once.
 const QUERY_BLOCK: usize = 256;
@@ -37,13 +38,11 @@ pub fn logits(model: &Model, codes: &[u8]) -> Result<Tensor> {
 /// The same of tensors, which may be variables that want gradients.
 pub fn logits_of(config: &ModelConfig, weights: &Named, codes: &[u8]) -> Result<Tensor> {
     let rotary = Rotary::new(config.rope_period, &config.rope_harmonics);
-    let inputs: Vec<u32> = std::iter::once(mulaw::SILENCE)
+    let inputs: Vec<u8> = std::iter::once(mulaw::SILENCE)
         .chain(codes.iter().copied())
         .take(codes.len())
-        .map(u32::from)
         .collect();
-    let inputs = Tensor::new(inputs, &Device::Cpu)?;
-    let mut x = weights["embed.weight"].index_select(&inputs, 0)?;
+    let mut x = embed(config, weights, &inputs)?;
     for (i, pattern) in config.layers.iter().enumerate() {
         let layer = |name: &str| &weights[&format!("layers.{i}.{name}")];
         let attended = attention(config, &layer, pattern.as_ref(), &rotary, &x)?;
@@ -52,6 +51,24 @@ pub fn logits_of(config: &ModelConfig, weights: &Named, codes: &[u8]) -> Result<
     }
     let x = rms_norm(&x, &weights["norm.weight"], config.norm_eps)?;
     linear(&x, &weights["head.weight"])?.broadcast_add(&weights["head.bias"])
+}
+
+/// The rows of the codes, with what the predictor expects after each.
+fn embed(config: &ModelConfig, weights: &Named, inputs: &[u8]) -> Result<Tensor> {
+    let index: Vec<u32> = inputs.iter().copied().map(u32::from).collect();
+    let index = Tensor::new(index, &Device::Cpu)?;
+    let x = weights["embed.weight"].index_select(&index, 0)?;
+    if config.predictor.is_empty() {
+        return Ok(x);
+    }
+    let mut waves = Vec::new();
+    for place in predictor::places(&config.predictor, inputs) {
+        let turns = predictor::HARMONICS.map(|h| std::f64::consts::TAU * f64::from(h * place));
+        waves.extend(turns.map(|turn| turn.cos() as f32));
+        waves.extend(turns.map(|turn| turn.sin() as f32));
+    }
+    let waves = tensor(&waves, &[inputs.len(), config.predictor_width()])?;
+    x + linear(&waves, &weights["predictor.weight"])?
 }
 
 fn attention<'a>(

@@ -8,7 +8,8 @@ use candle_core::{Device, Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::blocks::{self, AttentionBlock, HeadBlock, MlpBlock};
+use super::blocks::{AttentionBlock, EmbedBlock, HeadBlock, MlpBlock};
+use super::inputs::Inputs;
 use super::ops::Attention;
 use super::parameters::{self, Parameter};
 use crate::model::{ModelConfig, Rotary, Weights};
@@ -74,15 +75,15 @@ impl Network {
         &self.parameters
     }
 
-    /// The mean of −ln p over windows of targets `[B, T]` u8, given the codes before them `[B, T]`
-    /// u8, the first of each window [`crate::mulaw::SILENCE`]: a number that has gradients.
-    pub fn loss(&self, inputs: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    /// The mean of −ln p over windows of targets `[B, T]` u8, given the codes before them, the first
+    /// of each window [`crate::mulaw::SILENCE`]: a number that has gradients.
+    pub fn loss(&self, inputs: &Inputs, targets: &Tensor) -> Result<Tensor> {
         let x = self.trunk(inputs)?;
         self.head().loss(&x, self.last()?, &targets.flatten_all()?)
     }
 
     /// −ln p of each target `[B, T]`, without a graph.
-    pub fn surprise(&self, inputs: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    pub fn surprise(&self, inputs: &Inputs, targets: &Tensor) -> Result<Tensor> {
         let x = self.trunk_untracked(inputs)?;
         self.head()
             .surprise(&x, self.last()?, &targets.flatten_all()?)?
@@ -90,8 +91,8 @@ impl Network {
     }
 
     /// The logits `[B, T, V]` f32, without a graph.
-    pub fn logits(&self, inputs: &Tensor) -> Result<Tensor> {
-        let (b, t) = inputs.dims2()?;
+    pub fn logits(&self, inputs: &Inputs) -> Result<Tensor> {
+        let (b, t) = inputs.dims()?;
         let x = self.trunk_untracked(inputs)?;
         let logits = self.head().logits(&x, self.last()?)?;
         logits.reshape((b, t, crate::model::V))
@@ -112,23 +113,27 @@ impl Network {
         })
     }
 
-    fn trunk(&self, inputs: &Tensor) -> Result<Tensor> {
+    fn trunk(&self, inputs: &Inputs) -> Result<Tensor> {
         self.chain(inputs, |parameter| parameter.value.as_tensor().clone())
     }
 
     /// The same with nothing kept for a way back.
-    fn trunk_untracked(&self, inputs: &Tensor) -> Result<Tensor> {
+    fn trunk_untracked(&self, inputs: &Inputs) -> Result<Tensor> {
         self.chain(inputs, |parameter| parameter.value.as_detached_tensor())
     }
 
     /// The residual stream `[B·T, D]` before the head.
-    fn chain(&self, inputs: &Tensor, value: impl Fn(&Parameter) -> Tensor) -> Result<Tensor> {
-        let window = inputs.dims2()?.1;
+    fn chain(&self, inputs: &Inputs, value: impl Fn(&Parameter) -> Tensor) -> Result<Tensor> {
+        let window = inputs.dims()?.1;
         let [embed, middle @ .., _] = self.parameters.as_slice() else {
             bail!("a network has an embedding and a head");
         };
-        let d = self.config.d_model;
-        let mut x = blocks::embed(&inputs.flatten_all()?, &value(embed), d)?;
+        let block = EmbedBlock {
+            d_model: self.config.d_model,
+            codes: inputs.codes()?,
+            waves: inputs.waves()?,
+        };
+        let mut x = block.forward(&value(embed))?;
         for (i, pair) in middle.chunks_exact(2).enumerate() {
             x = self.attention(i, window)?.forward(&x, &value(&pair[0]))?;
             x = self.mlp().forward(&x, &value(&pair[1]))?;

@@ -124,7 +124,7 @@ impl Plan {
 /// number of them, logits that say nothing.
 pub fn plans(config: &ModelConfig) -> Vec<Plan> {
     let d = config.d_model;
-    let mut all = vec![Plan::new("embed").part("embed.weight", V * d, Start::Normal(0.5), false)];
+    let mut all = vec![embed(config)];
     for i in 0..config.n_layers() {
         all.push(attention(config, i));
         all.push(mlp(config, i));
@@ -136,6 +136,19 @@ pub fn plans(config: &ModelConfig) -> Vec<Plan> {
             .part("head.weight", V * d, Start::Fill(0.0), true),
     );
     all
+}
+
+/// The table of codes, and the matrix of what the predictor expects.
+fn embed(config: &ModelConfig) -> Plan {
+    let d = config.d_model;
+    let plan = Plan::new("embed").part("embed.weight", V * d, Start::Normal(0.5), false);
+    match config.predictor_width() {
+        0 => plan,
+        width => {
+            let start = Start::Normal(0.5 * (width as f64).powf(-0.5));
+            plan.part("predictor.weight", d * width, start, false)
+        }
+    }
 }
 
 /// Norm, convolution, queries, keys and values as one matrix, output.

@@ -39,6 +39,8 @@ pub struct Recipe {
     pub input_noise: f64,
     /// By so many codes, the standard deviation.
     pub noise_width: f64,
+    /// In runs of so many codes, on average; between them nothing is moved.
+    pub noise_run: f64,
     /// Share of the input codes that are replaced by any.
     pub input_replace: f64,
     /// What weights and windows are drawn from.
@@ -63,6 +65,7 @@ impl Default for Recipe {
             ema: 0.999,
             input_noise: 0.0,
             noise_width: 4.0,
+            noise_run: 1.0,
             input_replace: 0.0,
             seed: 0,
         }
@@ -107,6 +110,7 @@ impl Recipe {
         number("ema", self.ema.into(), 0.0, 0.999_999)?;
         share("input_noise", self.input_noise)?;
         number("noise_width", self.noise_width, 0.0, 256.0)?;
+        number("noise_run", self.noise_run, 1.0, 1e9)?;
         share("input_replace", self.input_replace)
     }
 }

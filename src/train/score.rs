@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use super::Network;
 use super::device::{self, DeviceChoice};
 use super::error::TrainError;
+use super::inputs::Heard;
 use super::windows::Batch;
 use crate::model::Model;
 
@@ -51,7 +52,7 @@ pub(super) fn mean_bits(
 /// −ln p of every code of the window, `[T]`.
 fn surprise(network: &Network, device: &Device, window: &[u8]) -> Result<Tensor, TrainError> {
     let (batch, shape) = (Batch::of(&[window]), (1, window.len()));
-    let inputs = Tensor::from_vec(batch.inputs, shape, device)?;
+    let inputs = Heard::new(&network.config.predictor, batch.inputs, window.len()).on(device)?;
     let targets = Tensor::from_vec(batch.targets, shape, device)?;
     Ok(network.surprise(&inputs, &targets)?.flatten_all()?)
 }

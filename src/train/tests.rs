@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor, Var};
 
 use super::forward::{self, Named};
+use super::inputs::{Heard, Inputs};
 use super::network::Network;
 use crate::model::{ModelConfig, Weights};
 
@@ -38,6 +39,12 @@ fn shifted(codes: &[u8]) -> Vec<u8> {
     inputs
 }
 
+/// Windows on the CPU.
+fn heard(config: &ModelConfig, codes: Vec<u8>, window: usize) -> Inputs {
+    let heard = Heard::new(&config.predictor, codes, window);
+    heard.on(&Device::Cpu).unwrap()
+}
+
 /// ‖a − b‖ / ‖b‖.
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
@@ -53,7 +60,7 @@ fn the_network_computes_the_oracles_logits_in_every_window() {
     // Not a multiple of any stride; the second window must not see the first.
     let (first, second) = (codes(75), codes(150)[75..].to_vec());
     let inputs = [shifted(&first), shifted(&second)].concat();
-    let inputs = Tensor::from_vec(inputs, (2, 75), &Device::Cpu).unwrap();
+    let inputs = heard(&config, inputs, 75);
     let logits = network.logits(&inputs).unwrap();
     for (i, codes) in [first, second].iter().enumerate() {
         let expected = forward::logits_of(&config, &tensors, codes).unwrap();
@@ -73,7 +80,10 @@ fn gradients_are_those_of_candles_dense_autograd() {
     let targets = codes(75);
     let batch = |codes| Tensor::from_vec(codes, (1, 75), &Device::Cpu).unwrap();
     let loss = network
-        .loss(&batch(shifted(&targets)), &batch(targets.clone()))
+        .loss(
+            &heard(&config, shifted(&targets), 75),
+            &batch(targets.clone()),
+        )
         .unwrap();
     let gradients = loss.backward().unwrap();
     let flat: Vec<_> = network
@@ -131,7 +141,7 @@ fn gradients_are_those_of_finite_differences() {
     let network = Network::from_weights(&config, &weights, &Device::Cpu).unwrap();
     let targets = codes(40);
     let batch = |codes| Tensor::from_vec(codes, (1, 40), &Device::Cpu).unwrap();
-    let (inputs, targets) = (batch(shifted(&targets)), batch(targets));
+    let (inputs, targets) = (heard(&config, shifted(&targets), 40), batch(targets));
     let loss = || network.loss(&inputs, &targets).unwrap();
     let gradients = loss().backward().unwrap();
     for parameter in network.parameters() {

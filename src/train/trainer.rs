@@ -140,7 +140,8 @@ struct Training<'a> {
     job: &'a Job,
     config: &'a ModelConfig,
     device: &'a Device,
-    corpus: Corpus,
+    /// Empty where there is no validation split.
+    valid: Vec<u8>,
     feed: Feed,
     network: Network,
     optimiser: Optimiser,
@@ -198,6 +199,9 @@ impl<'a> Training<'a> {
             n_parameters: n_parameters.sum(),
             resumed: progress,
         });
+        let recipe = job.settings.recipe.clone();
+        let predictor = config.predictor.clone();
+        let feed = Feed::new(corpus.train, recipe, predictor, device.clone());
         let now = Instant::now();
         let mut training = Self {
             metrics: Metrics::open(&job.dir.metrics(), progress.iteration)?,
@@ -212,8 +216,8 @@ impl<'a> Training<'a> {
             job,
             config,
             device,
-            corpus,
-            feed: Feed::default(),
+            valid: corpus.valid,
+            feed,
             network,
             optimiser,
             progress,
@@ -251,8 +255,7 @@ impl<'a> Training<'a> {
         let mut gradients = Gradients::default();
         for part in 0..recipe.accumulate as u64 {
             let pass = n_done * recipe.accumulate as u64 + part;
-            let codes = &self.corpus.train;
-            let (inputs, targets) = self.feed.pass(codes, recipe, pass, self.device)?;
+            let (inputs, targets) = self.feed.pass(pass)?;
             let loss = self.network.loss(&inputs, &targets)?;
             gradients.add(self.network.parameters(), &loss.backward()?, part_share)?;
             sums.loss = (&sums.loss + (loss.detach() * part_share)?)?;
@@ -353,7 +356,7 @@ impl<'a> Training<'a> {
 
     /// Bits per sample of the averaged weights on a few windows that are always the same.
     fn judge(&self, weights: &Weights) -> Result<Option<f64>, TrainError> {
-        let (valid, window) = (&self.corpus.valid, self.job.settings.recipe.window);
+        let (valid, window) = (&self.valid, self.job.settings.recipe.window);
         if valid.is_empty() {
             return Ok(None);
         }

@@ -9,12 +9,20 @@ use super::recipe::Recipe;
 use crate::mulaw;
 
 /// Windows of one pass, one after another: `[B, T]` each.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// What the network hears: the targets a place later, silence first, perhaps disturbed.
     pub inputs: Vec<u8>,
     /// What it shall predict.
     pub targets: Vec<u8>,
+}
+
+impl std::ops::AddAssign for Batch {
+    /// Windows after windows.
+    fn add_assign(&mut self, other: Self) {
+        self.inputs.extend(other.inputs);
+        self.targets.extend(other.targets);
+    }
 }
 
 impl Batch {
@@ -68,30 +76,47 @@ fn below(rng: &mut ChaCha8Rng, n: u64) -> u64 {
 /// Moves some codes and replaces some, as the recipe says.
 fn disturb(inputs: &mut [u8], recipe: &Recipe, rng: &mut ChaCha8Rng) {
     let width = Normal::new(0.0, recipe.noise_width).expect("a checked recipe");
-    some(inputs, recipe.input_noise, rng, &mut |code, rng| {
-        let moved = f64::from(*code) + width.sample(rng).round();
-        *code = moved.clamp(0.0, 255.0) as u8;
-    });
-    some(inputs, recipe.input_replace, rng, &mut |code, rng| {
+    some(
+        inputs,
+        recipe.input_noise,
+        recipe.noise_run,
+        rng,
+        &mut |code, rng| {
+            let moved = f64::from(*code) + width.sample(rng).round();
+            *code = moved.clamp(0.0, 255.0) as u8;
+        },
+    );
+    some(inputs, recipe.input_replace, 1.0, rng, &mut |code, rng| {
         *code = rng.next_u32() as u8;
     });
 }
 
-/// Visits each code with probability `share`, by drawing the distance to the next.
+/// Visits a `share` of the codes in runs of `run` on average, by drawing how long each run is and
+/// how far it is to the next.
 fn some(
     codes: &mut [u8],
     share: f64,
+    run: f64,
     rng: &mut ChaCha8Rng,
     change: &mut dyn FnMut(&mut u8, &mut ChaCha8Rng),
 ) {
     if share == 0.0 {
         return;
     }
-    let gap = Geometric::new(share).expect("a checked recipe");
-    let mut at = gap.sample(rng);
-    while let Some(code) = codes.get_mut(at as usize) {
-        change(code, rng);
-        at = at.saturating_add(1).saturating_add(gap.sample(rng));
+    let mean_gap = run * (1.0 - share) / share;
+    let begins = 1.0 / (1.0 + mean_gap);
+    let gap = Geometric::new(begins).expect("a checked recipe");
+    let more = Geometric::new(1.0 / run).expect("a checked recipe");
+    let mut at = 0u64;
+    loop {
+        at = at.saturating_add(gap.sample(rng));
+        let end = at.saturating_add(1).saturating_add(more.sample(rng));
+        let Some(rest) = codes.get_mut(at as usize..) else {
+            return;
+        };
+        let n = ((end - at) as usize).min(rest.len());
+        rest[..n].iter_mut().for_each(|code| change(code, rng));
+        at = end;
     }
 }
 
@@ -151,6 +176,29 @@ mod tests {
         starts.sort_unstable();
         starts.dedup();
         assert_eq!(starts, [0, 1, 2]);
+    }
+
+    #[test]
+    fn noise_in_runs_leaves_long_stretches_alone() {
+        let codes = vec![128; 400_000];
+        let recipe = Recipe {
+            window: 400_000,
+            batch: 1,
+            input_noise: 0.3,
+            noise_run: 2_000.0,
+            ..recipe()
+        };
+        let inputs = draw(&codes, &recipe, 0).inputs;
+        let share = |part: &[u8]| {
+            part.iter().filter(|&&code| code != 128).count() as f64 / part.len() as f64
+        };
+        assert!((0.2..0.36).contains(&share(&inputs)), "{}", share(&inputs));
+        let parts = inputs.chunks(200);
+        let (quiet, loud) = (
+            parts.clone().filter(|part| share(part) == 0.0).count(),
+            parts.clone().filter(|part| share(part) > 0.8).count(),
+        );
+        assert!(quiet + loud > 1_600 && loud > 300, "{quiet} {loud}");
     }
 
     #[test]

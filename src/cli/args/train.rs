@@ -113,6 +113,11 @@ pub struct RecipeArgs {
     #[arg(long, value_name = "CODES")]
     pub noise_width: Option<f64>,
 
+    /// In runs of so many codes, on average: noisy for a while, and not in between
+    /// [default: 1]
+    #[arg(long, value_name = "CODES")]
+    pub noise_run: Option<f64>,
+
     /// Share of the input codes that are replaced by any [default: 0]
     #[arg(long, value_name = "SHARE")]
     pub input_replace: Option<f64>,
@@ -191,6 +196,7 @@ impl RecipeArgs {
         replace(&mut recipe.ema, self.ema);
         replace(&mut recipe.input_noise, self.input_noise);
         replace(&mut recipe.noise_width, self.noise_width);
+        replace(&mut recipe.noise_run, self.noise_run);
         replace(&mut recipe.input_replace, self.input_replace);
         replace(&mut recipe.seed, self.seed);
     }
@@ -243,6 +249,7 @@ mod tests {
         told("averages nothing", recipe.ema.to_string());
         told("against runaway noise", recipe.input_noise.to_string());
         told("deviation", recipe.noise_width.to_string());
+        told("and not in between", recipe.noise_run.to_string());
         told("replaced by any", recipe.input_replace.to_string());
         told("the windows", recipe.seed.to_string());
         told("checkpoint to checkpoint", pace.save_minutes.to_string());

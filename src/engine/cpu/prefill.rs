@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::attention::{Angles, Attention, rotate};
+use super::embed::{self, Expected};
 use super::weights::{PackedLayer, PackedWeights};
 use super::worker::{Lane, norm_rows, quantize_rows};
 use super::{CpuDecoder, See};
@@ -44,6 +45,7 @@ struct Tile {
 struct Piece {
     /// [positions, D]: the residual stream.
     x: Vec<f32>,
+    expected: Expected,
     /// [W − 1 + positions, D]: normed inputs, those before the piece first.
     normed: Vec<f32>,
     /// [G], [positions, (H/G + 2)·K]
@@ -82,14 +84,14 @@ struct Layer<'a, O> {
 impl<O: Ops> CpuDecoder<O> {
     /// Feeds codes to a lane, and shows the logits before each if somebody wants to `see` them.
     pub(super) fn take_in(&mut self, lane: usize, codes: &[u8], mut see: Option<See<'_>>) {
-        let config = &self.weights.model.config;
+        let weights = &self.weights;
         let (pool, mut tile) = self.prefill.0.take().unwrap_or_else(|| {
             let n_threads = thread::available_parallelism().map_or(1, usize::from);
             let pool = ThreadPoolBuilder::new().num_threads(n_threads);
             let pool = pool.thread_name(|i| format!("prefill-{i}"));
             (
                 pool.build().expect("the system gives threads"),
-                Tile::new(config),
+                Tile::new(weights),
             )
         });
         for (i, codes) in codes.chunks(TILE).enumerate() {
@@ -112,7 +114,7 @@ impl<O: Ops> CpuDecoder<O> {
         let weights = self.weights.clone();
         let ops = self.ops;
         let mut parts: Vec<&mut Lane> = self.parts(lane).collect();
-        tile.embed(&weights, parts[0].last, codes);
+        tile.embed(ops, &weights, parts[0], codes);
         for index in 0..weights.layers.len() {
             let layer = Layer {
                 ops,
@@ -136,9 +138,11 @@ impl<O: Ops> CpuDecoder<O> {
         if wants_logits {
             tile.unembed(ops, &weights, codes.len());
         }
+        let predictor = parts[0].predictor.clone();
         for part in parts {
             part.position += codes.len() as u64;
             part.last = codes[codes.len() - 1];
+            part.predictor.clone_from(&predictor);
         }
     }
 }
@@ -239,6 +243,28 @@ impl<O: Ops> Layer<'_, O> {
             gather_heads(groups, i, &mut piece.delta);
         }
         self.on_pieces(pieces, Finish);
+    }
+}
+
+/// The embeddings of a piece's positions.
+struct Embed<'a, O, I>(O, &'a PackedWeights, &'a mut Lane, &'a mut Piece, I);
+
+impl<'c, O: Ops, I: Iterator<Item = &'c u8>> Stage for Embed<'_, O, I> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(ops, weights, lane, piece, inputs) = self;
+        let d = weights.model.config.d_model;
+        let mut n = 0;
+        for (row, (x, code)) in piece.x.chunks_exact_mut(d).zip(inputs).enumerate() {
+            x.copy_from_slice(embed::row(weights, *code));
+            if let Some(predictor) = &mut lane.predictor {
+                piece.expected.hear::<O>(row, predictor, *code);
+            }
+            n = row + 1;
+        }
+        piece.expected.add_to(ops, weights, &mut piece.x[..n * d]);
     }
 }
 
@@ -354,28 +380,30 @@ fn gather_heads(groups: &[Group], index: usize, out: &mut [f32]) {
 }
 
 impl Tile {
-    fn new(config: &ModelConfig) -> Self {
+    fn new(weights: &PackedWeights) -> Self {
+        let config = &weights.model.config;
         let group = || Group {
             attention: Attention::new(config),
             attended: vec![0.0; TILE * config.d_model / config.n_kv_heads],
         };
         Self {
-            pieces: (0..TILE / PIECE).map(|_| Piece::new(config)).collect(),
+            pieces: (0..TILE / PIECE).map(|_| Piece::new(weights)).collect(),
             groups: (0..config.n_kv_heads).map(|_| group()).collect(),
         }
     }
 
     /// The embeddings of what stands before each code.
-    fn embed(&mut self, weights: &PackedWeights, last: u8, codes: &[u8]) {
-        let d = weights.model.config.d_model;
-        let inputs = std::iter::once(&last).chain(codes).take(codes.len());
-        let rows = self
-            .pieces
-            .iter_mut()
-            .flat_map(|piece| piece.x.chunks_exact_mut(d));
-        for (x, code) in rows.zip(inputs) {
-            let code = usize::from(*code);
-            x.copy_from_slice(&weights.model.weights.embed[code * d..(code + 1) * d]);
+    fn embed<O: Ops>(&mut self, ops: O, weights: &PackedWeights, lane: &mut Lane, codes: &[u8]) {
+        let (first, rest) = (lane.last, &codes[..codes.len() - 1]);
+        let mut inputs = std::iter::once(&first).chain(rest);
+        for (piece, codes) in self.pieces.iter_mut().zip(codes.chunks(PIECE)) {
+            ops.run(Embed(
+                ops,
+                weights,
+                lane,
+                piece,
+                inputs.by_ref().take(codes.len()),
+            ));
         }
     }
 
@@ -389,11 +417,13 @@ impl Tile {
 }
 
 impl Piece {
-    fn new(config: &ModelConfig) -> Self {
+    fn new(weights: &PackedWeights) -> Self {
+        let config = &weights.model.config;
         let (d, f) = (config.d_model, config.mlp_width());
         let qkv_width = (config.n_heads / config.n_kv_heads + 2) * config.head_size();
         Self {
             x: vec![0.0; PIECE * d],
+            expected: Expected::new(weights, PIECE),
             normed: vec![0.0; (config.conv_width - 1 + PIECE) * d],
             qkv: vec![vec![0.0; PIECE * qkv_width]; config.n_kv_heads],
             hidden: vec![0.0; PIECE * f],

@@ -10,6 +10,8 @@ use crate::model::{LayerWeights, Model, Rotary};
 pub(super) struct PackedWeights {
     pub model: Arc<Model>,
     pub rotary: Rotary,
+    /// [D, predictor_width]
+    pub predictor: Option<Matrix>,
     pub layers: Vec<PackedLayer>,
     pub head: Matrix,
 }
@@ -41,6 +43,10 @@ impl PackedWeights {
                 .collect(),
         });
         Self {
+            predictor: match config.predictor_width() {
+                0 => None,
+                width => Some(Matrix::pack(&weights.predictor, width, &[])),
+            },
             layers: layers.collect(),
             rotary: Rotary::new(config.rope_period, &config.rope_harmonics),
             head: Matrix::pack(&weights.head, d, &weights.head_bias),

@@ -4,15 +4,22 @@
 //! quantisation) for itself; what the workers compute by shares they [gather](Seat::gather), four
 //! times a layer. Sums of rows are never split, so any number of workers computes the same bits.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use super::attention::{Angles, Attention, rotate};
+use super::embed::{self, Expected};
 use super::team::Seat;
 use super::weights::PackedWeights;
 use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
+use crate::engine::draw::WHOLE;
 use crate::model::{ModelConfig, V};
 use crate::mulaw;
+use crate::predictor::Predictor;
+
+/// Chooses a code: gets the place in `active`, the place in the chunk, the logits `[V]` if they are
+/// wanted, and the codes that the stream may go on with.
+pub(super) type Choose<'a> = &'a mut dyn FnMut(usize, usize, &[f32], &RangeInclusive<u8>) -> u8;
 
 /// What one thread owns.
 #[derive(Debug)]
@@ -34,6 +41,7 @@ pub(super) struct Lane {
     pub position: u64,
     /// The code drawn last: the next input.
     pub last: u8,
+    pub predictor: Option<Predictor>,
     pub layers: Vec<LaneLayer>,
     angles: Angles,
 }
@@ -51,6 +59,7 @@ pub(super) struct LaneLayer {
 struct Scratch {
     /// [B, D]: the residual stream.
     x: Vec<f32>,
+    expected: Expected,
     /// [B, (H/G + 2)·K], one KV head at a time.
     qkv: Vec<f32>,
     /// [B, D]: what the heads give out.
@@ -103,26 +112,22 @@ impl<O: Ops> Worker<O> {
                 .map(|_| Lane::new(config, groups.len()))
                 .collect(),
             active: Vec::with_capacity(n_lanes),
-            scratch: Scratch::new(config, n_lanes),
+            scratch: Scratch::new(&weights, n_lanes),
             seat,
             groups,
             weights,
         }
     }
 
-    /// Advances every active lane by `n` codes as the first of the workers: `choose` gets the place
-    /// in `active`, the place in the chunk, and the logits `[V]` if they are wanted.
-    pub fn lead(
-        &mut self,
-        n: usize,
-        wants_logits: bool,
-        choose: &mut dyn FnMut(usize, usize, &[f32]) -> u8,
-    ) {
+    /// Advances every active lane by `n` codes as the first of the workers.
+    pub fn lead(&mut self, n: usize, wants_logits: bool, choose: Choose<'_>) {
         for at in 0..n {
             self.step(wants_logits);
             let logits = self.scratch.logits.chunks_exact(V);
             for (b, logits) in logits.take(self.active.len()).enumerate() {
-                let code = choose(b, at, logits);
+                let predictor = self.lanes[self.active[b]].predictor.as_ref();
+                let within = predictor.map_or(WHOLE, Predictor::within_reach);
+                let code = choose(b, at, logits, &within);
                 self.scratch.codes[2 * b] = f32::from(code);
             }
             self.take_codes(0..2);
@@ -157,12 +162,18 @@ impl<O: Ops> Worker<O> {
 
     #[inline(always)]
     fn embed(&mut self) {
-        let model = &self.weights.model;
-        let d = model.config.d_model;
-        for (x, lane) in self.scratch.x.chunks_exact_mut(d).zip(&self.active) {
-            let code = usize::from(self.lanes[*lane].last);
-            x.copy_from_slice(&model.weights.embed[code * d..(code + 1) * d]);
+        let Self { ops, weights, .. } = self;
+        let Scratch { x, expected, .. } = &mut self.scratch;
+        let d = weights.model.config.d_model;
+        let x = &mut x[..self.active.len() * d];
+        for (b, (x, lane)) in x.chunks_exact_mut(d).zip(&self.active).enumerate() {
+            let lane = &mut self.lanes[*lane];
+            x.copy_from_slice(embed::row(weights, lane.last));
+            if let Some(predictor) = &mut lane.predictor {
+                expected.hear::<O>(b, predictor, lane.last);
+            }
         }
+        expected.add_to(*ops, weights, x);
     }
 
     /// `x += o · attention(norm(x))` for every lane.
@@ -315,6 +326,7 @@ impl Lane {
         Self {
             position: 0,
             last: mulaw::SILENCE,
+            predictor: Predictor::of(&config.predictor),
             layers: layers.collect(),
             angles: Angles::new(config),
         }
@@ -323,6 +335,9 @@ impl Lane {
     /// Back to the start of a stream.
     pub fn open(&mut self) {
         (self.position, self.last) = (0, mulaw::SILENCE);
+        if let Some(predictor) = &mut self.predictor {
+            predictor.reset();
+        }
         // Old keys and values stay: no run shows a slot before it is written again.
         for layer in &mut self.layers {
             layer.taps.fill(0.0);
@@ -331,11 +346,13 @@ impl Lane {
 }
 
 impl Scratch {
-    fn new(config: &ModelConfig, n_lanes: usize) -> Self {
+    fn new(weights: &PackedWeights, n_lanes: usize) -> Self {
+        let config = &weights.model.config;
         let d = config.d_model;
         let heads_per_group = config.n_heads / config.n_kv_heads;
         Self {
             x: vec![0.0; n_lanes * d],
+            expected: Expected::new(weights, n_lanes),
             qkv: vec![0.0; n_lanes * (heads_per_group + 2) * config.head_size()],
             attended: vec![0.0; n_lanes * d],
             hidden: vec![0.0; n_lanes * config.mlp_width()],

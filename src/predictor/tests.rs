@@ -1,0 +1,215 @@
+//! The cascade against plain loops, on every instruction set, and what it is worth.
+
+use super::*;
+use crate::compute::Plain;
+
+/// The same by the definition, in double precision and with nothing fused.
+fn naive(plan: &[FilterPlan], codes: &[u8]) -> Vec<f32> {
+    let mut weights: Vec<Vec<f64>> = plan.iter().map(|filter| vec![0.0; filter.taps]).collect();
+    let mut heard = weights.clone();
+    let mut predictions = vec![0.0; plan.len()];
+    let samples: Vec<f64> = (0..=255).map(|c| f64::from(mulaw::decode(c))).collect();
+    let (mut spread, mut error, mut summed) = (1.0, 1.0, 0.0);
+    let mut last = 128.0;
+    let mut all = Vec::new();
+    for code in codes {
+        let missed = last - f64::from(*code);
+        let shift = missed.clamp(-0.5, 0.5) / (1.0 + 4.0 * spread * spread);
+        let at = usize::from(*code);
+        let next = if shift < 0.0 {
+            at.max(1) - 1
+        } else {
+            255.min(at + 1)
+        };
+        let mut rest = samples[at] + shift.abs() * (samples[next] - samples[at]);
+        spread += (missed.abs() - spread) / 8.0;
+        let off: f64 = rest - summed;
+        let most = 8.0 * (error + 2e-4);
+        error += (off.abs() - error) / 8.0;
+        rest = summed + off.clamp(-most, most);
+        let mut expected = 0.0;
+        for (i, filter) in plan.iter().enumerate() {
+            let error = rest - predictions[i];
+            let energy: f64 = heard[i].iter().map(|x| x * x).sum();
+            let gain = f64::from(filter.rate) * error / (energy + 1e-7 * filter.taps as f64);
+            for (weight, x) in weights[i].iter_mut().zip(&heard[i]) {
+                *weight += gain * x;
+            }
+            heard[i].pop();
+            heard[i].insert(0, rest);
+            let sum: f64 = weights[i].iter().zip(&heard[i]).map(|(w, x)| w * x).sum();
+            predictions[i] = sum.clamp(-2.0, 2.0);
+            expected += predictions[i];
+            last = samples
+                .windows(2)
+                .enumerate()
+                .find(|(_, pair)| pair[0] <= expected && expected < pair[1])
+                .map(|(at, pair)| at as f64 + (expected - pair[0]) / (pair[1] - pair[0]))
+                .unwrap_or(if expected < 0.0 { 0.0 } else { 255.0 });
+            all.push((last / 256.0) as f32);
+            rest = error;
+        }
+        summed = f64::clamp(expected, -1.0, 1.0);
+        let clamped = f64::clamp(spread, 1.0 / 16.0, 256.0);
+        let whole = clamped.log2().floor();
+        let octaves = whole + clamped / whole.exp2() - 1.0;
+        all.push(((octaves + 4.0) / 16.0) as f32);
+    }
+    all
+}
+
+fn plan() -> Vec<FilterPlan> {
+    let filter = |taps, rate| FilterPlan { taps, rate };
+    vec![filter(48, 0.1), filter(16, 0.05)]
+}
+
+/// Three tones and a little noise.
+fn chord(n: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    (0..n)
+        .map(|i| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let noise = (state >> 8) as f32 / (1 << 24) as f32 - 0.5;
+            let tones = [0.11f32, 0.17, 0.29].map(|w| (w * i as f32).sin());
+            let x = 0.1 * tones.iter().sum::<f32>() + 0.003 * noise;
+            mulaw::encode(x).unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn the_cascade_is_that_of_the_definition() {
+    let codes = chord(2_000);
+    let (fast, exact) = (places(&plan(), &codes), naive(&plan(), &codes));
+    assert_eq!(fast.len(), exact.len());
+    for (at, (fast, exact)) in fast.iter().zip(&exact).enumerate() {
+        assert!((fast - exact).abs() < 2e-4, "{at}: {fast} {exact}");
+    }
+}
+
+#[test]
+fn places_are_the_same_on_every_instruction_set() {
+    let codes = chord(3_000);
+    let on = |isa| dispatch(isa, Walk(Predictor::new(&plan()), &codes));
+    let plain = on(Isa::Portable).unwrap();
+    for isa in Isa::ALL {
+        if let Some(places) = on(isa) {
+            assert_eq!(places, plain, "{}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn it_learns_a_chord_and_forgets_it_when_reset() {
+    let codes = chord(8_000);
+    let mut predictor = Predictor::new(&plan());
+    let mut missed = Vec::new();
+    for code in &codes {
+        missed.push((predictor.places()[1] * 256.0 - f32::from(*code)).abs());
+        predictor.hear::<Plain>(*code);
+    }
+    let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len() as f32;
+    let (early, late) = (mean(&missed[..100]), mean(&missed[7_000..]));
+    assert!(late < 3.0 && late * 3.0 < early, "{early} {late}");
+    predictor.reset();
+    let again: Vec<f32> = codes[..500]
+        .iter()
+        .flat_map(|code| {
+            predictor.hear::<Plain>(*code);
+            predictor.places().to_vec()
+        })
+        .collect();
+    assert_eq!(again, places(&plan(), &codes[..500]));
+}
+
+#[test]
+fn what_follows_a_sound_is_within_reach() {
+    let codes = chord(8_000);
+    let mut predictor = Predictor::new(&plan());
+    let mut n_beyond = 0;
+    for (at, code) in codes.iter().enumerate() {
+        let reach = predictor.within_reach();
+        n_beyond += u32::from(!reach.contains(code));
+        if at > 4_000 {
+            assert!(reach.end() - reach.start() < 160, "{at}: {reach:?}");
+        }
+        predictor.hear::<Plain>(*code);
+    }
+    // Of a cold start, most of them.
+    assert!(n_beyond < 40, "{n_beyond}");
+}
+
+#[test]
+fn a_click_does_not_disturb_what_is_expected_later() {
+    let codes = chord(8_000);
+    let mut clicked = codes.clone();
+    clicked[6_000] = 255 - clicked[6_000].min(100);
+    let (clean, clicked) = (places(&plan(), &codes), places(&plan(), &clicked));
+    let worst = |from: usize| {
+        let pairs = clean[3 * from..].iter().zip(&clicked[3 * from..]);
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max)
+    };
+    assert!(worst(6_100) < 0.05, "{}", worst(6_100));
+}
+
+#[test]
+fn no_sound_however_wild_leads_it_out_of_the_scale() {
+    let mut state = 9u32;
+    let wild: Vec<u8> = (0..20_000u32)
+        .map(|i| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            match i / 1_000 % 4 {
+                0 => 128,
+                1 => (state >> 24) as u8,
+                2 => [0, 255][i as usize % 2],
+                _ => 255,
+            }
+        })
+        .collect();
+    for place in places(&plan(), &wild) {
+        assert!((0.0..1.0).contains(&place), "{place}");
+    }
+}
+
+#[test]
+fn a_place_lies_between_its_codes() {
+    let samples = *Predictor::new(&plan()).samples;
+    for code in 0..=254u8 {
+        let (low, high) = (mulaw::decode(code), mulaw::decode(code + 1));
+        let place = |x| place_of(&samples, x) * 256.0;
+        assert_eq!(place(low), f32::from(code));
+        assert!((place((low + high) / 2.0) - f32::from(code) - 0.5).abs() < 1e-3);
+    }
+    assert_eq!(place_of(&samples, -2.0), 0.0);
+    assert_eq!(place_of(&samples, 2.0), 255.0 / 256.0);
+    assert_eq!(
+        [1.0 / 16.0, 1.0, 256.0].map(place_of_spread),
+        [0.0, 0.25, 0.75]
+    );
+}
+
+#[test]
+fn waves_are_cosines_and_sines_of_the_harmonics() {
+    let mut out = [0.0; WAVES];
+    waves::<Plain>(0.3, &mut out);
+    for (i, h) in HARMONICS.iter().enumerate() {
+        let turn = std::f64::consts::TAU * f64::from(*h * 0.3);
+        assert!((f64::from(out[i]) - turn.cos()).abs() < 1e-4, "{h}");
+        assert!((f64::from(out[LANES + i]) - turn.sin()).abs() < 1e-4, "{h}");
+    }
+}
+
+#[test]
+fn cascades_that_cannot_run_are_refused() {
+    let refused = |taps, rate| check(&[FilterPlan { taps, rate }]).unwrap_err();
+    assert!(refused(0, 0.1).contains("taps is 0"));
+    assert!(refused(17, 0.1).contains("multiple of 16"));
+    assert!(refused(16, 2.0).contains("runs away"));
+    assert!(refused(16, f32::NAN).contains("rate"));
+    assert!(
+        check(&vec![plan()[0]; 17])
+            .unwrap_err()
+            .contains("17 filters")
+    );
+    assert_eq!(check(&plan()), Ok(()));
+}
