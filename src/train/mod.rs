@@ -42,4 +42,6 @@ pub use score::{Scorer, spread};
 pub use trainer::{Ending, Event, run};
 
 #[cfg(test)]
+mod differences;
+#[cfg(test)]
 mod tests;
