@@ -10,6 +10,7 @@ use super::features::{Feature, Second};
 use super::verdict::{TREBLE_MIN_DBFS, Thresholds, repeats_of};
 use super::{AuditError, hear};
 use crate::corpus::{self, Split};
+use crate::files;
 use crate::wav;
 
 /// Which quantiles are kept, in percent.
@@ -109,7 +110,7 @@ impl Reference {
     /// Writes it as JSON.
     pub fn write(&self, path: &Path) -> Result<(), AuditError> {
         let json = serde_json::to_string_pretty(self).expect("numbers and words have a JSON form");
-        fs::write(path, json + "\n").map_err(|source| AuditError::Write {
+        files::replace(path, (json + "\n").as_bytes()).map_err(|source| AuditError::Write {
             path: path.to_owned(),
             source,
         })

@@ -11,6 +11,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::record::{CaseResult, Record};
+use crate::files;
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +50,7 @@ pub fn write(record: &Record, dir: &Path) -> Result<Vec<PathBuf>, PlotError> {
     ] {
         if let Some(svg) = picture {
             let path = dir.join(name);
-            fs::write(&path, svg).map_err(failed(&path))?;
+            files::replace(&path, svg.as_bytes()).map_err(failed(&path))?;
             written.push(path);
         }
     }

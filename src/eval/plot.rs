@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use plotters::prelude::*;
 
 use super::context::Context;
+use crate::files;
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +43,7 @@ pub fn write(curves: &[Context], model: &str, dir: &Path) -> Result<PathBuf, Plo
     };
     let svg = draw(curves, model).map_err(|error| PlotError::Draw(error.to_string()))?;
     fs::create_dir_all(dir).map_err(failed)?;
-    fs::write(&path, svg).map_err(failed)?;
+    files::replace(&path, svg.as_bytes()).map_err(failed)?;
     Ok(path)
 }
 
