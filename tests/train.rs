@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 const RATE_HZ: u32 = 8_000;
 const USAGE: i32 = 64;
+const UNAVAILABLE: i32 = 69;
 const CONFIG: i32 = 78;
 
 /// A directory with a corpus of tones and the shapes of a small model.
@@ -68,7 +69,12 @@ fn succeed(dir: &Path, line: &str) -> Output {
 }
 
 fn refused(dir: &Path, code: i32, line: &str, words: &[&str]) {
-    let output = run(dir, line);
+    ends(longwave(dir, line), code, line, words);
+}
+
+/// Holds a command to its exit code and to one last sentence with `words` in it.
+fn ends(mut command: Command, code: i32, line: &str, words: &[&str]) {
+    let output = command.output().unwrap();
     let said = said(&output);
     let last = said.lines().last().unwrap_or_default();
     assert_eq!(output.status.code(), Some(code), "{line}: {said}");
@@ -224,4 +230,38 @@ fn what_cannot_be_trained_is_refused_in_one_sentence() {
     refused(dir, CONFIG, "eval run/model corpus --split test", &["test"]);
     fs::write(dir.join("run/checkpoint/state.safetensors"), "torn").unwrap();
     refused(dir, CONFIG, resume, &["state.safetensors is damaged"]);
+}
+
+/// `ulimit -f` stands in for a full disk: both end a write in the middle of a file.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_takes_no_more_ends_in_a_sentence_and_the_code_to_try_again() {
+    let place = place();
+    let dir = place.path();
+    // 8 KiB: SIGXFSZ is ignored, EFBIG is not.
+    let cramped = |line: &str, words: &[&str]| {
+        let inner = longwave(dir, line);
+        let mut command = Command::new("bash");
+        command
+            .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "bash"])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .current_dir(dir)
+            .stdin(Stdio::null());
+        ends(command, UNAVAILABLE, line, words);
+    };
+    let line = quick("--samples 1000 --render-every 0");
+    cramped(&line, &["state.safetensors", "File too large", "--resume"]);
+    succeed(dir, &line);
+    let more = "train --output run --resume --samples 3000";
+    cramped(more, &["state.safetensors", "File too large", "--resume"]);
+    succeed(dir, more);
+    cramped("render -m run/model -s 9 -o out.wav", &["out.wav"]);
+    let names = fs::read_dir(dir).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(!names.into_iter().any(|name| name.starts_with("out.wav")));
+    cramped(
+        "audit --corpus corpus --calibrate new.json corpus/valid/tone.wav",
+        &["File too large"],
+    );
 }
