@@ -265,3 +265,44 @@ fn a_disk_that_takes_no_more_ends_in_a_sentence_and_the_code_to_try_again() {
         &["File too large"],
     );
 }
+
+/// A decay of 10 at a learning rate of 1 makes every matrix nine times as large, again and again.
+const ABSURD: &str = "--lr 1 --decay 10";
+
+#[test]
+fn a_loss_that_is_no_number_ends_in_a_sentence_and_leaves_what_was_good() {
+    let place = place();
+    let dir = place.path();
+    succeed(dir, &quick("--samples 6000 --render-every 0"));
+    let state = || fs::read(dir.join("run/checkpoint/state.safetensors")).unwrap();
+    let model = || fs::read(dir.join("run/model/model.safetensors")).unwrap();
+    let good = (state(), model());
+    refused(
+        dir,
+        CONFIG,
+        &format!("train --output run --resume --samples 600000 {ABSURD}"),
+        &[
+            "no longer a finite number",
+            "iteration 10 is kept",
+            "lower --lr (it was 1)",
+            "--resume",
+        ],
+    );
+    assert!((state(), model()) == good);
+    succeed(dir, "render -m run/model -s 0.1 -o out.wav");
+
+    succeed(
+        dir,
+        "train --output run --resume --samples 60000 --lr 0.01 --decay 0.05",
+    );
+    let metrics = metrics(dir);
+    assert_eq!(metrics[metrics.len() - 1]["iteration"], 100);
+    let bits = bits(&metrics);
+    assert!(bits[bits.len() - 1] < bits[0], "{bits:?}");
+    // At once, too, there is a checkpoint to go on from.
+    let fresh = quick("--samples 600000 --decay 10 --render-every 0");
+    let fresh = fresh
+        .replace("--lr 0.01", "--lr 1")
+        .replace("--output run", "--output fresh");
+    refused(dir, CONFIG, &fresh, &["iteration 0 is kept"]);
+}
