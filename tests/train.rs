@@ -142,6 +142,8 @@ fn a_training_leaves_a_model_that_plays_and_can_be_measured() {
     assert_eq!(report["context"]["points"][1]["context"], 1_024);
     assert!(dir.join("plots/context.svg").exists());
     let output = succeed(dir, "eval run/model corpus --windows 1");
+    let words = said(&output);
+    assert!(words.contains("--device auto: the "), "{words}");
     let page = String::from_utf8(output.stdout).unwrap();
     assert!(
         page.starts_with("valid ") && page.contains("bits per sample"),

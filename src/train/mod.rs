@@ -29,8 +29,10 @@ mod score;
 mod trainer;
 mod windows;
 
+/// What computes, as [`DeviceChoice::open`] gives it.
+pub use candle_core::Device;
 pub use codes::{CodesError, Reading};
-pub use device::{DeviceChoice, DeviceError};
+pub use device::{DeviceChoice, DeviceError, Opened};
 pub use error::TrainError;
 pub use metrics::Metric;
 pub use network::Network;
