@@ -308,3 +308,41 @@ fn a_loss_that_is_no_number_ends_in_a_sentence_and_leaves_what_was_good() {
         .replace("--output run", "--output fresh");
     refused(dir, CONFIG, &fresh, &["iteration 0 is kept"]);
 }
+
+#[test]
+fn what_cannot_be_rendered_is_a_warning() {
+    let place = place();
+    let dir = place.path();
+    succeed(dir, &quick("--samples 1000 --render-every 0"));
+    fs::write(dir.join("run/samples"), "in the way").unwrap();
+    let output = succeed(
+        dir,
+        "train --output run --resume --samples 2000 --render-every 1",
+    );
+    let words = said(&output);
+    assert!(words.contains("nothing to listen to"), "{words}");
+    assert!(words.contains("longwave play -m run/model"), "{words}");
+}
+
+#[test]
+fn ctrl_c_does_without_the_last_rendering() {
+    let place = place();
+    let dir = place.path();
+    let line = quick("--samples 1000").replace("--render-seconds 0.2", "--render-seconds 40000");
+    let mut child = longwave(dir, &line).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let has_begun = || fs::read_dir(dir.join("run/samples")).is_ok_and(|all| all.count() == 1);
+    while !has_begun() {
+        assert!(child.try_wait().unwrap().is_none(), "it did not wait");
+        assert!(Instant::now() < deadline, "nothing rendered in a minute");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let begin = Instant::now();
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    let words = said(&output);
+    assert!(output.status.success(), "{words}");
+    assert!(words.contains("longwave play -m run/model"), "{words}");
+    assert_eq!(samples(dir), Vec::<PathBuf>::new());
+}

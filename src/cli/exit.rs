@@ -170,7 +170,7 @@ fn of_train(error: &TrainError) -> Option<u8> {
         E::Model(ModelError::Write { .. }) => None,
         E::Model(_) | E::Short { .. } | E::OtherArchitecture { .. } => Some(CONFIG),
         E::Damaged { .. } | E::Diverged { .. } => Some(CONFIG),
-        E::Io { .. } | E::Audition(_) | E::Compute(_) => None,
+        E::Io { .. } | E::Compute(_) => None,
     }
 }
 

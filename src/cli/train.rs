@@ -81,6 +81,7 @@ fn show(bar: &ProgressBar, event: &Event) {
             bar.suspend(|| eprintln!("{line}"));
         }
         Event::Saved { .. } => {}
+        Event::Rendering => bar.set_message("saved; rendering what it sounds like"),
         Event::Note(note) => bar.suspend(|| eprintln!("longwave: {note}")),
     }
 }
