@@ -8,6 +8,7 @@ pub mod capacity;
 pub mod files;
 pub mod machine;
 pub mod mulaw;
+pub mod plot;
 pub mod telemetry;
 
 pub mod broadcast;

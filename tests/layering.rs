@@ -14,6 +14,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("files", &[]),
     ("machine", &[]),
     ("mulaw", &[]),
+    ("plot", &[]),
     ("telemetry", &[]),
     ("broadcast", &[]),
     ("protocol", &["mulaw"]),
@@ -24,13 +25,16 @@ const LAW: &[(&str, &[&str])] = &[
     ("compute", &[]),
     ("model", &["files"]),
     ("engine", &["machine", "model", "compute", "mulaw"]),
-    ("bench", &["files", "machine", "model", "compute", "engine"]),
+    (
+        "bench",
+        &["files", "machine", "model", "compute", "engine", "plot"],
+    ),
     ("inspect", &["model", "engine"]),
     (
         "train",
-        &["corpus", "engine", "files", "model", "mulaw", "wav"],
+        &["corpus", "engine", "files", "model", "mulaw", "plot", "wav"],
     ),
-    ("eval", &["corpus", "files", "model", "train"]),
+    ("eval", &["corpus", "files", "model", "plot", "train"]),
     ("card", &["telemetry"]),
     ("net", &["broadcast", "protocol", "telemetry"]),
     (
@@ -61,7 +65,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("render", &["mulaw", "pump", "resample", "setup", "wav"]),
     (
         "audit",
-        &["corpus", "files", "mulaw", "pump", "setup", "wav"],
+        &["corpus", "files", "mulaw", "plot", "pump", "setup", "wav"],
     ),
     (
         "daemon",
@@ -94,7 +98,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("hyper", &["net"]),
     ("indicatif", &[]),
     ("jiff", &["bench"]),
-    ("plotters", &["audit", "bench", "eval", "train"]),
+    ("plotters", &["audit", "bench", "eval", "plot", "train"]),
     ("png", &["audit"]),
     ("prometheus_client", &["net"]),
     ("realfft", &["audit"]),
