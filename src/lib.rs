@@ -5,8 +5,10 @@
 //! below in the order of the layers: each may name only those that `tests/layering.rs` allows.
 
 pub mod capacity;
+pub mod files;
 pub mod machine;
 pub mod mulaw;
+pub mod plot;
 pub mod telemetry;
 
 pub mod broadcast;

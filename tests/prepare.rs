@@ -291,7 +291,7 @@ fn a_disk_that_takes_no_more_ends_in_a_sentence_and_leaves_what_is_done() {
     let output = command.stdin(Stdio::null()).output().unwrap();
     held_to_a_sentence(
         &output,
-        INTERNAL,
+        UNAVAILABLE,
         &["cannot write", "zz.wav", "File too large"],
     );
     let partials = fs::read_dir(bed.corpus().join("train")).unwrap();

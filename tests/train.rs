@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 const RATE_HZ: u32 = 8_000;
 const USAGE: i32 = 64;
+const UNAVAILABLE: i32 = 69;
 const CONFIG: i32 = 78;
 
 /// A directory with a corpus of tones and the shapes of a small model.
@@ -68,7 +69,12 @@ fn succeed(dir: &Path, line: &str) -> Output {
 }
 
 fn refused(dir: &Path, code: i32, line: &str, words: &[&str]) {
-    let output = run(dir, line);
+    ends(longwave(dir, line), code, line, words);
+}
+
+/// Holds a command to its exit code and to one last sentence with `words` in it.
+fn ends(mut command: Command, code: i32, line: &str, words: &[&str]) {
+    let output = command.output().unwrap();
     let said = said(&output);
     let last = said.lines().last().unwrap_or_default();
     assert_eq!(output.status.code(), Some(code), "{line}: {said}");
@@ -136,6 +142,8 @@ fn a_training_leaves_a_model_that_plays_and_can_be_measured() {
     assert_eq!(report["context"]["points"][1]["context"], 1_024);
     assert!(dir.join("plots/context.svg").exists());
     let output = succeed(dir, "eval run/model corpus --windows 1");
+    let words = said(&output);
+    assert!(words.contains("--device auto: the "), "{words}");
     let page = String::from_utf8(output.stdout).unwrap();
     assert!(
         page.starts_with("valid ") && page.contains("bits per sample"),
@@ -224,4 +232,117 @@ fn what_cannot_be_trained_is_refused_in_one_sentence() {
     refused(dir, CONFIG, "eval run/model corpus --split test", &["test"]);
     fs::write(dir.join("run/checkpoint/state.safetensors"), "torn").unwrap();
     refused(dir, CONFIG, resume, &["state.safetensors is damaged"]);
+}
+
+/// `ulimit -f` stands in for a full disk: both end a write in the middle of a file.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_takes_no_more_ends_in_a_sentence_and_the_code_to_try_again() {
+    let place = place();
+    let dir = place.path();
+    // 8 KiB: SIGXFSZ is ignored, EFBIG is not.
+    let cramped = |line: &str, words: &[&str]| {
+        let inner = longwave(dir, line);
+        let mut command = Command::new("bash");
+        command
+            .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "bash"])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .current_dir(dir)
+            .stdin(Stdio::null());
+        ends(command, UNAVAILABLE, line, words);
+    };
+    let line = quick("--samples 1000 --render-every 0");
+    cramped(&line, &["state.safetensors", "File too large", "--resume"]);
+    succeed(dir, &line);
+    let more = "train --output run --resume --samples 3000";
+    cramped(more, &["state.safetensors", "File too large", "--resume"]);
+    succeed(dir, more);
+    cramped("render -m run/model -s 9 -o out.wav", &["out.wav"]);
+    let names = fs::read_dir(dir).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(!names.into_iter().any(|name| name.starts_with("out.wav")));
+    cramped(
+        "audit --corpus corpus --calibrate new.json corpus/valid/tone.wav",
+        &["File too large"],
+    );
+}
+
+/// A decay of 10 at a learning rate of 1 makes every matrix nine times as large, again and again.
+const ABSURD: &str = "--lr 1 --decay 10";
+
+#[test]
+fn a_loss_that_is_no_number_ends_in_a_sentence_and_leaves_what_was_good() {
+    let place = place();
+    let dir = place.path();
+    succeed(dir, &quick("--samples 6000 --render-every 0"));
+    let state = || fs::read(dir.join("run/checkpoint/state.safetensors")).unwrap();
+    let model = || fs::read(dir.join("run/model/model.safetensors")).unwrap();
+    let good = (state(), model());
+    refused(
+        dir,
+        CONFIG,
+        &format!("train --output run --resume --samples 600000 {ABSURD}"),
+        &[
+            "no longer a finite number",
+            "iteration 10 is kept",
+            "lower --lr (it was 1)",
+            "--resume",
+        ],
+    );
+    assert!((state(), model()) == good);
+    succeed(dir, "render -m run/model -s 0.1 -o out.wav");
+
+    succeed(
+        dir,
+        "train --output run --resume --samples 60000 --lr 0.01 --decay 0.05",
+    );
+    let metrics = metrics(dir);
+    assert_eq!(metrics[metrics.len() - 1]["iteration"], 100);
+    let bits = bits(&metrics);
+    assert!(bits[bits.len() - 1] < bits[0], "{bits:?}");
+    // At once, too, there is a checkpoint to go on from.
+    let fresh = quick("--samples 600000 --decay 10 --render-every 0");
+    let fresh = fresh
+        .replace("--lr 0.01", "--lr 1")
+        .replace("--output run", "--output fresh");
+    refused(dir, CONFIG, &fresh, &["iteration 0 is kept"]);
+}
+
+#[test]
+fn what_cannot_be_rendered_is_a_warning() {
+    let place = place();
+    let dir = place.path();
+    succeed(dir, &quick("--samples 1000 --render-every 0"));
+    fs::write(dir.join("run/samples"), "in the way").unwrap();
+    let output = succeed(
+        dir,
+        "train --output run --resume --samples 2000 --render-every 1",
+    );
+    let words = said(&output);
+    assert!(words.contains("nothing to listen to"), "{words}");
+    assert!(words.contains("longwave play -m run/model"), "{words}");
+}
+
+#[test]
+fn ctrl_c_does_without_the_last_rendering() {
+    let place = place();
+    let dir = place.path();
+    let line = quick("--samples 1000").replace("--render-seconds 0.2", "--render-seconds 40000");
+    let mut child = longwave(dir, &line).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let has_begun = || fs::read_dir(dir.join("run/samples")).is_ok_and(|all| all.count() == 1);
+    while !has_begun() {
+        assert!(child.try_wait().unwrap().is_none(), "it did not wait");
+        assert!(Instant::now() < deadline, "nothing rendered in a minute");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let begin = Instant::now();
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    let words = said(&output);
+    assert!(output.status.success(), "{words}");
+    assert!(words.contains("longwave play -m run/model"), "{words}");
+    assert_eq!(samples(dir), Vec::<PathBuf>::new());
 }

@@ -32,6 +32,7 @@ pub use spectrogram::Spectrogram;
 pub use verdict::{Stretch, Thresholds, Verdict, stretches};
 
 use crate::corpus::CorpusError;
+use crate::files;
 use crate::wav::WavError;
 
 /// Why there is no judgement.
@@ -105,7 +106,7 @@ pub fn write(dir: &Path, heard: &Heard, report: &Report) -> Result<Vec<PathBuf>,
         (png, picture),
     ];
     let write = |(path, bytes): (PathBuf, Vec<u8>)| {
-        fs::write(&path, bytes).map_err(failed(&path))?;
+        files::replace(&path, &bytes).map_err(failed(&path))?;
         Ok(path)
     };
     files.into_iter().map(write).collect()

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -13,20 +12,17 @@ use super::features::{Feature, Second};
 use super::hear::Source;
 use super::report::Report;
 use super::verdict::Verdict;
+use crate::plot::{self, AMBER, Area, BLUE, FONT, GRID, PINK, VERMILION};
 
 const WIDTH: u32 = 1200;
 const PANEL_HEIGHT: u32 = 190;
 const TITLE_HEIGHT: u32 = 110;
-const FONT: &str = "sans-serif";
-const GREY: RGBColor = RGBColor(110, 110, 110);
 /// Where the reference's middle 98 % lie.
 const USUAL: RGBColor = RGBColor(228, 228, 228);
 const CURVE: RGBColor = RGBColor(30, 30, 30);
-const SECOND_CURVE: RGBColor = RGBColor(0, 114, 178);
 /// A longer sound has its extremes drawn, two points for each part of it.
 const PARTS_MAX: usize = 1_000;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'b, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Drawn = Result<(), AuditError>;
 
@@ -36,19 +32,14 @@ impl<E: std::error::Error + Send + Sync> From<DrawingAreaErrorKind<E>> for Audit
     }
 }
 
-/// The colour of a verdict, told apart by those who see fewer colours, too.
-pub(super) fn colour_of(verdict: Verdict) -> (u8, u8, u8) {
+/// The colour of a verdict.
+pub(super) fn colour_of(verdict: Verdict) -> RGBColor {
     match verdict {
-        Verdict::Noise => (213, 94, 0),
-        Verdict::Dead => (0, 114, 178),
-        Verdict::Stuck => (204, 121, 167),
-        Verdict::Clicks => (230, 159, 0),
+        Verdict::Noise => VERMILION,
+        Verdict::Dead => BLUE,
+        Verdict::Stuck => PINK,
+        Verdict::Clicks => AMBER,
     }
-}
-
-fn rgb(verdict: Verdict) -> RGBColor {
-    let (r, g, b) = colour_of(verdict);
-    RGBColor(r, g, b)
 }
 
 /// One picture of the panels: what each shows, and its curves.
@@ -73,7 +64,7 @@ const PANELS: [Panel; 3] = [
         title: "entropy [bits]",
         features: &[
             (Feature::StepEntropyBits, CURVE),
-            (Feature::DrawEntropyBits, SECOND_CURVE),
+            (Feature::DrawEntropyBits, BLUE),
         ],
         y: 0.0..8.0,
     },
@@ -111,16 +102,14 @@ fn write_titles(root: &Area<'_>, report: &Report) -> Drawn {
         "beside {}: the grey band holds 98 % of its seconds",
         report.reference.origin
     );
-    let small = || (FONT, 15).into_font();
-    root.draw(&Text::new(title, (24, 14), (FONT, 24).into_font()))?;
-    root.draw(&Text::new(under, (24, 46), small().color(&GREY)))?;
+    plot::titles(root, &title, &under)?;
     let mut x = 24;
     for (verdict, n) in &report.summary.n_of {
         let place = [(x, 76), (x + 16, 92)];
-        root.draw(&Rectangle::new(place, rgb(*verdict).filled()))?;
+        root.draw(&Rectangle::new(place, colour_of(*verdict).filled()))?;
         let text = format!("{verdict}: {n} s");
         let middle = Pos::new(HPos::Left, VPos::Center);
-        let style = small().color(&BLACK).pos(middle);
+        let style = (FONT, 15).into_font().color(&BLACK).pos(middle);
         x += 34 + 9 * text.len() as i32;
         root.draw(&Text::new(text, (place[1].0 + 6, 84), style))?;
     }
@@ -145,7 +134,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, report: &Report) -> Drawn {
         .y_label_formatter(&|y| format!("{y:.0}"))
         .axis_desc_style((FONT, 16))
         .label_style((FONT, 13))
-        .bold_line_style(RGBColor(225, 225, 225))
+        .bold_line_style(GRID)
         .light_line_style(TRANSPARENT)
         .draw()?;
     draw_usual(&mut chart, panel, report)?;
@@ -186,7 +175,7 @@ fn draw_stretches(chart: &mut Chart<'_, '_>, panel: &Panel, report: &Report) -> 
         }
         *painted = to.max(from + least);
         let corners = [(from, panel.y.start), (*painted, panel.y.end)];
-        let style = rgb(stretch.verdict).mix(0.5).filled();
+        let style = colour_of(stretch.verdict).mix(0.5).filled();
         chart.draw_series([Rectangle::new(corners, style)])?;
     }
     Ok(())

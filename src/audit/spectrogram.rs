@@ -6,6 +6,7 @@
 
 use std::io;
 
+use plotters::style::RGBColor;
 use png::{BitDepth, ColorType, Encoder};
 
 use super::plot::colour_of;
@@ -133,7 +134,10 @@ impl Spectrogram {
         let (from, to) = (second(column), second(column + 1));
         let seconds = verdicts.iter().take(to.max(from + 1)).skip(from);
         let worst = seconds.flatten().min();
-        worst.map_or([235; 3], |verdict| colour_of(*verdict).into())
+        worst.map_or([235; 3], |verdict| {
+            let RGBColor(r, g, b) = colour_of(*verdict);
+            [r, g, b]
+        })
     }
 }
 

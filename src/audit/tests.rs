@@ -166,6 +166,8 @@ fn damage_is_named_where_it_is_and_for_what_it_is() {
     let at = |s: usize| s * RATE;
     samples[at(5)..at(9)].copy_from_slice(&noise(4 * RATE, 0.25));
     samples[at(15)..at(18)].fill(0.0);
+    // Silence but for the last bit.
+    samples[at(11)..at(13)].copy_from_slice(&noise(2 * RATE, 1e-4));
     for (place, tone) in samples[at(25)..at(35)]
         .iter_mut()
         .zip(sine(10 * RATE, 1_931.0, 0.05))
@@ -180,7 +182,7 @@ fn damage_is_named_where_it_is_and_for_what_it_is() {
         samples[at(second) + 5_000 * i + 77] = [0.8, -0.3, 0.5][i];
     }
     assert_eq!(named(&samples, Verdict::Noise), [5, 6, 7, 8]);
-    assert_eq!(named(&samples, Verdict::Dead), [15, 16, 17]);
+    assert_eq!(named(&samples, Verdict::Dead), [11, 12, 15, 16, 17]);
     // Where sound is spliced, it may click as well.
     let mut clicks = named(&samples, Verdict::Clicks);
     clicks.retain(|s| *s > 47);
@@ -252,12 +254,34 @@ fn the_builtin_reference_is_whole_and_not_looser_than_what_the_model_does() {
 }
 
 #[test]
+fn what_is_faint_is_dead_unless_the_corpus_has_rests_like_it() {
+    let mut samples = music(40);
+    samples[20 * RATE..23 * RATE].copy_from_slice(&noise(3 * RATE, 1e-3));
+    let dead = |reference: &Reference| {
+        let verdicts = reference.thresholds.judge(&seconds(&samples));
+        verdicts
+            .iter()
+            .filter(|all| all.contains(&Verdict::Dead))
+            .count()
+    };
+    let reference = |samples: &[f32]| Reference::new(&[seconds(samples)], 16_000, "a test".into());
+    assert_eq!(dead(&reference(&music(40))), 3);
+    assert_eq!(dead(&reference(&samples)), 0);
+    // Rests that are silent to the last bit say nothing of what is merely faint.
+    let mut silent = music(40);
+    silent[20 * RATE..23 * RATE].fill(0.0);
+    assert_eq!(dead(&reference(&silent)), 3);
+}
+
+#[test]
 fn a_reference_survives_its_file_and_a_foreign_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("r.json");
     let reference = Reference::new(&[seconds(&music(12))], 16_000, "a test".to_owned());
     // Of so little sound nothing is known that would loosen a threshold but its own clicks.
-    assert_eq!(reference.thresholds.held_ms, Thresholds::STRICTEST.held_ms);
+    let (own, strictest) = (reference.thresholds, Thresholds::STRICTEST);
+    assert_eq!(own.held_ms, strictest.held_ms);
+    assert_eq!(own.level_dbfs, strictest.level_dbfs);
     reference.write(&path).unwrap();
     assert_eq!(Reference::read(&path).unwrap(), reference);
     for text in ["", "{}", "[1]"] {

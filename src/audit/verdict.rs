@@ -13,7 +13,7 @@ use super::steady;
 pub enum Verdict {
     /// Runaway noise: a spectrum whiter, or a treble louder, than music's.
     Noise,
-    /// Dead silence: one code held for longer than a rest.
+    /// Dead silence: one code held for longer than a rest, or sound fainter than any of the corpus.
     Dead,
     /// A partial that does not decay, or a loop.
     Stuck,
@@ -52,12 +52,26 @@ pub struct Thresholds {
     pub treble_dbfs: f32,
     /// A code held for longer is dead silence.
     pub held_ms: f32,
+    /// A second fainter than this is dead though no code is held in it. A reference that was
+    /// measured before there was this threshold names none.
+    #[serde(default = "fainter_than_all")]
+    pub level_dbfs: f32,
     /// Five seconds with a partial that wavers less are stuck.
     pub waver_db: f32,
     /// Four seconds in a row, each more like an earlier one, are stuck.
     pub repeat: f32,
     /// A sample further out is a click.
     pub click_ratio: f32,
+}
+
+/// Is it silence to the last bit, which is judged by how long it lasts and not by its level?
+pub(super) fn is_held(second: &Second) -> bool {
+    second.held_ms > Thresholds::STRICTEST.held_ms
+}
+
+/// No level is below this.
+fn fainter_than_all() -> f32 {
+    -140.0
 }
 
 /// Seconds in a row that must repeat: a phrase played twice is music.
@@ -72,6 +86,7 @@ impl Thresholds {
         flatness_db: -15.0,
         treble_dbfs: -60.0,
         held_ms: 500.0,
+        level_dbfs: -60.0,
         waver_db: 1.25,
         repeat: 0.8,
         click_ratio: 6.0,
@@ -82,6 +97,11 @@ impl Thresholds {
         second.treble_dbfs > self.treble_dbfs || (is_white && second.treble_dbfs > TREBLE_MIN_DBFS)
     }
 
+    fn is_dead(&self, second: &Second) -> bool {
+        let is_faint = second.level_dbfs < self.level_dbfs;
+        second.held_ms > self.held_ms || (is_faint && !is_held(second))
+    }
+
     /// The verdicts on every second.
     pub fn judge(&self, seconds: &[Second]) -> Vec<Vec<Verdict>> {
         let mut verdicts = vec![Vec::new(); seconds.len()];
@@ -90,7 +110,7 @@ impl Thresholds {
             if is_noise {
                 verdicts.push(Verdict::Noise);
             }
-            if second.held_ms > self.held_ms {
+            if self.is_dead(second) {
                 verdicts.push(Verdict::Dead);
             }
             // Noise is full of samples that nothing leads up to.

@@ -4,13 +4,14 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
 use plotters::coord::combinators::{BindKeyPoints, LogCoord, WithKeyPoints};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::record::{CaseResult, Record};
+use crate::files;
+use crate::plot::{self, AMBER, Area, BLUE, FONT, GREEN, GREY, GRID, PINK, SKY, VERMILION, VIOLET};
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +50,7 @@ pub fn write(record: &Record, dir: &Path) -> Result<Vec<PathBuf>, PlotError> {
     ] {
         if let Some(svg) = picture {
             let path = dir.join(name);
-            fs::write(&path, svg).map_err(failed(&path))?;
+            files::replace(&path, svg.as_bytes()).map_err(failed(&path))?;
             written.push(path);
         }
     }
@@ -59,22 +60,20 @@ pub fn write(record: &Record, dir: &Path) -> Result<Vec<PathBuf>, PlotError> {
 const SIZE: (u32, u32) = (1000, 560);
 /// The column of the legend.
 const LEGEND_WIDTH: u32 = 270;
-const FONT: &str = "sans-serif";
-const GREY: RGBColor = RGBColor(110, 110, 110);
+/// Ends of an axis that are more than this apart have but the powers of ten between them.
+const TICKS_MOST: f64 = 1e4;
 const DEADLINE: RGBColor = RGBColor(200, 30, 30);
-/// Told apart by those who see fewer colours, too.
 const COLOURS: [RGBColor; 8] = [
-    RGBColor(0, 114, 178),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-    RGBColor(213, 94, 0),
-    RGBColor(120, 94, 240),
+    BLUE,
+    AMBER,
+    GREEN,
+    PINK,
+    SKY,
+    VERMILION,
+    VIOLET,
     RGBColor(60, 60, 60),
 ];
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Axis = WithKeyPoints<LogCoord<f64>>;
 type Chart<'a, 'b> = ChartContext<'b, SVGBackend<'a>, Cartesian2d<Axis, Axis>>;
 type Drawn = Result<(), PlotError>;
@@ -262,7 +261,7 @@ fn drawn(
             .label_style((FONT, 14))
             .x_label_formatter(&|x| number(*x))
             .y_label_formatter(&|y| number(*y))
-            .bold_line_style(RGBColor(225, 225, 225))
+            .bold_line_style(GRID)
             .light_line_style(TRANSPARENT)
             .draw()?;
         let mut legend = Legend { area: side, y: 8 };
@@ -276,19 +275,11 @@ fn write_titles(root: &Area<'_>, labels: &Labels<'_>) -> Drawn {
     let record = labels.record;
     let date = record.date.as_deref().unwrap_or("");
     let under = format!("{} on {}, {date}", record.model, record.machine.cpu);
-    let small = (FONT, 15).into_font().color(&GREY);
-    root.draw(&Text::new(labels.title, (24, 18), (FONT, 24).into_font()))?;
-    root.draw(&Text::new(under, (24, 48), small))?;
-    Ok(())
+    Ok(plot::titles(root, labels.title, &under)?)
 }
 
-/// Ticks at 1, 2 and 5 times each power of ten, or, where these would touch, at the powers alone.
 fn ticks(range: &Range<f64>) -> Vec<f64> {
-    let is_long = range.end / range.start > 1e4;
-    let told: &[f64] = if is_long { &[1.0] } else { &[1.0, 2.0, 5.0] };
-    let decades = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
-    let ticks = decades.flat_map(|decade| told.iter().map(move |n| n * 10f64.powi(decade)));
-    ticks.filter(|tick| range.contains(tick)).collect()
+    plot::ticks(range, TICKS_MOST)
 }
 
 /// As a person writes it: digits in groups of three, shares as decimals.
@@ -481,10 +472,5 @@ mod tests {
     fn numbers_are_written_as_people_do() {
         let written = [0.001, 0.5, 1.0, 62.5, 1_048_576.0].map(number);
         assert_eq!(written, ["0.001", "0.5", "1", "62", "1,048,576"]);
-        assert_eq!(ticks(&(15.0..120.0)), [20.0, 50.0, 100.0]);
-        assert_eq!(
-            ticks(&(0.9..20_000.0)),
-            [1.0, 10.0, 100.0, 1000.0, 10_000.0]
-        );
     }
 }

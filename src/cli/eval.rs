@@ -17,6 +17,7 @@ use super::exit::Outcome;
 use super::interrupt;
 use super::pages::print;
 use super::render::progress_bar;
+use super::train::device;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -36,7 +37,8 @@ pub fn run(args: &EvalArgs) -> Outcome {
     }
     let model = Model::load(&find_model(&args.model)?)?;
     let splits = splits(args)?;
-    let scorer = Scorer::new(&model, args.device).map_err(EvalError::from)?;
+    let device = device(args.device)?;
+    let scorer = Scorer::new(&model, device).map_err(EvalError::from)?;
     let watch = Watch::new()?;
     let mut report = Report {
         model: model.name.clone(),

@@ -61,7 +61,18 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn code(error: &eyre::Report) -> u8 {
+    // Whichever command was writing: there may be room another time.
+    if error.chain().any(is_out_of_room) {
+        return UNAVAILABLE;
+    }
     error.chain().find_map(code_of).unwrap_or(INTERNAL)
+}
+
+/// A disk that is full, a quota that is used up, or a limit of how large a file may be.
+fn is_out_of_room(cause: &(dyn Error + 'static)) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let error = cause.downcast_ref::<io::Error>();
+    error.is_some_and(|error| matches!(error.kind(), FileTooLarge | QuotaExceeded | StorageFull))
 }
 
 fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
@@ -139,12 +150,12 @@ fn of_corpus(error: &CorpusError) -> Option<u8> {
         E::Inside(_) | E::Foreign(_) | E::OtherOptions { .. } | E::OtherFolder { .. } => {
             Some(USAGE)
         }
-        E::Busy(_) | E::Full(_) => Some(UNAVAILABLE),
+        E::Busy(_) => Some(UNAVAILABLE),
         E::NoSplit { .. } | E::Read { .. } | E::NoFolder(_) | E::NoRecordings { .. } => {
             Some(CONFIG)
         }
         E::Manifest { .. } | E::NothingUsable { .. } => Some(CONFIG),
-        E::Write { .. } | E::Wav(_) | E::Interrupted { .. } => None,
+        E::Full { .. } | E::Write { .. } | E::Wav(_) | E::Interrupted { .. } => None,
     }
 }
 
@@ -159,7 +170,7 @@ fn of_train(error: &TrainError) -> Option<u8> {
         E::Model(ModelError::Write { .. }) => None,
         E::Model(_) | E::Short { .. } | E::OtherArchitecture { .. } => Some(CONFIG),
         E::Damaged { .. } | E::Diverged { .. } => Some(CONFIG),
-        E::Io { .. } | E::Audition(_) | E::Compute(_) => None,
+        E::Io { .. } | E::Compute(_) => None,
     }
 }
 
@@ -216,6 +227,8 @@ mod tests {
     use clap::Parser;
     use longwave::capacity::{Capacity, Costs, EngineLoad};
 
+    use std::path::PathBuf;
+
     use super::*;
     use crate::cli::args::Cli;
 
@@ -254,6 +267,59 @@ mod tests {
         let overload = Capacity::new(vec![load], 64).judge(&[0, 0], false);
         let error = DaemonError::from(overload.unwrap_err());
         assert_eq!(code(&eyre::Report::new(error)), CONFIG);
+    }
+
+    /// What commands make of it that the system would not write.
+    fn unwritten(kind: io::ErrorKind) -> Vec<eyre::Report> {
+        let (path, source) = (PathBuf::from("a"), || io::Error::from(kind));
+        let wav = || WavError::Write {
+            path: path.clone(),
+            source: source(),
+        };
+        let model = ModelError::Write {
+            path: path.clone(),
+            source: source(),
+        };
+        let train = TrainError::Io {
+            verb: "write",
+            path: path.clone(),
+            source: source(),
+        };
+        let corpus = CorpusError::Write {
+            path: path.clone(),
+            source: source(),
+        };
+        let full = CorpusError::Full {
+            path: path.clone(),
+            source: source(),
+        };
+        let audit = AuditError::Write {
+            path: path.clone(),
+            source: source(),
+        };
+        vec![
+            source().into(),
+            RenderError::from(wav()).into(),
+            ListenError::from(wav()).into(),
+            TrainError::from(model).into(),
+            train.into(),
+            corpus.into(),
+            full.into(),
+            audit.into(),
+        ]
+    }
+
+    #[test]
+    fn whichever_command_finds_the_disk_full_may_be_tried_again() {
+        use io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, StorageFull};
+        for kind in [FileTooLarge, QuotaExceeded, StorageFull] {
+            for error in unwritten(kind) {
+                assert_eq!(code(&error), UNAVAILABLE, "{error:?}");
+            }
+        }
+        for error in unwritten(PermissionDenied) {
+            assert_eq!(code(&error), INTERNAL, "{error:?}");
+        }
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub fn completions(shell: clap_complete::Shell) -> Outcome {
 pub fn man(directory: Option<PathBuf>) -> Outcome {
     if let Some(directory) = directory {
         return clap_mangen::generate_to(Cli::command(), &directory).map_err(|error| {
-            eyre::eyre!("cannot write man pages to {}: {error}", directory.display())
+            let said = format!("cannot write man pages to {}: {error}", directory.display());
+            eyre::Report::new(error).wrap_err(said)
         });
     }
     let mut page = Vec::new();

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use longwave::train::{self, Budget, Ending, Event, Job, Metric};
+use longwave::train::{self, Budget, Device, DeviceChoice, Ending, Event, Job, Metric, TrainError};
 
 use super::args::train::TrainArgs;
 use super::exit::Outcome;
@@ -14,7 +14,7 @@ use super::interrupt;
 /// The bar is shown on a terminal only, the lines always.
 pub fn run(args: &TrainArgs) -> Outcome {
     let job = args.resolve()?;
-    let device = args.device.open().map_err(train::TrainError::from)?;
+    let device = device(args.device)?;
     let is_interrupted = interrupt::flag()?;
     let bar = progress_bar();
     let ending = train::run(&job, &device, &mut |event| {
@@ -27,6 +27,15 @@ pub fn run(args: &TrainArgs) -> Outcome {
     bar.finish_and_clear();
     eprint!("{}", last_words(&job, &ending?));
     Ok(())
+}
+
+/// Opens what shall compute, and says which it is unless that was asked for by name.
+pub(super) fn device(choice: DeviceChoice) -> Result<Device, TrainError> {
+    let opened = choice.open()?;
+    if let Some(why) = opened.why {
+        eprintln!("--device {choice}: {why}");
+    }
+    Ok(opened.device)
 }
 
 fn show(bar: &ProgressBar, event: &Event) {
@@ -72,6 +81,7 @@ fn show(bar: &ProgressBar, event: &Event) {
             bar.suspend(|| eprintln!("{line}"));
         }
         Event::Saved { .. } => {}
+        Event::Rendering => bar.set_message("saved; rendering what it sounds like"),
         Event::Note(note) => bar.suspend(|| eprintln!("longwave: {note}")),
     }
 }

@@ -171,6 +171,11 @@ impl Manifest {
         self.totals = totals;
     }
 
+    /// As a person can read it.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("numbers and words have a JSON form") + "\n"
+    }
+
     /// Understands a manifest. Its paths are believed only if we could have written them: files
     /// are removed by them.
     pub fn parse(text: &str) -> Result<Self, String> {

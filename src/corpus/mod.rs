@@ -118,9 +118,14 @@ pub enum CorpusError {
     /// *Retry*: when there is room.
     #[error(
         "the disk is full at {}: make room and run the same again; what is done stays done",
-        .0.display()
+        path.display()
     )]
-    Full(PathBuf),
+    Full {
+        /// What could not be written.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// *Fatal*: the system would not have it.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -154,7 +159,9 @@ impl CorpusError {
     fn write(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(path),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { path, source }
+            }
             _ => Self::Write { path, source },
         }
     }

@@ -1,7 +1,7 @@
 //! The directory that a corpus is written to, which one process owns at a time.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Component, Path, PathBuf};
 
@@ -10,9 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::corpus::CorpusError;
 use crate::corpus::manifest::{MANIFEST, Manifest, Options};
 use crate::corpus::split::Split;
-
-/// A manifest being written.
-const PARTIAL: &str = "manifest.json.partial";
+use crate::files;
 
 /// Bytes hashed between two looks at the caller.
 const CHUNK_LEN: usize = 1 << 18;
@@ -62,19 +60,8 @@ impl Store {
     /// Writes the manifest, all of it or nothing.
     pub fn save(&self, manifest: &Manifest) -> Result<(), CorpusError> {
         let path = self.path.join(MANIFEST);
-        let partial = self.path.join(PARTIAL);
-        let write = || -> io::Result<()> {
-            let mut file = BufWriter::new(File::create(&partial)?);
-            serde_json::to_writer_pretty(&mut file, manifest)?;
-            file.write_all(b"\n")?;
-            file.into_inner()?.sync_all()?;
-            fs::rename(&partial, &path)
-        };
-        write().map_err(|source| {
-            // A disk that is full gets its space back.
-            let _ = fs::remove_file(&partial);
-            CorpusError::write(&path, source)
-        })
+        let json = manifest.to_json();
+        files::replace(&path, json.as_bytes()).map_err(|source| CorpusError::write(&path, source))
     }
 
     /// Removes what no recording stands behind any more.
@@ -141,7 +128,8 @@ fn is_free(path: &Path) -> bool {
     match fs::read_dir(path) {
         Ok(entries) => {
             let mut paths = entries.flatten().map(|entry| entry.path());
-            paths.all(|path| is_split(&path) && is_empty(&path) || path.ends_with(PARTIAL))
+            let partial = files::partial(&path.join(MANIFEST));
+            paths.all(|path| is_split(&path) && is_empty(&path) || path == partial)
         }
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }

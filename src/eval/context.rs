@@ -172,7 +172,7 @@ mod tests {
         // Its output depends on 100 codes or so: more context changes nothing but rounding.
         assert!(config.receptive_field() < FIRST as u64);
         let split = noise(5_000);
-        let scorer = Scorer::new(&model, DeviceChoice::Cpu).unwrap();
+        let scorer = Scorer::new(&model, DeviceChoice::Cpu.open().unwrap().device).unwrap();
         let curve = measure(&scorer, &config, &split, Some(3), &mut |_| {
             ControlFlow::Continue(())
         });

@@ -186,7 +186,7 @@ mod tests {
 
     pub fn tiny() -> Scorer {
         let model = Model::load(Path::new("models/tiny")).unwrap();
-        Scorer::new(&model, DeviceChoice::Cpu).unwrap()
+        Scorer::new(&model, DeviceChoice::Cpu.open().unwrap().device).unwrap()
     }
 
     pub fn noise(n: usize) -> SplitCodes {

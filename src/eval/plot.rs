@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use plotters::prelude::*;
 
 use super::context::Context;
+use crate::files;
+use crate::plot::{self, BLUE, FONT, GREEN, VERMILION};
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -24,14 +26,7 @@ pub enum PlotError {
 }
 
 const SIZE: (u32, u32) = (1000, 560);
-const FONT: &str = "sans-serif";
-const GREY: RGBColor = RGBColor(110, 110, 110);
-/// Told apart by those who see fewer colours, too.
-const COLOURS: [RGBColor; 3] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-];
+const COLOURS: [RGBColor; 3] = [BLUE, VERMILION, GREEN];
 
 /// Writes `context.svg` into `dir`, which is made if it is missing, and returns its path.
 pub fn write(curves: &[Context], model: &str, dir: &Path) -> Result<PathBuf, PlotError> {
@@ -42,7 +37,7 @@ pub fn write(curves: &[Context], model: &str, dir: &Path) -> Result<PathBuf, Plo
     };
     let svg = draw(curves, model).map_err(|error| PlotError::Draw(error.to_string()))?;
     fs::create_dir_all(dir).map_err(failed)?;
-    fs::write(&path, svg).map_err(failed)?;
+    files::replace(&path, svg.as_bytes()).map_err(failed)?;
     Ok(path)
 }
 
@@ -61,14 +56,8 @@ fn draw(curves: &[Context], model: &str) -> Result<String, Box<dyn std::error::E
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
-        let title = (FONT, 24).into_font();
-        root.draw(&Text::new("What context is worth", (24, 18), title))?;
         let under = format!("{model}; bars: standard error of the difference to the longest");
-        root.draw(&Text::new(
-            under,
-            (24, 48),
-            (FONT, 15).into_font().color(&GREY),
-        ))?;
+        plot::titles(&root, "What context is worth", &under)?;
         let axis = (x.0 / 1.3..x.1 * 1.3).log_scale().with_key_points(contexts);
         let mut chart = ChartBuilder::on(&root.margin(76, 12, 12, 24))
             .x_label_area_size(52)

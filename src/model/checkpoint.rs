@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use candle_core::safetensors::Load;
@@ -10,6 +10,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sha2::{Digest, Sha256};
 
 use super::{ModelConfig, ModelError, V};
+use crate::files;
 
 /// All tensors of a model in f32, row-major, matrices as [out, in].
 #[derive(Clone, Debug)]
@@ -184,12 +185,14 @@ pub fn save(dir: &Path, config_json: &str, weights: &Weights) -> Result<(), Mode
         path: path.clone(),
         reason,
     })?;
-    std::fs::create_dir_all(dir).map_err(|source| ModelError::Write {
-        path: dir.into(),
-        source,
-    })?;
-    replace(&path, &bytes)?;
-    replace(&dir.join("config.json"), config_json.as_bytes())
+    let failed = |path: &Path| {
+        let path = path.into();
+        move |source| ModelError::Write { path, source }
+    };
+    std::fs::create_dir_all(dir).map_err(failed(dir))?;
+    files::replace(&path, &bytes).map_err(failed(&path))?;
+    let path = dir.join("config.json");
+    files::replace(&path, config_json.as_bytes()).map_err(failed(&path))
 }
 
 fn serialise(config: &ModelConfig, weights: &Weights) -> Result<Vec<u8>, String> {
@@ -203,26 +206,6 @@ fn serialise(config: &ModelConfig, weights: &Weights) -> Result<Vec<u8>, String>
         Ok::<_, String>(Vec::new())
     })?;
     safetensors::serialize(views, None).map_err(|error| error.to_string())
-}
-
-/// Puts a file in the place of another in one move, on the disk before its name is.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    let failed = |source| ModelError::Write {
-        path: path.into(),
-        source,
-    };
-    let new = path.with_extension("new");
-    let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
-    };
-    write().map_err(|source| {
-        // Half a file helps nobody, and may be what fills the disk.
-        let _ = std::fs::remove_file(&new);
-        failed(source)
-    })
 }
 
 /// The tensors of a file that have not been taken yet.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use super::error::TrainError;
 use crate::engine::{self, DrawParams, Turn, uniform};
 use crate::model::Model;
 use crate::mulaw;
@@ -14,6 +14,8 @@ use crate::wav::{WavError, WavFormat, WavWriter};
 
 /// Codes between two looks at the flag.
 const CHUNK_LEN: usize = 320;
+/// Between two questions whether a file is still wanted.
+const WAIT: Duration = Duration::from_millis(50);
 
 /// Renders one file at a time.
 #[derive(Debug, Default)]
@@ -44,26 +46,42 @@ impl Audition {
     }
 
     /// Begins one, unless the one before is still being rendered; says why the one before failed.
-    pub fn begin(&mut self, take: Take) -> Result<(), TrainError> {
+    pub fn begin(&mut self, take: Take) -> Result<(), WavError> {
         if self.is_busy() {
             return Ok(());
         }
-        self.end()?;
+        let before = self.end();
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| WavError::Write { path, source }
+        };
         if let Some(folder) = take.path.parent() {
-            std::fs::create_dir_all(folder).map_err(TrainError::write(folder))?;
+            std::fs::create_dir_all(folder).map_err(failed(folder))?;
         }
-        let shall_stop = self.shall_stop.clone();
+        let (shall_stop, failed) = (self.shall_stop.clone(), failed(&take.path));
         let thread = thread::Builder::new().name("audition".to_owned());
         let thread = thread.spawn(move || render(take, &shall_stop));
-        self.running = Some(thread.map_err(TrainError::write(Path::new("a thread")))?);
-        Ok(())
+        self.running = Some(thread.map_err(failed)?);
+        before
     }
 
-    /// Waits for the file that is being rendered.
-    pub fn end(&mut self) -> Result<(), TrainError> {
+    /// Waits for the file that is being rendered, as long as it is wanted: `is_wanted` is asked
+    /// time and again. Returns whether it was to the end.
+    pub fn wait(&mut self, is_wanted: &mut dyn FnMut() -> bool) -> Result<bool, WavError> {
+        while self.is_busy() {
+            if !is_wanted() {
+                self.shall_stop.store(true, Ordering::Relaxed);
+                return self.end().map(|()| false);
+            }
+            thread::sleep(WAIT);
+        }
+        self.end().map(|()| true)
+    }
+
+    fn end(&mut self) -> Result<(), WavError> {
         match self.running.take().map(JoinHandle::join) {
-            None | Some(Ok(Ok(()))) => Ok(()),
-            Some(Ok(Err(error))) => Err(TrainError::Audition(error)),
+            None => Ok(()),
+            Some(Ok(result)) => result,
             Some(Err(panic)) => std::panic::resume_unwind(panic),
         }
     }
@@ -128,9 +146,41 @@ mod tests {
         let path = dir.path().join("new/a.wav");
         let mut audition = Audition::default();
         audition.begin(take(&path, 0.1)).unwrap();
-        audition.end().unwrap();
+        assert!(audition.wait(&mut || true).unwrap());
         let samples = crate::wav::read_mono(&path, 16_000, 9.0).unwrap();
         assert_eq!(samples.len(), 1_600);
+    }
+
+    #[test]
+    fn what_is_no_longer_wanted_ends_at_once_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut audition = Audition::default();
+        let long = take(&dir.path().join("a.wav"), 3_600.0);
+        audition.begin(long).unwrap();
+        let mut n_asked = 0;
+        let mut is_wanted = || {
+            n_asked += 1;
+            n_asked < 3
+        };
+        assert!(!audition.wait(&mut is_wanted).unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn one_that_fails_is_told_and_keeps_none_from_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut audition = Audition::default();
+        let path = dir.path().join("no-file");
+        std::fs::create_dir(&path).unwrap();
+        audition.begin(take(&path, 0.1)).unwrap();
+        while audition.is_busy() {
+            thread::sleep(WAIT);
+        }
+        let path = dir.path().join("a.wav");
+        let why = audition.begin(take(&path, 0.1)).unwrap_err().to_string();
+        assert!(why.contains("no-file"), "{why}");
+        assert!(audition.wait(&mut || true).unwrap());
+        assert!(path.exists());
     }
 
     #[test]

@@ -2,20 +2,16 @@
 
 use std::ops::Range;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::metrics::Metric;
+use crate::plot::{self, Area, BLUE, FONT, GREEN, VERMILION};
 
 const SIZE: (u32, u32) = (1000, 680);
 /// The part that bits per sample get.
 const UPPER: u32 = 460;
-const FONT: &str = "sans-serif";
-const GREY: RGBColor = RGBColor(110, 110, 110);
-/// Told apart by those who see fewer colours, too.
-const BLUE: RGBColor = RGBColor(0, 114, 178);
-const ORANGE: RGBColor = RGBColor(213, 94, 0);
-const GREEN: RGBColor = RGBColor(0, 158, 115);
+/// Ends of an axis that are more than this apart have but the powers of ten between them.
+const TICKS_MOST: f64 = 300.0;
 /// Points of a curve: more cannot be seen.
 const POINTS_MAX: usize = 500;
 /// The height of the picture: what a training begins with is of little interest.
@@ -23,7 +19,6 @@ const BITS_SHOWN: f64 = 3.0;
 /// Right of the curves, where the lower ones have an axis.
 const RIGHT: u32 = 64;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), String>;
 type Points = Vec<(f64, f64)>;
 
@@ -96,10 +91,7 @@ fn write_titles(root: &Area<'_>, title: &str, lines: &[Metric]) -> Drawn {
             under += &format!("; {name} {bits:.3} bits");
         }
     }
-    let small = (FONT, 15).into_font().color(&GREY);
-    let title = Text::new(title.to_owned(), (24, 18), (FONT, 24).into_font());
-    root.draw(&title).map_err(words)?;
-    root.draw(&Text::new(under, (24, 48), small)).map_err(words)
+    plot::titles(root, title, &under).map_err(words)
 }
 
 /// Bits per sample of training and of validation.
@@ -136,12 +128,12 @@ fn bits(area: &Area<'_>, x: &Range<f64>, train: &Points, valid: &Points) -> Draw
         .label("training")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], BLUE.stroke_width(2)));
     if !valid.is_empty() {
-        let dot = |point: &(f64, f64)| Circle::new(*point, 4, ORANGE.filled());
+        let dot = |point: &(f64, f64)| Circle::new(*point, 4, VERMILION.filled());
         chart
             .draw_series(valid.iter().map(dot))
             .map_err(words)?
             .label("validation, averaged weights")
-            .legend(|(x, y)| Circle::new((x + 10, y), 4, ORANGE.filled()));
+            .legend(|(x, y)| Circle::new((x + 10, y), 4, VERMILION.filled()));
     }
     chart
         .configure_series_labels()
@@ -200,18 +192,8 @@ fn steps(area: &Area<'_>, x: &Range<f64>, rates: &Points, gradients: &Points) ->
     Ok(())
 }
 
-/// 1, 2 and 5 times each power of ten, or the powers alone where those would touch.
 fn ticks(range: &Range<f64>) -> Vec<f64> {
-    let is_long = range.end / range.start > 300.0;
-    let told: &[f64] = if is_long { &[1.0] } else { &[1.0, 2.0, 5.0] };
-    let decades = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
-    // Divided, a tenth is 0.1; multiplied, it is not.
-    let power = |decade: i32, n: f64| match decade {
-        decade if decade < 0 => n / 10f64.powi(-decade),
-        decade => n * 10f64.powi(decade),
-    };
-    let ticks = decades.flat_map(|decade| told.iter().map(move |n| power(decade, *n)));
-    ticks.filter(|tick| range.contains(tick)).collect()
+    plot::ticks(range, TICKS_MOST)
 }
 
 /// As a person says it: 65 k, 3.3 M, 12 G.

@@ -36,14 +36,43 @@ pub enum DeviceError {
     },
 }
 
+/// A device, ready to compute.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The device.
+    pub device: Device,
+    /// Which it is and why, in a sentence, where the choice was left to us.
+    pub why: Option<String>,
+}
+
 impl DeviceChoice {
     /// Opens what was asked for; the calling thread must be the one that computes.
-    pub fn open(self) -> Result<Device, DeviceError> {
+    pub fn open(self) -> Result<Opened, DeviceError> {
+        let asked = |device| Opened { device, why: None };
         match self {
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(number) => cuda(number),
-            Self::Auto => Ok(cuda(0).unwrap_or(Device::Cpu)),
+            Self::Cpu => Ok(asked(Device::Cpu)),
+            Self::Cuda(number) => cuda(number).map(asked),
+            Self::Auto => Ok(auto(cuda(0))),
         }
+    }
+}
+
+/// The GPU if there is one, else the CPU.
+fn auto(gpu: Result<Device, DeviceError>) -> Opened {
+    let (device, why) = match gpu {
+        Ok(gpu) => (gpu, "the first GPU computes".to_owned()),
+        Err(DeviceError::NotBuilt) => {
+            let why = "the CPU computes: this longwave was built for nothing else";
+            (Device::Cpu, why.to_owned())
+        }
+        Err(DeviceError::Unavailable { reason, .. }) => {
+            let why = format!("the CPU computes, for no GPU is to be had: {reason}");
+            (Device::Cpu, why)
+        }
+    };
+    Opened {
+        device,
+        why: Some(why),
     }
 }
 
@@ -116,6 +145,19 @@ mod tests {
     fn without_the_feature_a_gpu_is_refused_and_auto_takes_the_cpu() {
         let why = DeviceChoice::Cuda(0).open().unwrap_err().to_string();
         assert!(why.contains("--features train-cuda"), "{why}");
-        assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
+        let opened = DeviceChoice::Auto.open().unwrap();
+        assert!(opened.device.is_cpu());
+        assert!(opened.why.unwrap().contains("built for nothing else"));
+        assert_eq!(DeviceChoice::Cpu.open().unwrap().why, None);
+    }
+
+    #[test]
+    fn a_gpu_that_does_not_answer_is_told_in_the_drivers_words() {
+        let opened = auto(Err(DeviceError::Unavailable {
+            number: 0,
+            reason: "CUDA_ERROR_NO_DEVICE".into(),
+        }));
+        assert!(opened.device.is_cpu());
+        assert!(opened.why.unwrap().ends_with("CUDA_ERROR_NO_DEVICE"));
     }
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use super::codes::CodesError;
 use super::device::DeviceError;
 use crate::model::ModelError;
-use crate::wav::WavError;
 
 /// Why a training did not begin or did not go on. Whatever happens, the last checkpoint is whole.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +84,6 @@ pub enum TrainError {
         /// What the system said.
         source: io::Error,
     },
-    /// *Retry* once there is room: what the model sounds like cannot be written.
-    #[error("{0}; the last checkpoint is whole: mend that, then go on with --resume")]
-    Audition(WavError),
     /// *Fatal* with these settings.
     #[error(
         "{what} is no longer a finite number, between iterations {first} and {last}: {kept}; \

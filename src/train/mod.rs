@@ -30,8 +30,10 @@ mod score;
 mod trainer;
 mod windows;
 
+/// What computes, as [`DeviceChoice::open`] gives it.
+pub use candle_core::Device;
 pub use codes::{CodesError, Reading};
-pub use device::{DeviceChoice, DeviceError};
+pub use device::{DeviceChoice, DeviceError, Opened};
 pub use error::TrainError;
 pub use inputs::{Heard, Inputs};
 pub use metrics::Metric;
@@ -43,5 +45,7 @@ pub use run::{Job, Origin, Pace, RunDir, Settings};
 pub use score::{Scorer, spread};
 pub use trainer::{Ending, Event, run};
 
+#[cfg(test)]
+mod differences;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! A training's directory: what lies where, and the settings that are kept in it.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::error::TrainError;
 use super::presets::Preset;
 use super::recipe::{Budget, Recipe};
+use crate::files;
 use crate::model::{ModelConfig, ModelError};
 
 /// Where everything of a training lies.
@@ -263,23 +264,9 @@ fn is_vacant(path: &Path) -> Result<bool, TrainError> {
     }
 }
 
-/// Puts a file in the place of another in one move, once it is on the disk. What there was stays
-/// until then, and nothing is left of a file that could not be written whole.
+/// As [`files::replace`].
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
-    };
-    write().map_err(|error| {
-        // Gone is what it should be.
-        let _ = fs::remove_file(&partial);
-        TrainError::write(path)(error)
-    })
+    files::replace(path, bytes).map_err(TrainError::write(path))
 }
 
 #[cfg(test)]
@@ -340,16 +327,5 @@ mod tests {
         assert!(matches!(run.lock(), Err(TrainError::Busy(_))));
         drop(held);
         run.lock().unwrap();
-    }
-
-    #[test]
-    fn what_cannot_be_written_leaves_what_there_was() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        replace(&path, b"old").unwrap();
-        fs::create_dir(dir.path().join("a.partial")).unwrap();
-        let why = replace(&path, b"new").unwrap_err().to_string();
-        assert!(why.contains("--resume"), "{why}");
-        assert_eq!(fs::read(&path).unwrap(), b"old");
     }
 }

@@ -4,7 +4,7 @@
 use candle_core::{Device, Tensor};
 
 use super::Network;
-use super::device::{self, DeviceChoice};
+use super::device;
 use super::error::TrainError;
 use super::inputs::Heard;
 use super::windows::Batch;
@@ -19,8 +19,7 @@ pub struct Scorer {
 
 impl Scorer {
     /// Puts the model on the device.
-    pub fn new(model: &Model, choice: DeviceChoice) -> Result<Self, TrainError> {
-        let device = choice.open()?;
+    pub fn new(model: &Model, device: Device) -> Result<Self, TrainError> {
         let network = Network::from_weights(&model.config, &model.weights, &device)?;
         Ok(Self { network, device })
     }

@@ -64,6 +64,9 @@ pub enum Event {
         /// What was measured of it.
         metric: Metric,
     },
+    /// All is trained and saved; what the model sounds like is still being rendered. Told time and
+    /// again: who breaks off goes without.
+    Rendering,
     /// Something that a person should know and that stops nothing.
     Note(String),
 }
@@ -323,8 +326,7 @@ impl<'a> Training<'a> {
         }
         let renders = pace.render_minutes > 0.0 && !self.audition.is_busy();
         if renders && is_due(self.last_render, pace.render_minutes) {
-            let weights = self.network.weights(&self.optimiser.averages())?;
-            self.render(weights, tell);
+            self.render(tell);
         }
         Ok(())
     }
@@ -381,10 +383,18 @@ impl<'a> Training<'a> {
         }
     }
 
-    /// Begins to render with these weights; what goes wrong there stops nothing here.
-    fn render(&mut self, weights: Weights, tell: Tell<'_>) {
+    /// Begins to render the averaged weights; what goes wrong there stops nothing here.
+    fn render(&mut self, tell: Tell<'_>) {
         self.last_render = Instant::now();
-        let take = Take {
+        let begun = match self.network.weights(&self.optimiser.averages()) {
+            Ok(weights) => self.audition.begin(self.take(weights)).map_err(words),
+            Err(error) => Err(words(error)),
+        };
+        unheard(begun, tell);
+    }
+
+    fn take(&self, weights: Weights) -> Take {
+        Take {
             model: Model {
                 name: "training".to_owned(),
                 config: self.config.clone(),
@@ -394,10 +404,22 @@ impl<'a> Training<'a> {
             path: self.job.dir.sample(self.progress.iteration),
             seconds: self.job.settings.pace.render_seconds,
             seed: self.job.settings.recipe.seed,
-        };
-        if let Err(error) = self.audition.begin(take) {
-            let _ = tell(Event::Note(error.to_string()));
         }
+    }
+
+    /// Renders a last time, for as long as somebody waits for it: all else is done.
+    fn render_last(&mut self, tell: Tell<'_>) {
+        if self.wait(tell) {
+            self.render(tell);
+            self.wait(tell);
+        }
+    }
+
+    /// Waits for what is being rendered; false if nobody wants to any more.
+    fn wait(&mut self, tell: Tell<'_>) -> bool {
+        let mut is_wanted = || tell(Event::Rendering).is_continue();
+        let waited = self.audition.wait(&mut is_wanted).map_err(words);
+        unheard(waited, tell).unwrap_or(true)
     }
 
     /// Saves, and renders a last time unless nobody waits for it.
@@ -407,10 +429,7 @@ impl<'a> Training<'a> {
         }
         let renders = self.job.settings.pace.render_minutes > 0.0;
         if renders && !is_interrupted {
-            self.audition.end()?;
-            let weights = self.network.weights(&self.optimiser.averages())?;
-            self.render(weights, tell);
-            self.audition.end()?;
+            self.render_last(tell);
         }
         Ok(Ending {
             progress: self.progress,
@@ -467,6 +486,20 @@ impl<'a> Training<'a> {
             lr: self.job.settings.recipe.lr,
         }
     }
+}
+
+fn words(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// What was rendered, or a note that there is nothing to listen to.
+fn unheard<T>(rendered: Result<T, String>, tell: Tell<'_>) -> Option<T> {
+    let told = |why: String| {
+        let _ = tell(Event::Note(format!(
+            "nothing to listen to this time: {why}"
+        )));
+    };
+    rendered.map_err(told).ok()
 }
 
 impl Sums {

@@ -41,8 +41,8 @@ pub struct AuditArgs {
     #[arg(long, value_name = "REF.json", value_hint = ValueHint::FilePath)]
     pub reference: Option<PathBuf>,
 
-    /// Where report.json, timeline.svg and spectrogram.png go [default: NAME.audit, beside the
-    /// recording]
+    /// Where report.json, timeline.svg and spectrogram.png go [default: F.audit beside the
+    /// recording; of a model MODEL-SEED.audit, here]
     #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: Option<PathBuf>,
 

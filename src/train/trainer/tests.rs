@@ -178,7 +178,7 @@ fn weights_that_are_no_numbers_stop_it_and_never_reach_the_disk() {
     let place = place();
     let job = job(place.path(), "run", 50);
     let config = job.check().unwrap();
-    let device = DeviceChoice::Cpu.open().unwrap();
+    let device = DeviceChoice::Cpu.open().unwrap().device;
     let go_on: Tell<'_> = &mut |_| ControlFlow::Continue(());
     let corpus = Corpus::read(&job, &config, go_on).unwrap();
     let mut training = Training::begin(&job, &config, &device, corpus, go_on).unwrap();
