@@ -9,7 +9,8 @@ use crate::model::{ModelConfig, V};
 pub struct Footprint {
     /// Weights that a step reads once, however many lanes share it.
     pub weight_bytes: usize,
-    /// Keys and values that a step reads for each lane, once its caches are full.
+    /// Keys and values that a step reads for each lane, once its caches are full; and the taps of its
+    /// predictor with what they see.
     pub kv_bytes: usize,
     /// State that each lane keeps.
     pub lane_bytes: usize,
@@ -29,6 +30,9 @@ impl Footprint {
         let rows: usize = matrices.iter().map(|(rows, _)| 12 * rows).sum();
         let floats = 4 * d * (2 + config.conv_width);
         let (n_layers, head) = (config.n_layers(), V * d);
+        let expected = d * config.predictor_width();
+        let taps: usize = config.predictor.iter().map(|filter| filter.taps).sum();
+        let f32s = size_of::<f32>();
         let cache = |slots| config.n_kv_heads * HeadCache::bytes_for(slots, config.head_size());
         let over_layers = |of: &dyn Fn(usize, usize) -> usize| {
             let layers = config.layers.iter();
@@ -37,10 +41,11 @@ impl Footprint {
                 .sum::<usize>()
         };
         Self {
-            weight_bytes: n_layers * (weights + rows + floats) + head + 12 * V,
-            kv_bytes: over_layers(&|_, visible| cache(visible)),
-            lane_bytes: over_layers(&|slots, _| cache(slots) + config.conv_width * d * 4),
-            weight_macs: n_layers * weights + head,
+            weight_bytes: n_layers * (weights + rows + floats) + head + 12 * V + expected,
+            kv_bytes: over_layers(&|_, visible| cache(visible)) + 2 * taps * f32s,
+            lane_bytes: over_layers(&|slots, _| cache(slots) + config.conv_width * d * f32s)
+                + 3 * taps * f32s,
+            weight_macs: n_layers * weights + head + expected,
             kv_macs: over_layers(&|_, visible| 2 * visible * d),
         }
     }
