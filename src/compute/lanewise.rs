@@ -209,7 +209,7 @@ pub fn cos_of_turns<F: Sixteen>(turns: F) -> F {
         42.058_693,
         -76.705_86,
         81.605_25,
-        -41.341_702,
+        -41.341_7,
         std::f32::consts::TAU,
     ] {
         p = p.mul_add(square, F::splat(c));
