@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::engine::Footprint;
-use crate::model::{Model, Pattern, V};
+use crate::model::{Model, ModelConfig, Pattern, V};
 
 /// A page about the model: sizes, context, memory, and who sees whom.
 pub fn describe(model: &Arc<Model>) -> String {
@@ -33,13 +33,15 @@ pub fn describe(model: &Arc<Model>) -> String {
             ),
         ),
         ("context", samples(config.context, rate)),
-        ("depends on", samples(config.receptive_field(), rate)),
+        ("depends on", depends_on(config)),
         (
             "repeats after",
-            config
-                .cycle()
-                .map_or("never".into(), |cycle| samples(cycle, rate)),
+            match config.cycle() {
+                Some(cycle) if config.predictor.is_empty() => samples(cycle, rate),
+                _ => "never".into(),
+            },
         ),
+        ("predictor", predictor(config)),
         (
             "int8 weights",
             format!("{} read in every step", bytes(footprint.weight_bytes)),
@@ -58,12 +60,34 @@ pub fn describe(model: &Arc<Model>) -> String {
     page
 }
 
+/// How far back the output depends on what was heard.
+fn depends_on(config: &ModelConfig) -> String {
+    let rings = samples(config.receptive_field(), config.sample_rate_hz);
+    match config.predictor.is_empty() {
+        true => rings,
+        false => format!("all of the stream: layers {rings}, filters more and more faintly"),
+    }
+}
+
+fn predictor(config: &ModelConfig) -> String {
+    let taps: Vec<String> = config
+        .predictor
+        .iter()
+        .map(|f| f.taps.to_string())
+        .collect();
+    match taps.as_slice() {
+        [] => "none".into(),
+        taps => format!("{} filters of {} taps", taps.len(), taps.join(", ")),
+    }
+}
+
 fn n_parameters(model: &Model) -> u64 {
     let (config, weights) = (&model.config, &model.weights);
     let (d, f) = (config.d_model, config.mlp_width());
     let attention = d * (2 * d + 2 * config.kv_width()) + d * config.conv_width + d;
     let mlp = 2 * d * f + f + 2 * d;
-    ((attention + mlp) * weights.layers.len() + 2 * V * d + V + d) as u64
+    let ends = 2 * V * d + V + d + d * config.predictor_width();
+    ((attention + mlp) * weights.layers.len() + ends) as u64
 }
 
 /// One strip per layer: how much of the past it sees, on a logarithmic scale of distance.
@@ -153,25 +177,8 @@ mod tests {
     #[test]
     fn the_page_counts_the_parameters_that_the_tensors_hold() {
         let model = Model::load(Path::new("models/tiny")).unwrap();
-        let weights = &model.weights;
-        let in_layers: usize = weights
-            .layers
-            .iter()
-            .map(|l| {
-                [&l.attn_norm, &l.conv, &l.q, &l.k, &l.v, &l.o, &l.mlp_norm]
-                    .into_iter()
-                    .chain([&l.up, &l.up_bias, &l.down, &l.down_bias])
-                    .map(Vec::len)
-                    .sum::<usize>()
-            })
-            .sum();
-        let outside = [
-            &weights.embed,
-            &weights.norm,
-            &weights.head,
-            &weights.head_bias,
-        ];
-        let all = in_layers + outside.iter().map(|tensor| tensor.len()).sum::<usize>();
+        let named = model.weights.named();
+        let all: usize = named.iter().map(|(_, tensor)| tensor.len()).sum();
         assert_eq!(n_parameters(&model), all as u64);
     }
 

@@ -35,7 +35,7 @@ const REACH: f32 = 8.0;
 /// Added to the mean error there: −74 dBFS, so that sound can begin.
 const FAINT: f32 = 2e-4;
 
-/// Rests that are smaller count as none: −240 dBFS.
+/// Rests that are smaller count as none, and mean errors are not smaller: −240 dBFS.
 const INAUDIBLE: f32 = 1e-12;
 
 /// One filter of a cascade.
@@ -64,8 +64,8 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// A predictor that has heard nothing.
-    pub fn new(plan: &[FilterPlan]) -> Self {
+    /// Of at least one filter.
+    fn new(plan: &[FilterPlan]) -> Self {
         let mut samples = Box::new([0.0; 256]);
         for (code, sample) in (0..=255).zip(samples.iter_mut()) {
             *sample = mulaw::decode(code);
@@ -82,7 +82,7 @@ impl Predictor {
         new
     }
 
-    /// The predictor of a model, if it has one.
+    /// The predictor of a model, if it has one; it has heard nothing.
     pub fn of(plan: &[FilterPlan]) -> Option<Self> {
         (!plan.is_empty()).then(|| Self::new(plan))
     }
@@ -100,9 +100,9 @@ impl Predictor {
         let n = self.filters.len();
         let missed = self.places[n - 1] * CODES - f32::from(code);
         let mut rest = self.finer_than(code, missed);
-        self.spread += ERROR_RATE * (missed.abs() - self.spread);
+        self.spread = moved(self.spread, missed.abs());
         let (off, most) = (rest - self.expected, REACH * (self.error + FAINT));
-        self.error += ERROR_RATE * (off.abs() - self.error);
+        self.error = moved(self.error, off.abs());
         rest = self.expected + off.clamp(-most, most);
         let mut expected = 0.0;
         for (filter, place) in self.filters.iter_mut().zip(&mut self.places) {
@@ -183,8 +183,13 @@ pub fn n_places(plan: &[FilterPlan]) -> usize {
 
 /// The places after each code of a stream that begins with them: [codes, places].
 pub fn places(plan: &[FilterPlan], codes: &[u8]) -> Vec<f32> {
-    let walk = Walk(Predictor::new(plan), codes);
-    dispatch(Isa::best(), walk).expect("the best of this CPU is available")
+    match Predictor::of(plan) {
+        None => Vec::new(),
+        Some(predictor) => {
+            let walk = Walk(predictor, codes);
+            dispatch(Isa::best(), walk).expect("the best of this CPU is available")
+        }
+    }
 }
 
 struct Walk<'a>(Predictor, &'a [u8]);
@@ -233,7 +238,7 @@ impl Filter {
         Self {
             rate: plan.rate,
             weights: vec![0.0; plan.taps],
-            heard: vec![0.0; 2 * plan.taps + LANES],
+            heard: vec![0.0; 2 * plan.taps],
             head: plan.taps,
             energy: 0.0,
             prediction: 0.0,
@@ -261,6 +266,7 @@ impl Filter {
         let seen = &self.heard[self.head..];
         let (before, now) = (&seen[1..=n], &seen[..n]);
         let (mut sum, mut energy) = (F::splat(0.0), F::splat(0.0));
+        // Not fused: where the CPU cannot, that would cost a call of a function for each tap.
         let pairs = before.as_chunks().0.iter().zip(now.as_chunks().0);
         for (weights, (before, now)) in self.weights.as_chunks_mut().0.iter_mut().zip(pairs) {
             let now = F::load(now);
@@ -274,6 +280,12 @@ impl Filter {
         self.prediction = sum.sum().clamp(-2.0, 2.0);
         self.energy = energy.sum();
     }
+}
+
+/// A mean error after one more.
+#[inline(always)]
+fn moved(mean: f32, error: f32) -> f32 {
+    (mean + ERROR_RATE * (error - mean)).max(INAUDIBLE)
 }
 
 /// What is left over, unless it is next to nothing: where a stream holds one code the rest dwindles to

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use assert_no_alloc::{AllocDisabler, assert_no_alloc};
+use longwave::compute::Plain;
 use longwave::engine::{self, Decoder, DrawParams, Isa, NaiveDecoder, Settings, Turn, uniform};
 use longwave::model::{Model, V};
+use longwave::predictor::Predictor;
 use longwave::train::forward;
 
 #[global_allocator]
@@ -196,6 +198,31 @@ fn after_a_whole_cycle_with_the_same_input_the_state_is_the_same() {
             old.extend(logits.iter().map(|l| l.to_bits()))
         });
         assert_eq!(young, old, "{isa:?}");
+    }
+}
+
+#[test]
+fn every_code_drawn_is_within_the_reach_of_the_predictor() {
+    let plan = tiny().config.predictor.clone();
+    let naive: Box<dyn Decoder> = Box::new(NaiveDecoder::new(tiny(), 1));
+    let available = Isa::ALL.into_iter().filter(|isa| isa.is_available());
+    let engines = available.map(|isa| engine::open(&tiny(), &on(isa), 1).unwrap());
+    for mut engine in engines.chain([naive]) {
+        // A held code narrows the reach; a model that draws noise would leave it.
+        engine.prime(0, &[128; 400]);
+        let drawn = generate(engine.as_mut(), 0, 3, 60, 60);
+        let mut predictor = Predictor::of(&plan).unwrap();
+        let mut n_narrow = 0;
+        let heard = [vec![128; 401], drawn.clone()].concat();
+        for (at, code) in heard.iter().enumerate() {
+            let reach = predictor.within_reach();
+            if at > 400 {
+                assert!(reach.contains(code), "{}, {at}: {code}", engine.isa());
+                n_narrow += u32::from(reach.end() - reach.start() < 40);
+            }
+            predictor.hear::<Plain>(*code);
+        }
+        assert!(n_narrow > 0, "{}", engine.isa());
     }
 }
 

@@ -41,7 +41,11 @@ impl Footprint {
                 .sum::<usize>()
         };
         Self {
-            weight_bytes: n_layers * (weights + rows + floats) + head + 12 * V + expected,
+            weight_bytes: n_layers * (weights + rows + floats)
+                + head
+                + 12 * V
+                + expected
+                + 12 * d.min(expected),
             kv_bytes: over_layers(&|_, visible| cache(visible)) + 2 * taps * f32s,
             lane_bytes: over_layers(&|slots, _| cache(slots) + config.conv_width * d * f32s)
                 + 3 * taps * f32s,

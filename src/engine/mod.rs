@@ -100,7 +100,8 @@ pub trait Decoder: Send {
     }
 
     /// Puts the lane at `position` with noise in every slot of its caches: a stream of any age,
-    /// without living through it, for measuring.
+    /// without living through it, for measuring. A predictor stays as it is; it costs the same at any
+    /// age.
     fn age(&mut self, lane: usize, position: u64);
 
     /// Threads that share a step.

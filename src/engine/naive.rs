@@ -1,6 +1,6 @@
 //! The naive incremental engine: plain f32 loops over rolling KV caches, one lane after another.
 //!
-//! It follows `docs/model.md` line by line and shares no arithmetic with the fast engines: they
+//! It follows `docs/model.md` line by line and shares no arithmetic with the fast engines but the predictor and the drawing: they
 //! are right when they agree with it, and it is right because it agrees with the candle oracle and
 //! with golden outputs of an independent implementation.
 

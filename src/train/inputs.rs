@@ -11,8 +11,10 @@ use crate::predictor::{self, FilterPlan};
 pub struct Heard {
     /// The code before each position.
     codes: Vec<u8>,
-    /// `[B, T, P]`: P places; empty without a predictor.
+    /// `[B, T, P]`
     places: Vec<f32>,
+    /// P; 0 without a predictor.
+    n_places: usize,
     window: usize,
 }
 
@@ -20,13 +22,14 @@ impl Heard {
     /// Windows of `window` codes, each heard from a cold start, on all cores.
     pub fn new(plan: &[FilterPlan], codes: Vec<u8>, window: usize) -> Self {
         let each = |window: &[u8]| predictor::places(plan, window);
-        let places: Vec<_> = match plan {
-            [] => Vec::new(),
-            _ => codes.par_chunks(window).map(each).collect(),
-        };
+        let places: Vec<_> = codes.par_chunks(window).map(each).collect();
         Self {
             codes,
             places: places.concat(),
+            n_places: match plan {
+                [] => 0,
+                plan => predictor::n_places(plan),
+            },
             window,
         }
     }
@@ -34,8 +37,7 @@ impl Heard {
     /// Takes them to a device.
     pub fn on(self, device: &Device) -> Result<Inputs> {
         let (n, t) = (self.codes.len() / self.window, self.window);
-        let n_places = self.places.len() / self.codes.len();
-        let places = match n_places {
+        let places = match self.n_places {
             0 => None,
             p => Some(Tensor::from_vec(self.places, (n, t, p), device)?),
         };

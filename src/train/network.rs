@@ -128,10 +128,15 @@ impl Network {
         let [embed, middle @ .., _] = self.parameters.as_slice() else {
             bail!("a network has an embedding and a head");
         };
+        let waves = inputs.waves()?;
+        let width = waves.as_ref().map_or(Ok(0), |waves| waves.dim(1))?;
+        if width != self.config.predictor_width() {
+            bail!("what was heard was heard with another predictor");
+        }
         let block = EmbedBlock {
             d_model: self.config.d_model,
             codes: inputs.codes()?,
-            waves: inputs.waves()?,
+            waves,
         };
         let mut x = block.forward(&value(embed))?;
         for (i, pair) in middle.chunks_exact(2).enumerate() {

@@ -107,16 +107,20 @@ fn some(
     let begins = 1.0 / (1.0 + mean_gap);
     let gap = Geometric::new(begins).expect("a checked recipe");
     let more = Geometric::new(1.0 / run).expect("a checked recipe");
-    let mut at = 0u64;
+    // A window is a piece of something longer: it may begin within a run.
+    let is_within = (rng.next_u32() as f64) < share * 2f64.powi(32);
+    let mut at = match is_within {
+        true => 0,
+        false => gap.sample(rng).saturating_add(1),
+    };
     loop {
-        at = at.saturating_add(gap.sample(rng));
         let end = at.saturating_add(1).saturating_add(more.sample(rng));
         let Some(rest) = codes.get_mut(at as usize..) else {
             return;
         };
         let n = ((end - at) as usize).min(rest.len());
         rest[..n].iter_mut().for_each(|code| change(code, rng));
-        at = end;
+        at = end.saturating_add(gap.sample(rng));
     }
 }
 

@@ -138,11 +138,14 @@ impl<O: Ops> CpuDecoder<O> {
         if wants_logits {
             tile.unembed(ops, &weights, codes.len());
         }
-        let predictor = parts[0].predictor.clone();
-        for part in parts {
+        for part in &mut parts {
             part.position += codes.len() as u64;
             part.last = codes[codes.len() - 1];
-            part.predictor.clone_from(&predictor);
+        }
+        if let [first, others @ ..] = parts.as_mut_slice() {
+            for other in others {
+                other.predictor.clone_from(&first.predictor);
+            }
         }
     }
 }
