@@ -323,5 +323,17 @@ pub fn waves<F: Sixteen>(place: f32, out: &mut [f32; WAVES]) {
     lanewise::cos_of_turns(turns.sub(F::splat(0.25))).store_part(sin);
 }
 
+/// The waves of all places, one after another, by the definition: the twin of [`waves`], for naive
+/// engines and oracles.
+pub fn naive_waves(places: &[f32]) -> Vec<f32> {
+    let mut all = Vec::with_capacity(places.len() * WAVES);
+    for place in places {
+        let angles = HARMONICS.map(|h| std::f64::consts::TAU * f64::from(h * place));
+        all.extend(angles.map(|angle| angle.cos() as f32));
+        all.extend(angles.map(|angle| angle.sin() as f32));
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests;

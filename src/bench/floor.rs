@@ -25,7 +25,8 @@ impl Work {
     /// One step in each of `n_lanes` lanes: the weights once for all, the caches of every lane.
     pub fn of(footprint: &Footprint, n_lanes: usize, threads: usize) -> Self {
         Self {
-            bytes: footprint.weight_bytes + n_lanes * footprint.kv_bytes,
+            bytes: footprint.weight_bytes
+                + n_lanes * (footprint.kv_bytes + footprint.predictor_bytes),
             macs: n_lanes * (footprint.weight_macs + footprint.kv_macs),
             threads,
         }
@@ -148,6 +149,7 @@ mod tests {
     const FOOTPRINT: Footprint = Footprint {
         weight_bytes: 1_000_000,
         kv_bytes: 200_000,
+        predictor_bytes: 0,
         lane_bytes: 9_000_000,
         weight_macs: 900_000,
         kv_macs: 100_000,

@@ -271,41 +271,22 @@ mod tests {
 
     /// What commands make of it that the system would not write.
     fn unwritten(kind: io::ErrorKind) -> Vec<eyre::Report> {
-        let (path, source) = (PathBuf::from("a"), || io::Error::from(kind));
-        let wav = || WavError::Write {
-            path: path.clone(),
-            source: source(),
-        };
-        let model = ModelError::Write {
-            path: path.clone(),
-            source: source(),
-        };
-        let train = TrainError::Io {
-            verb: "write",
-            path: path.clone(),
-            source: source(),
-        };
-        let corpus = CorpusError::Write {
-            path: path.clone(),
-            source: source(),
-        };
-        let full = CorpusError::Full {
-            path: path.clone(),
-            source: source(),
-        };
-        let audit = AuditError::Write {
-            path: path.clone(),
-            source: source(),
-        };
+        let (path, source) = (PathBuf::from("a"), io::Error::from(kind));
+        macro_rules! of {
+            ($($error:ident)::+ $(, $field:ident: $value:expr)?) => {
+                $($error)::+ { $($field: $value,)? path: path.clone(), source: source.kind().into() }
+            };
+        }
+        let wav = || of!(WavError::Write);
         vec![
-            source().into(),
             RenderError::from(wav()).into(),
             ListenError::from(wav()).into(),
-            TrainError::from(model).into(),
-            train.into(),
-            corpus.into(),
-            full.into(),
-            audit.into(),
+            TrainError::from(of!(ModelError::Write)).into(),
+            of!(TrainError::Io, verb: "write").into(),
+            of!(CorpusError::Write).into(),
+            of!(CorpusError::Full).into(),
+            of!(AuditError::Write).into(),
+            source.into(),
         ]
     }
 

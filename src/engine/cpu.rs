@@ -14,16 +14,20 @@ mod team;
 mod weights;
 mod worker;
 
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use self::prefill::Prefill;
 use self::team::Team;
 use self::weights::PackedWeights;
-use self::worker::{Choose, Lane, Worker};
-use super::{Decoder, DrawParams, See, Settings, Turn, check_turns, draw::draw_by, noise};
+use self::worker::{Choose, Lane, Place, Worker};
+use super::{
+    Decoder, DrawParams, See, Settings, Turn, check_turns,
+    draw::{WHOLE, draw_by},
+    noise,
+};
 use crate::compute::{Ops, Plain, Stage, lanewise};
 use crate::model::{Model, V};
+use crate::predictor::Predictor;
 
 /// The engine for instruction set `O`.
 #[derive(Debug)]
@@ -88,16 +92,37 @@ impl<O: Ops> CpuDecoder<O> {
     }
 }
 
-struct Draw<'a, O>(O, (&'a [f32], &'a RangeInclusive<u8>), &'a DrawParams, f32);
+/// A code drawn from what a place allows.
+struct Draw<'a, O> {
+    _ops: O,
+    place: &'a Place<'a>,
+    params: &'a DrawParams,
+    uniform: f32,
+}
 
 impl<O: Ops> Stage for Draw<'_, O> {
     type Out = u8;
 
     #[inline(always)]
     fn run(self) -> u8 {
-        let Self(_, (logits, within), params, uniform) = self;
-        draw_by::<O::F>(logits, within, params, uniform)
+        let Place {
+            logits, predictor, ..
+        } = self.place;
+        let within = predictor.map_or(WHOLE, Predictor::within_reach);
+        draw_by::<O::F>(logits, &within, self.params, self.uniform)
     }
+}
+
+/// Draws the code that a place wants into the turn.
+fn draw<O: Ops>(ops: O, place: &Place<'_>, turn: &mut Turn<'_>) -> u8 {
+    let code = ops.run(Draw {
+        _ops: ops,
+        place,
+        params: &turn.draw,
+        uniform: turn.uniforms[place.at],
+    });
+    turn.codes[place.at] = code;
+    code
 }
 
 const NOT_POISONED: &str = "a panic in a team ends the process";
@@ -120,7 +145,7 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
             return self.take_in(lane, codes, None);
         }
         self.activate([lane].into_iter());
-        self.advance(codes.len(), false, &mut |_, at, _, _| codes[at]);
+        self.advance(codes.len(), false, &mut |place| codes[place.at]);
     }
 
     fn score(&mut self, lane: usize, codes: &[u8], see: See<'_>) {
@@ -128,9 +153,9 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
             return self.take_in(lane, codes, Some(see));
         }
         self.activate([lane].into_iter());
-        self.advance(codes.len(), true, &mut |_, at, logits, _| {
-            see(at, logits);
-            codes[at]
+        self.advance(codes.len(), true, &mut |place| {
+            see(place.at, place.logits);
+            codes[place.at]
         });
     }
 
@@ -138,23 +163,18 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         let n = check_turns(turns);
         let ops = self.ops;
         self.activate(turns.iter().map(|turn| turn.lane));
-        self.advance(n, true, &mut |b, at, logits, within| {
-            let turn = &mut turns[b];
-            let code = ops.run(Draw(ops, (logits, within), &turn.draw, turn.uniforms[at]));
-            turn.codes[at] = code;
-            code
+        self.advance(n, true, &mut |place| {
+            draw(ops, &place, &mut turns[place.turn])
         });
     }
 
-    fn generate_seen(&mut self, turn: Turn<'_>, see: See<'_>) {
+    fn generate_seen(&mut self, mut turn: Turn<'_>, see: See<'_>) {
         let n = check_turns(std::slice::from_ref(&turn));
         let ops = self.ops;
         self.activate([turn.lane].into_iter());
-        self.advance(n, true, &mut |_, at, logits, within| {
-            see(at, logits);
-            let code = ops.run(Draw(ops, (logits, within), &turn.draw, turn.uniforms[at]));
-            turn.codes[at] = code;
-            code
+        self.advance(n, true, &mut |place| {
+            see(place.at, place.logits);
+            draw(ops, &place, &mut turn)
         });
     }
 

@@ -9,9 +9,10 @@ use crate::model::{ModelConfig, V};
 pub struct Footprint {
     /// Weights that a step reads once, however many lanes share it.
     pub weight_bytes: usize,
-    /// Keys and values that a step reads for each lane, once its caches are full; and the taps of its
-    /// predictor with what they see.
+    /// Keys and values that a step reads for each lane, once its caches are full.
     pub kv_bytes: usize,
+    /// Taps of its predictor, and what they see, that a step reads for each lane.
+    pub predictor_bytes: usize,
     /// State that each lane keeps.
     pub lane_bytes: usize,
     /// Multiplications of weights for each lane.
@@ -24,13 +25,14 @@ impl Footprint {
     /// Of a model in int8.
     pub fn of(config: &ModelConfig) -> Self {
         let (d, f, width) = (config.d_model, config.mlp_width(), config.kv_width());
-        let matrices = [(d + 2 * width, d), (d, d), (f, d), (d, f)];
-        let weights: usize = matrices.iter().map(|(rows, columns)| rows * columns).sum();
+        let layer = [(d + 2 * width, d), (d, d), (f, d), (d, f)];
+        let matrices = std::iter::repeat_n(layer, config.n_layers()).flatten();
+        let expected = Some((d, config.predictor_width())).filter(|(_, columns)| *columns > 0);
+        let matrices = || matrices.clone().chain([(V, d)]).chain(expected);
+        let weight_macs = matrices().map(|(rows, columns)| rows * columns).sum();
         // A row's scale, sum and bias; a layer's norms and taps.
-        let rows: usize = matrices.iter().map(|(rows, _)| 12 * rows).sum();
+        let rows: usize = matrices().map(|(rows, _)| 12 * rows).sum();
         let floats = 4 * d * (2 + config.conv_width);
-        let (n_layers, head) = (config.n_layers(), V * d);
-        let expected = d * config.predictor_width();
         let taps: usize = config.predictor.iter().map(|filter| filter.taps).sum();
         let f32s = size_of::<f32>();
         let cache = |slots| config.n_kv_heads * HeadCache::bytes_for(slots, config.head_size());
@@ -41,15 +43,12 @@ impl Footprint {
                 .sum::<usize>()
         };
         Self {
-            weight_bytes: n_layers * (weights + rows + floats)
-                + head
-                + 12 * V
-                + expected
-                + 12 * d.min(expected),
-            kv_bytes: over_layers(&|_, visible| cache(visible)) + 2 * taps * f32s,
+            weight_bytes: weight_macs + rows + config.n_layers() * floats,
+            kv_bytes: over_layers(&|_, visible| cache(visible)),
+            predictor_bytes: 2 * taps * f32s,
             lane_bytes: over_layers(&|slots, _| cache(slots) + config.conv_width * d * f32s)
                 + 3 * taps * f32s,
-            weight_macs: n_layers * weights + head + expected,
+            weight_macs,
             kv_macs: over_layers(&|_, visible| 2 * visible * d),
         }
     }

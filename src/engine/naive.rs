@@ -60,10 +60,8 @@ impl NaiveDecoder {
         let mut x = row(&weights.embed, usize::from(lane.last), config.d_model).to_vec();
         if let Some(predictor) = &mut lane.predictor {
             predictor.hear::<Plain>(lane.last);
-            add(
-                &mut x,
-                &linear(&weights.predictor, &waves(predictor.places())),
-            );
+            let waves = predictor::naive_waves(predictor.places());
+            add(&mut x, &linear(&weights.predictor, &waves));
         }
         for (i, layer) in weights.layers.iter().enumerate() {
             let h = rms_norm(&x, &layer.attn_norm, config.norm_eps);
@@ -240,17 +238,6 @@ impl Place<'_> {
         }
         out
     }
-}
-
-/// Cosines and sines of every place.
-fn waves(places: &[f32]) -> Vec<f32> {
-    let mut all = Vec::new();
-    for place in places {
-        let turns = predictor::HARMONICS.map(|h| std::f32::consts::TAU * (h * place).fract());
-        all.extend(turns.map(f32::cos));
-        all.extend(turns.map(f32::sin));
-    }
-    all
 }
 
 /// Turns pairs (i, i + K/2) of one head.

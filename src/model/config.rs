@@ -181,7 +181,8 @@ impl ModelConfig {
         self.mlp_ratio * self.d_model
     }
 
-    /// How many positions the output depends on, layers and convolutions stacked.
+    /// How many positions the output depends on, layers and convolutions stacked; a predictor
+    /// remembers more, ever more faintly.
     pub fn receptive_field(&self) -> u64 {
         let taps = self.conv_width as u64 - 1;
         1 + self

@@ -214,13 +214,16 @@ fn a_place_lies_between_its_codes() {
 
 #[test]
 fn waves_are_cosines_and_sines_of_the_harmonics() {
-    let mut out = [0.0; WAVES];
-    waves::<Plain>(0.3, &mut out);
-    for (i, h) in HARMONICS.iter().enumerate() {
-        let turn = std::f64::consts::TAU * f64::from(*h * 0.3);
-        assert!((f64::from(out[i]) - turn.cos()).abs() < 1e-4, "{h}");
-        assert!((f64::from(out[LANES + i]) - turn.sin()).abs() < 1e-4, "{h}");
+    for i in 0..=1_000 {
+        let place = i as f32 / 1_001.0;
+        let mut fast = [0.0; WAVES];
+        waves::<Plain>(place, &mut fast);
+        for (fast, exact) in fast.iter().zip(naive_waves(&[place])) {
+            assert!((fast - exact).abs() < 1e-5, "{place}: {fast} {exact}");
+        }
     }
+    let quarter = naive_waves(&[0.25]);
+    assert!((quarter[1] + 1.0).abs() < 1e-6 && (quarter[LANES] - 1.0).abs() < 1e-6);
 }
 
 #[test]

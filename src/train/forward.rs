@@ -61,12 +61,8 @@ fn embed(config: &ModelConfig, weights: &Named, inputs: &[u8]) -> Result<Tensor>
     if config.predictor.is_empty() {
         return Ok(x);
     }
-    let mut waves = Vec::new();
-    for place in predictor::places(&config.predictor, inputs) {
-        let turns = predictor::HARMONICS.map(|h| std::f64::consts::TAU * f64::from(h * place));
-        waves.extend(turns.map(|turn| turn.cos() as f32));
-        waves.extend(turns.map(|turn| turn.sin() as f32));
-    }
+    let places = predictor::places(&config.predictor, inputs);
+    let waves = predictor::naive_waves(&places);
     let waves = tensor(&waves, &[inputs.len(), config.predictor_width()])?;
     x + linear(&waves, &weights["predictor.weight"])?
 }

@@ -140,10 +140,10 @@ impl<O: Ops> CpuDecoder<O> {
         }
         for part in &mut parts {
             part.position += codes.len() as u64;
-            part.last = codes[codes.len() - 1];
         }
         if let [first, others @ ..] = parts.as_mut_slice() {
             for other in others {
+                other.last = first.last;
                 other.predictor.clone_from(&first.predictor);
             }
         }
@@ -249,25 +249,25 @@ impl<O: Ops> Layer<'_, O> {
     }
 }
 
-/// The embeddings of a piece's positions.
-struct Embed<'a, O, I>(O, &'a PackedWeights, &'a mut Lane, &'a mut Piece, I);
+/// The embeddings of what stands before each of a piece's codes.
+struct Embed<'a, O>(O, &'a PackedWeights, &'a mut Lane, &'a mut Piece, &'a [u8]);
 
-impl<'c, O: Ops, I: Iterator<Item = &'c u8>> Stage for Embed<'_, O, I> {
+impl<O: Ops> Stage for Embed<'_, O> {
     type Out = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self(ops, weights, lane, piece, inputs) = self;
+        let Self(ops, weights, lane, piece, codes) = self;
         let d = weights.model.config.d_model;
-        let mut n = 0;
-        for (row, (x, code)) in piece.x.chunks_exact_mut(d).zip(inputs).enumerate() {
-            x.copy_from_slice(embed::row(weights, *code));
+        let x = &mut piece.x[..codes.len() * d];
+        for (row, (x, code)) in x.chunks_exact_mut(d).zip(codes).enumerate() {
+            x.copy_from_slice(embed::row(weights, lane.last));
             if let Some(predictor) = &mut lane.predictor {
-                piece.expected.hear::<O>(row, predictor, *code);
+                piece.expected.hear::<O>(row, predictor, lane.last);
             }
-            n = row + 1;
+            lane.last = *code;
         }
-        piece.expected.add_to(ops, weights, &mut piece.x[..n * d]);
+        piece.expected.add_to(ops, weights, x);
     }
 }
 
@@ -397,16 +397,8 @@ impl Tile {
 
     /// The embeddings of what stands before each code.
     fn embed<O: Ops>(&mut self, ops: O, weights: &PackedWeights, lane: &mut Lane, codes: &[u8]) {
-        let (first, rest) = (lane.last, &codes[..codes.len() - 1]);
-        let mut inputs = std::iter::once(&first).chain(rest);
         for (piece, codes) in self.pieces.iter_mut().zip(codes.chunks(PIECE)) {
-            ops.run(Embed(
-                ops,
-                weights,
-                lane,
-                piece,
-                inputs.by_ref().take(codes.len()),
-            ));
+            ops.run(Embed(ops, weights, lane, piece, codes));
         }
     }
 

@@ -4,7 +4,7 @@
 //! quantisation) for itself; what the workers compute by shares they [gather](Seat::gather), four
 //! times a layer. Sums of rows are never split, so any number of workers computes the same bits.
 
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::attention::{Angles, Attention, rotate};
@@ -12,14 +12,25 @@ use super::embed::{self, Expected};
 use super::team::Seat;
 use super::weights::PackedWeights;
 use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
-use crate::engine::draw::WHOLE;
 use crate::model::{ModelConfig, V};
 use crate::mulaw;
 use crate::predictor::Predictor;
 
-/// Chooses a code: gets the place in `active`, the place in the chunk, the logits `[V]` if they are
-/// wanted, and the codes that the stream may go on with.
-pub(super) type Choose<'a> = &'a mut dyn FnMut(usize, usize, &[f32], &RangeInclusive<u8>) -> u8;
+/// Where a code is wanted.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    /// Which of the active lanes.
+    pub turn: usize,
+    /// Which code of the chunk.
+    pub at: usize,
+    /// `[V]`, if they are wanted.
+    pub logits: &'a [f32],
+    /// The lane's, which has heard all before.
+    pub predictor: Option<&'a Predictor>,
+}
+
+/// Who says which code it is.
+pub(super) type Choose<'a> = &'a mut dyn FnMut(Place<'_>) -> u8;
 
 /// What one thread owns.
 #[derive(Debug)]
@@ -125,9 +136,12 @@ impl<O: Ops> Worker<O> {
             self.step(wants_logits);
             let logits = self.scratch.logits.chunks_exact(V);
             for (b, logits) in logits.take(self.active.len()).enumerate() {
-                let predictor = self.lanes[self.active[b]].predictor.as_ref();
-                let within = predictor.map_or(WHOLE, Predictor::within_reach);
-                let code = choose(b, at, logits, &within);
+                let code = choose(Place {
+                    turn: b,
+                    at,
+                    logits,
+                    predictor: self.lanes[self.active[b]].predictor.as_ref(),
+                });
                 self.scratch.codes[2 * b] = f32::from(code);
             }
             self.take_codes(0..2);
