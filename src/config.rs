@@ -3,7 +3,7 @@
 //! The command line changes fields of a [`Config`] after the file was read and has it
 //! [checked](Config::check) again. Nothing here opens a model, a card or a socket. What a key
 //! comes to when it is absent stands in this file only, each with its reason (but for how codes are
-//! drawn, see [`DrawParams`]). Used at start, on the main thread.
+//! drawn: that is the model's). Used at start, on the main thread.
 
 mod fault;
 mod find;
@@ -78,12 +78,14 @@ pub struct StationConfig {
     pub model: Option<PathBuf>,
     /// The same seed and model play the same for ever; from the clock when absent.
     pub seed: Option<u64>,
-    /// See [`DrawParams::temperature`].
-    pub temperature: f32,
+    /// See [`DrawParams::temperature`]; the model's when absent, as with the next three.
+    pub temperature: Option<f32>,
+    /// See [`DrawParams::max_entropy`].
+    pub max_entropy: Option<f32>,
     /// See [`DrawParams::top_p`].
-    pub top_p: f32,
+    pub top_p: Option<f32>,
     /// See [`DrawParams::min_p`].
-    pub min_p: f32,
+    pub min_p: Option<f32>,
     /// A WAV file the model hears first and then continues; from silence when absent.
     pub prompt: Option<PathBuf>,
 }
@@ -154,15 +156,16 @@ impl Default for Config {
 
 impl Default for StationConfig {
     fn default() -> Self {
-        let draw = DrawParams::default();
         Self {
             name: "piano".into(),
             model: None,
             // New music at each start; the log tells the seed, so it can be played again.
             seed: None,
-            temperature: draw.temperature,
-            top_p: draw.top_p,
-            min_p: draw.min_p,
+            // What a model was found to play best with is its own.
+            temperature: None,
+            max_entropy: None,
+            top_p: None,
+            min_p: None,
             prompt: None,
         }
     }
@@ -357,12 +360,13 @@ impl Config {
 }
 
 impl StationConfig {
-    /// How this station chooses its codes.
-    pub fn draw(&self) -> DrawParams {
+    /// How this station chooses its codes, of a model that is drawn from as `usual`.
+    pub fn draw(&self, usual: &DrawParams) -> DrawParams {
         DrawParams {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            min_p: self.min_p,
+            temperature: self.temperature.unwrap_or(usual.temperature),
+            max_entropy: self.max_entropy.unwrap_or(usual.max_entropy),
+            top_p: self.top_p.unwrap_or(usual.top_p),
+            min_p: self.min_p.unwrap_or(usual.min_p),
         }
     }
 
@@ -373,9 +377,14 @@ impl StationConfig {
             let why = "must be 1 to 64 letters, digits, '-' or '_': it is part of an address";
             return fault(&at("name"), why.into());
         }
-        out_of(limits::TEMPERATURE, &at("temperature"), self.temperature)
-            .or_else(|| out_of(limits::TOP_P, &at("top_p"), self.top_p))
-            .or_else(|| out_of(limits::MIN_P, &at("min_p"), self.min_p))
+        [
+            (limits::TEMPERATURE, "temperature", self.temperature),
+            (limits::MAX_ENTROPY, "max_entropy", self.max_entropy),
+            (limits::TOP_P, "top_p", self.top_p),
+            (limits::MIN_P, "min_p", self.min_p),
+        ]
+        .into_iter()
+        .find_map(|(limits, key, value)| out_of(limits, &at(key), value?))
     }
 }
 

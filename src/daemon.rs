@@ -356,6 +356,7 @@ fn facts(name: &str, start: &Start, engine: &ModelEngine, chunk: ChunkShape) -> 
         seed: start.seed,
         draw: Draw {
             temperature: start.draw.temperature,
+            max_entropy: start.draw.max_entropy,
             top_p: start.draw.top_p,
             min_p: start.draw.min_p,
         },

@@ -294,6 +294,8 @@ pub struct ModelFacts {
 pub struct Draw {
     /// Divides the logits.
     pub temperature: f32,
+    /// Bits that are left to a draw, about; 8 leaves all.
+    pub max_entropy: f32,
     /// The fewest codes whose probabilities reach this sum are kept.
     pub top_p: f32,
     /// Codes at least this likely are kept, as a share of the likeliest.

@@ -127,6 +127,7 @@ fn loads(engines: &mut [ModelEngine], network: &NetworkConfig) -> Vec<EngineLoad
         let rate_hz = engine.model.config.sample_rate_hz;
         let case = warm_up::Case {
             rate_hz,
+            draw: engine.model.config.draw,
             chunk_len: network.packet_len(rate_hz),
             time,
         };
@@ -172,7 +173,7 @@ fn start(station: &StationConfig, index: u64, model: &Model) -> Result<Start, Se
     Ok(Start {
         // Stations that leave the seed to the clock shall not play the same.
         seed: station.seed.unwrap_or_else(|| seed_from_clock() + index),
-        draw: station.draw(),
+        draw: station.draw(&model.config.draw),
         prompt: prompt.map_or_else(|| Ok(Vec::new()), |path| prompt_codes(path, model))?,
     })
 }

@@ -9,6 +9,7 @@ use super::AuditError;
 use super::extract::Extractor;
 use super::features::Second;
 use super::spectrogram::Spectrogram;
+use crate::model::DrawParams;
 use crate::mulaw;
 use crate::pump::Stream;
 use crate::setup::Setup;
@@ -34,12 +35,8 @@ pub enum Source {
         sha256: String,
         /// What the uniforms came from.
         seed: u64,
-        /// Divided the logits.
-        temperature: f32,
-        /// Kept of the sum of probabilities.
-        top_p: f32,
-        /// Kept above this share of the likeliest.
-        min_p: f32,
+        /// How codes were drawn.
+        draw: DrawParams,
         /// Codes of a prompt before the first second.
         n_prompt: usize,
     },
@@ -149,9 +146,7 @@ pub fn model(
             name: model.name.clone(),
             sha256: model.sha256.clone(),
             seed: start.seed,
-            temperature: start.draw.temperature,
-            top_p: start.draw.top_p,
-            min_p: start.draw.min_p,
+            draw: start.draw,
             n_prompt: start.prompt.len(),
         },
         rate_hz,
@@ -191,7 +186,7 @@ impl Entropies {
     }
 }
 
-/// Shannon's entropy of softmax(logits / temperature); what min-p and top-p cut is not looked at.
+/// Shannon's entropy of softmax(logits / temperature); what is then cut or narrowed is not looked at.
 pub(super) fn entropy_bits(logits: &[f32], temperature: f32) -> f32 {
     if temperature == 0.0 {
         return 0.0;

@@ -92,11 +92,8 @@ fn write_titles(root: &Area<'_>, report: &Report) -> Drawn {
     let title = match &report.source {
         Source::File { path } => path.rsplit('/').next().unwrap_or(path).to_owned(),
         Source::Model {
-            name,
-            seed,
-            temperature,
-            ..
-        } => format!("{name}, seed {seed}, temperature {temperature}"),
+            name, seed, draw, ..
+        } => format!("{name}, seed {seed}, {draw}"),
     };
     let under = format!(
         "beside {}: the grey band holds 98 % of its seconds",

@@ -63,6 +63,14 @@ impl Times {
     }
 }
 
+/// As the models that are shipped are drawn from: holding the entropy is the dearest part of it.
+const DRAW: DrawParams = DrawParams {
+    temperature: 1.0,
+    max_entropy: 4.0,
+    top_p: 1.0,
+    min_p: 0.0,
+};
+
 /// Puts every lane into its hundredth hour.
 pub fn age(engine: &mut dyn Decoder) {
     for lane in 0..engine.n_lanes() {
@@ -115,7 +123,7 @@ impl Caller {
         let parts = self.uniforms.chunks(n).zip(self.codes.chunks_mut(n));
         let turn = |(lane, (uniforms, codes))| Turn {
             lane,
-            draw: DrawParams::default(),
+            draw: DRAW,
             uniforms,
             codes,
         };

@@ -211,17 +211,24 @@ pub struct StreamArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
-    /// Below 1 the likely becomes likelier, 0 takes the likeliest always [default: 1]
+    /// Below 1 the likely becomes likelier, 0 takes the likeliest always [default: the model's]
     #[arg(long, value_name = "T", allow_negative_numbers = true,
         value_parser = within::<f32>(limits::TEMPERATURE))]
     pub temperature: Option<f32>,
 
-    /// Keep the fewest codes whose probabilities reach P; 1 keeps all [default: 1]
+    /// Lower the temperature of steps that are less certain, until about so many bits are left; 8
+    /// leaves all as they are [default: the model's]
+    #[arg(long, value_name = "BITS", allow_negative_numbers = true,
+        value_parser = within::<f32>(limits::MAX_ENTROPY))]
+    pub max_entropy: Option<f32>,
+
+    /// Keep the fewest codes whose probabilities reach P; 1 keeps all [default: the model's]
     #[arg(long, value_name = "P", allow_negative_numbers = true,
         value_parser = within::<f32>(limits::TOP_P))]
     pub top_p: Option<f32>,
 
-    /// Keep codes at least P times as likely as the likeliest; 0 keeps all [default: 0]
+    /// Keep codes at least P times as likely as the likeliest; 0 keeps all [default: the
+    /// model's]
     #[arg(long, value_name = "P", allow_negative_numbers = true,
         value_parser = within::<f32>(limits::MIN_P))]
     pub min_p: Option<f32>,
@@ -416,9 +423,10 @@ impl StreamArgs {
     fn apply(self, config: &mut Config) {
         for station in &mut config.stations {
             station.seed = self.seed.or(station.seed);
-            replace(&mut station.temperature, self.temperature);
-            replace(&mut station.top_p, self.top_p);
-            replace(&mut station.min_p, self.min_p);
+            station.temperature = self.temperature.or(station.temperature);
+            station.max_entropy = self.max_entropy.or(station.max_entropy);
+            station.top_p = self.top_p.or(station.top_p);
+            station.min_p = self.min_p.or(station.min_p);
             station.prompt = self.prompt.clone().or(station.prompt.take());
         }
     }

@@ -167,13 +167,32 @@ pub fn softmax<F: Sixteen>(scores: &mut [f32], value_scales: &[f32], weights: &m
     heaviest / 255.0 / sum.sum()
 }
 
-/// `x = exp(x − from)`, in place.
+/// `out = exp(x · scale)`
 #[inline(always)]
-pub fn exp_of_difference<F: Sixteen>(x: &mut [f32], from: f32) {
-    let (from, unit) = (F::splat(from), F::splat(std::f32::consts::LOG2_E));
-    for x in x.chunks_mut(LANES) {
-        exp2(F::load_part(x).sub(from).mul(unit)).store_part(x);
+pub fn exp<F: Sixteen>(x: &[f32], scale: f32, out: &mut [f32]) {
+    let unit = F::splat(scale * std::f32::consts::LOG2_E);
+    for (out, x) in out.chunks_mut(LANES).zip(x.chunks(LANES)) {
+        exp2(F::load_part(x).mul(unit)).store_part(out);
     }
+}
+
+/// The sum of `x` and the sum of `x · y`.
+#[inline(always)]
+pub fn sum_and_product<F: Sixteen>(x: &[f32], y: &[f32]) -> (f32, f32) {
+    let (mut sum, mut product) = (F::splat(0.0), F::splat(0.0));
+    for (x, y) in x.chunks(LANES).zip(y.chunks(LANES)) {
+        let x = F::load_part(x);
+        (sum, product) = (sum.add(x), x.mul_add(F::load_part(y), product));
+    }
+    (sum.sum(), product.sum())
+}
+
+/// [`exp2`] of one number.
+#[inline(always)]
+pub fn exp2_of<F: Sixteen>(x: f32) -> f32 {
+    let mut out = [0.0; LANES];
+    exp2(F::splat(x)).store(&mut out);
+    out[0]
 }
 
 /// 2^x to 3 units in the last place over ±126, held at the ends beyond: the whole part is written
@@ -223,9 +242,7 @@ mod tests {
     use crate::compute::Plain;
 
     fn exp2(x: f32) -> f32 {
-        let mut out = [0.0; LANES];
-        super::exp2(Plain::splat(x)).store(&mut out);
-        out[0]
+        exp2_of::<Plain>(x)
     }
 
     #[test]

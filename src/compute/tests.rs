@@ -146,8 +146,9 @@ fn float_stages<F: Sixteen>(x: &[f32], y: &[f32]) -> Vec<u32> {
     lanewise::add::<F>(x, sum);
     gelu.copy_from_slice(x);
     lanewise::gelu::<F>(gelu);
-    exp.copy_from_slice(x);
-    lanewise::exp_of_difference::<F>(exp, 0.5);
+    lanewise::exp::<F>(x, 0.5, exp);
+    let (total, products) = lanewise::sum_and_product::<F>(x, y);
+    let power = lanewise::exp2_of::<F>(products);
     turned.copy_from_slice(x);
     lanewise::rotate::<F>(&mut turned[..n / 2 * 2], &y[..n / 2], &y[n - n / 2..]);
     scores.copy_from_slice(x);
@@ -159,7 +160,9 @@ fn float_stages<F: Sixteen>(x: &[f32], y: &[f32]) -> Vec<u32> {
     let scale = lanewise::quantize::<F>(x, &mut signed);
     let (step, zero) = lanewise::quantize_range::<F>(y, &mut ranged);
     let mut bits: Vec<u32> = out.iter().map(|out| out.to_bits()).collect();
-    bits.extend([unit.to_bits(), scale.to_bits(), step.to_bits(), zero as u32]);
+    let numbers = [unit, scale, step, total, products, power];
+    bits.extend(numbers.map(f32::to_bits));
+    bits.push(zero as u32);
     bits.extend(weights.iter().map(|weight| u32::from(*weight)));
     bits.extend(signed.iter().map(|byte| *byte as u32));
     bits.extend(ranged.iter().map(|byte| u32::from(*byte)));

@@ -1,7 +1,9 @@
 //! What each number may be: one table for the file and for the command line.
 
 use std::fmt;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, RangeBounds, RangeInclusive};
+
+use crate::model::DrawParams;
 
 /// The values a number may have. It prints as words: `above 0 and at most 1`.
 #[derive(Clone, Copy, Debug)]
@@ -14,12 +16,13 @@ pub struct Limits {
 
 /// Streams of one daemon: as many as one call of the engine can serve.
 pub const STATIONS: Limits = Limits::between(Bound::Included(1.0), Bound::Included(64.0));
-/// Divides the logits. Above 10 every model is white noise; 0 means "the likeliest always", and
-/// what lies so near to it that logits would overflow is refused.
+/// See [`DrawParams::TEMPERATURES`].
 pub const TEMPERATURE: Limits = Limits {
     or_zero: true,
-    ..Limits::between(Bound::Included(0.01_f32 as f64), Bound::Included(10.0))
+    ..Limits::within(DrawParams::TEMPERATURES)
 };
+/// See [`DrawParams::MAX_ENTROPIES`].
+pub const MAX_ENTROPY: Limits = Limits::within(DrawParams::MAX_ENTROPIES);
 /// A sum of probabilities; at 0 nothing would be left to draw.
 pub const TOP_P: Limits = Limits::between(Bound::Excluded(0.0), Bound::Included(1.0));
 /// A share of the likeliest code; at 1 nothing but it would be left, which is temperature 0.
@@ -49,6 +52,11 @@ pub const MINUTES_OR_NEVER: Limits = Limits::between(Bound::Included(0.0), MINUT
 pub const RATE_HZ: Limits = Limits::between(Bound::Included(4_000.0), Bound::Included(384_000.0));
 
 impl Limits {
+    const fn within(range: RangeInclusive<f32>) -> Self {
+        let (least, most) = (*range.start() as f64, *range.end() as f64);
+        Self::between(Bound::Included(least), Bound::Included(most))
+    }
+
     const fn between(least: Bound<f64>, most: Bound<f64>) -> Self {
         Self {
             least,

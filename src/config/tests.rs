@@ -49,7 +49,7 @@ fn what_is_printed_can_be_read() {
     config.stations[0].seed = Some(7);
     config.stations.push(StationConfig {
         name: "second".into(),
-        temperature: 0.7,
+        temperature: Some(0.7),
         ..StationConfig::default()
     });
     config.card.enabled = CardUse::Off;

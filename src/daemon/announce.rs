@@ -21,13 +21,11 @@ pub(super) fn setup(config: &Config, setup: &Setup) {
     {
         let draw = start.draw;
         tracing::info!(
-            "station {} of {}: seed {}, temperature {}, top-p {}, min-p {}, prompt of {} codes",
+            "station {} of {}: seed {}, {}, prompt of {} codes",
             station.name,
             setup.engines[place.engine].model.name,
             start.seed,
-            draw.temperature,
-            draw.top_p,
-            draw.min_p,
+            draw,
             start.prompt.len(),
         );
     }

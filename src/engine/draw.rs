@@ -4,28 +4,7 @@
 use std::ops::RangeInclusive;
 
 use crate::compute::{Plain, Sixteen, lanewise};
-use crate::model::V;
-
-/// How a stream chooses its codes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DrawParams {
-    /// Divides the logits; below 1 the likely becomes likelier, 0 always takes the likeliest.
-    pub temperature: f32,
-    /// Keep the fewest codes whose probabilities reach this sum; 1 keeps all.
-    pub top_p: f32,
-    /// Keep codes at least this likely, as a share of the likeliest; 0 keeps all.
-    pub min_p: f32,
-}
-
-impl Default for DrawParams {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            min_p: 0.0,
-        }
-    }
-}
+use crate::model::{DrawParams, V};
 
 /// The distance of two uniforms. A code less likely than this share of the likeliest is never
 /// drawn: the first code in order would be drawn whenever the uniform is 0, once in 17 minutes at
@@ -52,14 +31,8 @@ pub(super) fn draw_by<F: Sixteen>(
     if params.temperature == 0.0 {
         return within.start() + likeliest(&logits[range]);
     }
-    let mut shares = [f32::NEG_INFINITY; V];
-    let kept = shares[range.clone()].iter_mut();
-    for (share, logit) in kept.zip(&logits[range.clone()]) {
-        *share = logit / params.temperature;
-    }
-    let top = shares.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // The likeliest becomes 1, so `min_p` compares directly.
-    lanewise::exp_of_difference::<F>(&mut shares, top);
+    let mut shares = [0.0; V];
+    shares_of::<F>(&logits[range.clone()], params, &mut shares[range.clone()]);
     keep_min_p(&mut shares, params.min_p.max(RESOLUTION));
     keep_top_p(&mut shares, params.top_p);
     let target = uniform * shares.iter().sum::<f32>();
@@ -74,6 +47,38 @@ pub(super) fn draw_by<F: Sixteen>(
     }
     // Of logits that are no numbers none is kept: a model that has gone wrong is no reason to click.
     last_kept.unwrap_or_else(|| within.start() + likeliest(&logits[range]))
+}
+
+/// What each code's probability is to that of the likeliest, which so becomes 1.
+#[inline(always)]
+fn shares_of<F: Sixteen>(logits: &[f32], params: &DrawParams, shares: &mut [f32]) {
+    let mut powers = [0.0; V];
+    let powers = &mut powers[..logits.len()];
+    for (power, logit) in powers.iter_mut().zip(logits) {
+        *power = logit / params.temperature;
+    }
+    let top = powers.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    powers.iter_mut().for_each(|power| *power -= top);
+    lanewise::exp::<F>(powers, 1.0, shares);
+    if params.max_entropy < DrawParams::MAX_ENTROPY_BITS {
+        let narrower = narrower::<F>(powers, shares, params.max_entropy);
+        // Of logits that are no numbers it is none either.
+        if narrower < 1.0 {
+            lanewise::exp::<F>(powers, 1.0 / narrower, shares);
+        }
+    }
+}
+
+/// What the temperature is to be multiplied with for an entropy of `max_bits`: the square of the
+/// perplexity wanted over that of the shares e^powers, which is exact for a bell, whose width and so
+/// whose perplexity grow with the root of the temperature.
+///
+/// With S the sum of shares and m the mean of the powers, the perplexity is S / e^m.
+#[inline(always)]
+fn narrower<F: Sixteen>(powers: &[f32], shares: &[f32], max_bits: f32) -> f32 {
+    let (sum, weighted) = lanewise::sum_and_product::<F>(shares, powers);
+    let bits = max_bits + weighted / sum * std::f32::consts::LOG2_E;
+    lanewise::exp2_of::<F>(2.0 * bits) / (sum * sum)
 }
 
 /// The first of the likeliest codes.
@@ -166,6 +171,7 @@ mod tests {
 
     const ALL: DrawParams = DrawParams {
         temperature: 1.0,
+        max_entropy: DrawParams::MAX_ENTROPY_BITS,
         top_p: 1.0,
         min_p: 0.0,
     };
@@ -239,6 +245,47 @@ mod tests {
             }),
             [1]
         );
+    }
+
+    /// Shannon's entropy of what is drawn, in bits.
+    fn entropy(logits: &[f32], params: &DrawParams) -> f64 {
+        let mut shares = [0.0; V];
+        shares_of::<Plain>(logits, params, &mut shares);
+        let sum: f64 = shares.iter().map(|share| f64::from(*share)).sum();
+        let parts = shares.iter().map(|share| f64::from(*share) / sum);
+        parts.filter(|p| *p > 0.0).map(|p| -p * p.log2()).sum()
+    }
+
+    #[test]
+    fn a_bell_is_narrowed_to_the_entropy_that_is_allowed_and_the_certain_is_left_alone() {
+        for (width, temperature) in [(1.5f32, 1.0), (4.0, 1.0), (10.0, 1.1), (25.0, 1.0)] {
+            let bell = |code: usize| -0.5 * ((code as f32 - 120.3) / width).powi(2);
+            let logits: [f32; V] = std::array::from_fn(bell);
+            let free = DrawParams { temperature, ..ALL };
+            let held = DrawParams {
+                max_entropy: 4.0,
+                ..free
+            };
+            let (before, after) = (entropy(&logits, &free), entropy(&logits, &held));
+            assert!(
+                (after - before.min(4.0)).abs() < 0.01,
+                "{before} became {after}"
+            );
+        }
+    }
+
+    #[test]
+    fn whatever_the_shape_what_is_too_uncertain_becomes_less_so() {
+        for seed in 0..200 {
+            let spread = 1.0 + seed as f32 / 20.0;
+            let logits: [f32; V] = std::array::from_fn(|c| spread * uniform(seed, c as u64));
+            let held = DrawParams {
+                max_entropy: 3.0,
+                ..ALL
+            };
+            let (before, after) = (entropy(&logits, &ALL), entropy(&logits, &held));
+            assert!(before > 3.0 && after < before, "{before} became {after}");
+        }
     }
 
     #[test]

@@ -10,8 +10,9 @@ mod draw;
 mod footprint;
 mod naive;
 
+pub use crate::model::DrawParams;
 pub use cpu::CpuDecoder;
-pub use draw::{DrawParams, draw, uniform};
+pub use draw::{draw, uniform};
 pub use footprint::Footprint;
 pub use naive::NaiveDecoder;
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::pattern::{self, Pattern};
-use super::{ModelError, checkpoint};
+use super::{DrawParams, ModelError, checkpoint};
 use crate::predictor::{self, FilterPlan};
 
 /// The sizes and the pattern of a model. Made only by [`ModelConfig::parse`], so all hold together.
@@ -34,6 +34,8 @@ pub struct ModelConfig {
     pub rope_harmonics: Vec<u32>,
     /// The filters of the adaptive predictor whose expectations the network sees; none without one.
     pub predictor: Vec<FilterPlan>,
+    /// How its codes are drawn where nobody says otherwise.
+    pub draw: DrawParams,
     /// Codes per second.
     pub sample_rate_hz: u32,
     /// What a code stands for.
@@ -72,6 +74,8 @@ struct ConfigFile {
     rope_harmonics: Vec<u32>,
     #[serde(default)]
     predictor: Vec<FilterPlan>,
+    #[serde(default)]
+    draw: DrawParams,
     sample_rate: u32,
     codec: String,
     norm_eps: f32,
@@ -130,6 +134,7 @@ impl ModelConfig {
             .collect::<Result<Vec<_>, String>>()?;
         file.check_memory(&layers)?;
         predictor::check(&file.predictor)?;
+        file.draw.check()?;
         let farthest = layers.iter().map(|layer| layer.reach()).max().unwrap_or(1);
         Ok(Self {
             context: farthest.max(file.context as u64),
@@ -147,6 +152,7 @@ impl ModelConfig {
                 .map(|h| h % file.rope_period as u32)
                 .collect(),
             predictor: file.predictor,
+            draw: file.draw,
             sample_rate_hz: file.sample_rate,
             codec,
             norm_eps: file.norm_eps,
@@ -321,6 +327,29 @@ mod tests {
             refusal(|c| c["pattern"][0] = json!({"kind": "local", "window": 9, "x": 1}))
                 .contains("`x`")
         );
+    }
+
+    #[test]
+    fn drawing_is_neutral_unless_the_model_says_otherwise() {
+        let mut config = reference();
+        let draw = |config: &Value| ModelConfig::parse(&config.to_string()).unwrap().draw;
+        assert_eq!(draw(&config), DrawParams::default());
+        config["draw"] = json!({"max_entropy": 4.5});
+        let expected = DrawParams {
+            max_entropy: 4.5,
+            ..DrawParams::default()
+        };
+        assert_eq!(draw(&config), expected);
+        assert!(refusal(|c| c["draw"] = json!({"luck": 7})).contains("luck"));
+        for (key, value) in [
+            ("temperature", 0.001),
+            ("max_entropy", 8.5),
+            ("top_p", 0.0),
+            ("min_p", 1.0),
+        ] {
+            let why = refusal(|c| c["draw"] = json!({ key: value }));
+            assert!(why.contains(&format!("draw: {key} is {value}")), "{why}");
+        }
     }
 
     #[test]

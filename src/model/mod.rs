@@ -9,12 +9,14 @@
 
 mod checkpoint;
 mod config;
+mod draw;
 pub mod pattern;
 mod rotary;
 
 pub use checkpoint::{LayerWeights, Weights, save};
 pub(crate) use config::lcm;
 pub use config::{Codec, ModelConfig};
+pub use draw::DrawParams;
 pub use pattern::{Pattern, Spacing};
 pub use rotary::Rotary;
 

@@ -138,6 +138,7 @@ mod tests {
             seed: 7,
             draw: Draw {
                 temperature: 1.0,
+                max_entropy: 8.0,
                 top_p: 1.0,
                 min_p: 0.0,
             },

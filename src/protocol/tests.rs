@@ -20,6 +20,7 @@ fn hello() -> Hello {
             seed: u64::MAX,
             draw: Draw {
                 temperature: 0.95,
+                max_entropy: 4.5,
                 top_p: 1.0,
                 min_p: 0.0,
             },

@@ -31,6 +31,8 @@ const N_SLICES: std::ops::Range<usize> = 4..64;
 pub(super) struct Case {
     /// Codes per second.
     pub rate_hz: u32,
+    /// How codes are drawn.
+    pub draw: DrawParams,
     /// Codes that the pump asks for at a time.
     pub chunk_len: usize,
     /// How much of the clock's time to spend.
@@ -75,7 +77,7 @@ impl Probe<'_> {
     /// Compute time over audio time of the first `n_lanes` lanes: what nine slices of ten keep to.
     fn load(&mut self, n_lanes: usize, case: &Case) -> f64 {
         // The first step finds everything cold: it only says how long a slice may be.
-        let step_s = self.seconds(n_lanes, 1).max(1e-9);
+        let step_s = self.seconds(n_lanes, 1, case.draw).max(1e-9);
         let fits = (SLICE.as_secs_f64() / step_s) as usize;
         let n_codes = fits.clamp(1, case.chunk_len);
         let until = (self.clock)() + case.time / 2;
@@ -83,19 +85,19 @@ impl Probe<'_> {
         while slices.len() < N_SLICES.end
             && (slices.len() < N_SLICES.start || (self.clock)() < until)
         {
-            slices.push(self.seconds(n_lanes, n_codes) / n_codes as f64);
+            slices.push(self.seconds(n_lanes, n_codes, case.draw) / n_codes as f64);
         }
         slices.sort_unstable_by(f64::total_cmp);
         slices[(slices.len() - 1) * 9 / 10] * f64::from(case.rate_hz)
     }
 
     /// How long `n_codes` codes take in each of the first `n_lanes` lanes.
-    fn seconds(&mut self, n_lanes: usize, n_codes: usize) -> f64 {
+    fn seconds(&mut self, n_lanes: usize, n_codes: usize, draw: DrawParams) -> f64 {
         let chunk_len = self.uniforms.len();
         let codes = self.codes.chunks_exact_mut(chunk_len).take(n_lanes);
         let turns = codes.enumerate().map(|(lane, codes)| Turn {
             lane,
-            draw: DrawParams::default(),
+            draw,
             uniforms: &self.uniforms[..n_codes],
             codes: &mut codes[..n_codes],
         });
@@ -154,6 +156,7 @@ mod tests {
             lane_ns,
         };
         let case = Case {
+            draw: DrawParams::default(),
             rate_hz: 16_000,
             chunk_len: 320,
             time: TIME,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::engine::{self, DrawParams, Turn, uniform};
+use crate::engine::{self, Turn, uniform};
 use crate::model::Model;
 use crate::mulaw;
 use crate::wav::{WavError, WavFormat, WavWriter};
@@ -117,7 +117,7 @@ fn render(take: Take, shall_stop: &AtomicBool) -> Result<(), WavError> {
         let codes = &mut codes[..n as usize];
         decoder.generate(&mut [Turn {
             lane: 0,
-            draw: DrawParams::default(),
+            draw: model.config.draw,
             uniforms: &uniforms,
             codes,
         }]);

@@ -32,14 +32,22 @@ pub struct Feed {
 #[derive(Debug)]
 struct Source {
     codes: Vec<u8>,
-    recipe: Recipe,
+    noisy: Recipe,
+    clean: Recipe,
     predictor: Vec<FilterPlan>,
+}
+
+/// Which windows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Order {
+    passes: Range<u64>,
+    is_noisy: bool,
 }
 
 /// Windows on the host.
 #[derive(Debug)]
 struct Drawn {
-    passes: Range<u64>,
+    order: Order,
     inputs: Heard,
     targets: Vec<u8>,
 }
@@ -47,23 +55,33 @@ struct Drawn {
 /// Windows on the device.
 #[derive(Debug)]
 struct Held {
-    passes: Range<u64>,
+    order: Order,
     inputs: Inputs,
     /// `[B, T]` u8 of each pass, one after another.
     targets: Tensor,
 }
 
 impl Source {
-    fn draw(&self, passes: Range<u64>) -> Drawn {
-        let each = |pass| windows::draw(&self.codes, &self.recipe, pass);
-        let batches: Vec<Batch> = passes.clone().into_par_iter().map(each).collect();
+    fn draw(&self, order: Order) -> Drawn {
+        let recipe = match order.is_noisy {
+            true => &self.noisy,
+            false => &self.clean,
+        };
+        let each = |pass| windows::draw(&self.codes, recipe, pass);
+        let batches: Vec<Batch> = order.passes.clone().into_par_iter().map(each).collect();
         let mut all = Batch::default();
         batches.into_iter().for_each(|batch| all += batch);
         Drawn {
-            passes,
-            inputs: Heard::new(&self.predictor, all.inputs, self.recipe.window),
+            order,
+            inputs: Heard::new(&self.predictor, all.inputs, recipe.window),
             targets: all.targets,
         }
+    }
+}
+
+impl Order {
+    fn has(&self, pass: u64, is_noisy: bool) -> bool {
+        self.passes.contains(&pass) && self.is_noisy == is_noisy
     }
 }
 
@@ -71,7 +89,7 @@ impl Drawn {
     fn on(self, window: usize, device: &Device) -> Result<Held> {
         let shape = (self.targets.len() / window, window);
         Ok(Held {
-            passes: self.passes,
+            order: self.order,
             inputs: self.inputs.on(device)?,
             targets: Tensor::from_vec(self.targets, shape, device)?,
         })
@@ -83,7 +101,8 @@ impl Feed {
     pub fn new(codes: Vec<u8>, recipe: Recipe, predictor: Vec<FilterPlan>, device: Device) -> Self {
         let source = Source {
             codes,
-            recipe,
+            clean: recipe.clean(),
+            noisy: recipe,
             predictor,
         };
         Self {
@@ -94,14 +113,16 @@ impl Feed {
         }
     }
 
-    /// Inputs and targets `[B, T]` u8 of a pass, counted over the whole training.
-    pub fn pass(&mut self, pass: u64) -> Result<(Inputs, Tensor)> {
-        let (batch, window) = (self.source.recipe.batch, self.source.recipe.window);
-        let held = match self.held.take().filter(|held| held.passes.contains(&pass)) {
+    /// Inputs and targets `[B, T]` u8 of a pass, counted over the whole training; noisy as the
+    /// recipe says, or clean.
+    pub fn pass(&mut self, pass: u64, is_noisy: bool) -> Result<(Inputs, Tensor)> {
+        let (batch, window) = (self.source.noisy.batch, self.source.noisy.window);
+        let held = self.held.take();
+        let held = match held.filter(|held| held.order.has(pass, is_noisy)) {
             Some(held) => held,
-            None => self.fetch(pass).on(window, &self.device)?,
+            None => self.fetch(pass, is_noisy).on(window, &self.device)?,
         };
-        let row = (pass - held.passes.start) as usize * batch;
+        let row = (pass - held.order.passes.start) as usize * batch;
         let windows = (
             held.inputs.narrow(row, batch)?,
             held.targets.narrow(0, row, batch)?,
@@ -111,19 +132,23 @@ impl Feed {
     }
 
     /// The windows from `pass` on; the next ones are drawn meanwhile.
-    fn fetch(&mut self, pass: u64) -> Drawn {
-        let recipe = &self.source.recipe;
+    fn fetch(&mut self, pass: u64, is_noisy: bool) -> Drawn {
+        let recipe = &self.source.noisy;
         let n = (CODES / (recipe.batch * recipe.window)).clamp(1, PASSES_MAX) as u64;
+        let order = |first| Order {
+            passes: first..first + n,
+            is_noisy,
+        };
         let waiting = self.next.take().and_then(|next| next.recv().ok());
-        let drawn = match waiting.filter(|drawn| drawn.passes.start == pass) {
+        let drawn = match waiting.filter(|drawn| drawn.order == order(pass)) {
             Some(drawn) => drawn,
-            None => self.source.draw(pass..pass + n),
+            None => self.source.draw(order(pass)),
         };
         let (sender, next) = mpsc::channel();
-        let (source, following) = (self.source.clone(), drawn.passes.end);
+        let (source, following) = (self.source.clone(), order(drawn.order.passes.end));
         rayon::spawn(move || {
             // Nobody waits for it where the training has ended.
-            let _ = sender.send(source.draw(following..following + n));
+            let _ = sender.send(source.draw(following));
         });
         self.next = Some(next);
         drawn
@@ -137,25 +162,25 @@ mod tests {
     #[test]
     fn every_pass_has_its_own_windows_whatever_travels_with_it() {
         let codes: Vec<u8> = (0..9_000u32).map(|i| (i * i / 11) as u8).collect();
-        let recipe = Recipe {
+        let noisy = Recipe {
             window: 50,
             batch: 3,
+            input_noise: 0.5,
             ..Recipe::default()
         };
         let predictor = vec![FilterPlan {
             taps: 16,
             rate: 0.1,
         }];
-        let mut feed = Feed::new(
-            codes.clone(),
-            recipe.clone(),
-            predictor.clone(),
-            Device::Cpu,
-        );
+        let mut feed = Feed::new(codes.clone(), noisy.clone(), predictor.clone(), Device::Cpu);
         let n = PASSES_MAX as u64;
-        for pass in [10, 13, 10 + n - 1, 10 + n, 10 + n + 3, 9, 500] {
-            let (inputs, targets) = feed.pass(pass).unwrap();
-            let batch = windows::draw(&codes, &recipe, pass);
+        let passes = [10, 13, 10 + n - 1, 10 + n, 10 + n + 3, 9, 500];
+        let clean = [501, 502, 501 + n].map(|pass| (pass, false));
+        for (pass, is_noisy) in passes.map(|pass| (pass, true)).into_iter().chain(clean) {
+            let (inputs, targets) = feed.pass(pass, is_noisy).unwrap();
+            let recipe = if is_noisy { &noisy } else { &noisy.clean() };
+            let batch = windows::draw(&codes, recipe, pass);
+            assert_eq!(batch == windows::draw(&codes, &noisy, pass), is_noisy);
             let alone = Heard::new(&predictor, batch.inputs.clone(), 50).on(&Device::Cpu);
             let waves = |inputs: &Inputs| {
                 let waves = inputs.waves().unwrap().unwrap();

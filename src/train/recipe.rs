@@ -43,6 +43,8 @@ pub struct Recipe {
     pub noise_run: f64,
     /// Share of the input codes that are replaced by any.
     pub input_replace: f64,
+    /// Share of the budget up to which inputs are moved and replaced; from there on they are clean.
+    pub noise_until: f64,
     /// What weights and windows are drawn from.
     pub seed: u64,
 }
@@ -67,6 +69,7 @@ impl Default for Recipe {
             noise_width: 4.0,
             noise_run: 1.0,
             input_replace: 0.0,
+            noise_until: 1.0,
             seed: 0,
         }
     }
@@ -76,6 +79,15 @@ impl Recipe {
     /// Codes that are predicted in one iteration.
     pub fn samples_per_iteration(&self) -> u64 {
         (self.accumulate * self.batch * self.window) as u64
+    }
+
+    /// The same with nothing done to the inputs.
+    pub fn clean(&self) -> Self {
+        Self {
+            input_noise: 0.0,
+            input_replace: 0.0,
+            ..self.clone()
+        }
     }
 
     /// Refuses what cannot be trained with, in words that name the setting.
@@ -111,7 +123,8 @@ impl Recipe {
         share("input_noise", self.input_noise)?;
         number("noise_width", self.noise_width, 0.0, 256.0)?;
         number("noise_run", self.noise_run, 1.0, 1e9)?;
-        share("input_replace", self.input_replace)
+        share("input_replace", self.input_replace)?;
+        number("noise_until", self.noise_until, 0.0, 1.0)
     }
 }
 

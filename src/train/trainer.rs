@@ -255,10 +255,11 @@ impl<'a> Training<'a> {
         let recipe = &self.job.settings.recipe;
         let n_done = self.progress.iteration;
         let part_share = 1.0 / recipe.accumulate as f64;
+        let is_noisy = self.share() < recipe.noise_until;
         let mut gradients = Gradients::default();
         for part in 0..recipe.accumulate as u64 {
             let pass = n_done * recipe.accumulate as u64 + part;
-            let (inputs, targets) = self.feed.pass(pass)?;
+            let (inputs, targets) = self.feed.pass(pass, is_noisy)?;
             let loss = self.network.loss(&inputs, &targets)?;
             gradients.add(self.network.parameters(), &loss.backward()?, part_share)?;
             sums.loss = (&sums.loss + (loss.detach() * part_share)?)?;

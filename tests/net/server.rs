@@ -39,6 +39,7 @@ pub fn facts(station: &str) -> Facts {
         seed: 7,
         draw: Draw {
             temperature: 0.95,
+            max_entropy: 8.0,
             top_p: 1.0,
             min_p: 0.0,
         },

@@ -26,13 +26,9 @@ fn the_help_names_the_true_defaults() {
         .render_long_help()
         .to_string();
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (all, station) = (Config::default(), &Config::default().stations[0]);
     for default in [
         config::DEFAULT_MODEL.to_owned(),
-        all.network.listen,
-        station.temperature.to_string(),
-        station.top_p.to_string(),
-        station.min_p.to_string(),
+        Config::default().network.listen,
     ] {
         assert!(
             help.contains(&format!("[default: {default}]")),
@@ -85,7 +81,7 @@ fn the_command_line_goes_before_the_defaults() {
     assert_eq!(config.network.listen, "0.0.0.0:1");
     assert_eq!(
         (config.stations[0].seed, config.stations[0].top_p),
-        (Some(7), 0.5)
+        (Some(7), Some(0.5))
     );
     assert_eq!(config.model, PathBuf::from("tiny"));
     assert_eq!(config.card, Config::default().card);

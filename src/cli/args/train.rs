@@ -122,6 +122,11 @@ pub struct RecipeArgs {
     #[arg(long, value_name = "SHARE")]
     pub input_replace: Option<f64>,
 
+    /// Share of the budget until which inputs are moved and replaced; then they are clean, and the
+    /// model learns to trust them [default: 1]
+    #[arg(long, value_name = "SHARE")]
+    pub noise_until: Option<f64>,
+
     /// Draws the first weights and the windows [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -198,6 +203,7 @@ impl RecipeArgs {
         replace(&mut recipe.noise_width, self.noise_width);
         replace(&mut recipe.noise_run, self.noise_run);
         replace(&mut recipe.input_replace, self.input_replace);
+        replace(&mut recipe.noise_until, self.noise_until);
         replace(&mut recipe.seed, self.seed);
     }
 }
@@ -251,6 +257,7 @@ mod tests {
         told("deviation", recipe.noise_width.to_string());
         told("and not in between", recipe.noise_run.to_string());
         told("replaced by any", recipe.input_replace.to_string());
+        told("to trust them", recipe.noise_until.to_string());
         told("the windows", recipe.seed.to_string());
         told("checkpoint to checkpoint", pace.save_minutes.to_string());
         told("renders nothing", pace.render_minutes.to_string());

@@ -20,14 +20,9 @@ fn head(report: &Report) -> String {
     let what = match &report.source {
         Source::File { path } => path.clone(),
         Source::Model {
-            name,
-            seed,
-            temperature,
-            top_p,
-            min_p,
-            ..
+            name, seed, draw, ..
         } => {
-            format!("{name}, seed {seed}, temperature {temperature}, top-p {top_p}, min-p {min_p}")
+            format!("{name}, seed {seed}, {draw}")
         }
     };
     let (seconds, reference) = (report.summary.n_seconds, &report.reference);

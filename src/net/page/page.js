@@ -421,6 +421,7 @@ class Page {
     element("facts").textContent = [
       `seed ${seed}`,
       `temperature ${draw.temperature}`,
+      `at most ${draw.max_entropy} bits`,
       `top-p ${draw.top_p}`,
       `min-p ${draw.min_p}`,
       `${rateHz / 1000} kHz`,

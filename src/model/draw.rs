@@ -1,0 +1,80 @@
+//! How codes are drawn from a model's logits: what its `config.json` recommends, and what a station
+//! may say instead.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+/// How a stream chooses its codes. Written and read as the object `draw` of a `config.json`, in which
+/// a key that is absent has its neutral value: the model's own probabilities, untouched.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrawParams {
+    /// Divides the logits; below 1 the likely becomes likelier, 0 always takes the likeliest.
+    pub temperature: f32,
+    /// Bits per draw: the temperature of a step that is less certain falls until about so much is
+    /// left; 8 leaves every step as it is.
+    pub max_entropy: f32,
+    /// Keep the fewest codes whose probabilities reach this sum; 1 keeps all.
+    pub top_p: f32,
+    /// Keep codes at least this likely, as a share of the likeliest; 0 keeps all.
+    pub min_p: f32,
+}
+
+impl Default for DrawParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            max_entropy: Self::MAX_ENTROPY_BITS,
+            top_p: 1.0,
+            min_p: 0.0,
+        }
+    }
+}
+
+/// `temperature 1, at most 4.3 bits, top-p 1, min-p 0`
+impl fmt::Display for DrawParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            temperature,
+            max_entropy,
+            top_p,
+            min_p,
+        } = self;
+        write!(
+            f,
+            "temperature {temperature}, at most {max_entropy} bits, top-p {top_p}, min-p {min_p}"
+        )
+    }
+}
+
+impl DrawParams {
+    /// What 256 codes can hold.
+    pub const MAX_ENTROPY_BITS: f32 = 8.0;
+    /// Temperatures besides 0, "the likeliest always". Above every model is white noise; what lies
+    /// nearer to 0 would let logits overflow.
+    pub const TEMPERATURES: RangeInclusive<f32> = 0.01..=10.0;
+    /// Entropies. Below, the likeliest code alone would be left: that is temperature 0.
+    pub const MAX_ENTROPIES: RangeInclusive<f32> = 0.1..=Self::MAX_ENTROPY_BITS;
+
+    /// Refuses what nothing can be drawn with, in words that name the key.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let refuse = |key: &str, value: f32, must: &str| {
+            Err(format!("draw: {key} is {value}; it must be {must}"))
+        };
+        if self.temperature != 0.0 && !Self::TEMPERATURES.contains(&self.temperature) {
+            return refuse("temperature", self.temperature, "0 or from 0.01 to 10");
+        }
+        if !Self::MAX_ENTROPIES.contains(&self.max_entropy) {
+            return refuse("max_entropy", self.max_entropy, "from 0.1 to 8 bits");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return refuse("top_p", self.top_p, "above 0 and at most 1");
+        }
+        if !(0.0..1.0).contains(&self.min_p) {
+            return refuse("min_p", self.min_p, "at least 0 and below 1");
+        }
+        Ok(())
+    }
+}
