@@ -26,7 +26,7 @@ const RATE: f32 = 0.08;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let usage = "give a corpus, a split and filters as TAPS:RATE";
+    let usage = "give a corpus, a split and filters as TAPS:RATE or TAPS:RATE:LEAK";
     let corpus = PathBuf::from(args.next().ok_or(usage)?);
     let split: Split = args.next().ok_or(usage)?.parse()?;
     let plan: Vec<FilterPlan> = args
@@ -51,10 +51,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn filter(text: &str) -> Option<FilterPlan> {
-    let (taps, rate) = text.split_once(':')?;
+    let mut parts = text.split(':');
+    let (taps, rate, leak) = (parts.next()?, parts.next()?, parts.next());
     Some(FilterPlan {
         taps: taps.parse().ok()?,
         rate: rate.parse().ok()?,
+        leak: leak.unwrap_or("0").parse().ok()?,
     })
 }
 

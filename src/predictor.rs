@@ -46,6 +46,10 @@ pub struct FilterPlan {
     pub taps: usize,
     /// The share of its error that it corrects at each sample.
     pub rate: f32,
+    /// The share of its weights that it forgets then; what no sound excites would stay in them, and
+    /// more would gather there, for as long as a stream lasts.
+    #[serde(default)]
+    pub leak: f32,
 }
 
 /// A cascade and what it has heard. Allocates when it is made, and never again.
@@ -161,7 +165,7 @@ pub fn check(plan: &[FilterPlan]) -> Result<(), String> {
             "predictor has {n} filters, more than the {MAX_FILTERS} this version takes"
         ));
     }
-    for (i, FilterPlan { taps, rate }) in plan.iter().enumerate() {
+    for (i, FilterPlan { taps, rate, leak }) in plan.iter().enumerate() {
         if *taps == 0 || *taps > MAX_TAPS || !taps.is_multiple_of(LANES) {
             return Err(format!(
                 "predictor[{i}]: taps is {taps}; it must be a multiple of {LANES} up to {MAX_TAPS}"
@@ -170,6 +174,11 @@ pub fn check(plan: &[FilterPlan]) -> Result<(), String> {
         if !(*rate > 0.0 && *rate < 2.0) {
             return Err(format!(
                 "predictor[{i}]: rate is {rate}; it must lie between 0 and 2, or the filter runs away"
+            ));
+        }
+        if !(0.0..=0.1).contains(leak) {
+            return Err(format!(
+                "predictor[{i}]: leak is {leak}; it must be from 0 to 0.1"
             ));
         }
     }
@@ -223,6 +232,8 @@ impl<O: Ops> Stage for Listen<'_, O> {
 #[derive(Clone, Debug)]
 struct Filter {
     rate: f32,
+    /// What a weight keeps of itself when it is corrected.
+    kept: f32,
     weights: Vec<f32>,
     /// What came in, the newest first, from `head` on; twice as long as is seen, so that it seldom
     /// has to move.
@@ -237,6 +248,7 @@ impl Filter {
     fn new(plan: &FilterPlan) -> Self {
         Self {
             rate: plan.rate,
+            kept: 1.0 - plan.leak,
             weights: vec![0.0; plan.taps],
             heard: vec![0.0; 2 * plan.taps],
             head: plan.taps,
@@ -257,6 +269,9 @@ impl Filter {
     fn step<F: Sixteen>(&mut self, newest: f32, error: f32) {
         let n = self.weights.len();
         let gain = F::splat(self.rate * error / (self.energy + QUIET * n as f32));
+        // Where there is nothing to correct nothing is forgotten: weights would dwindle in silence to
+        // numbers that processors take a hundred times as long for.
+        let kept = F::splat(if error == 0.0 { 1.0 } else { self.kept });
         if self.head == 0 {
             self.heard.copy_within(..n, n);
             self.head = n;
@@ -270,7 +285,7 @@ impl Filter {
         let pairs = before.as_chunks().0.iter().zip(now.as_chunks().0);
         for (weights, (before, now)) in self.weights.as_chunks_mut().0.iter_mut().zip(pairs) {
             let now = F::load(now);
-            let corrected = F::load(before).mul(gain).add(F::load(weights));
+            let corrected = F::load(before).mul(gain).add(F::load(weights).mul(kept));
             corrected.store(weights);
             sum = corrected.mul(now).add(sum);
             energy = now.mul(now).add(energy);

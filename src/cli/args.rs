@@ -138,7 +138,7 @@ was made of what and what was skipped. The same command again converts only what
     /// Train a model on a corpus of recordings
     #[command(after_help = "Examples:
   longwave train corpus --output runs/tiny
-  longwave train corpus --output runs/piano --preset piano-16k --minutes 60 --device cuda:0
+  longwave train corpus --output runs/piano --preset piano-16k --device cuda:0
   longwave train --output runs/piano --resume --minutes 120
   longwave train corpus -o runs/mine --config mine.json --samples 500000000 --seed 7
 

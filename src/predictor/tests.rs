@@ -33,8 +33,13 @@ fn naive(plan: &[FilterPlan], codes: &[u8]) -> Vec<f32> {
             let error = if left.abs() < 1e-12 { 0.0 } else { left };
             let energy: f64 = heard[i].iter().map(|x| x * x).sum();
             let gain = f64::from(filter.rate) * error / (energy + 1e-7 * filter.taps as f64);
+            let kept = if error == 0.0 {
+                1.0
+            } else {
+                1.0 - f64::from(filter.leak)
+            };
             for (weight, x) in weights[i].iter_mut().zip(&heard[i]) {
-                *weight += gain * x;
+                *weight = kept * *weight + gain * x;
             }
             heard[i].pop();
             heard[i].insert(0, rest);
@@ -60,8 +65,8 @@ fn naive(plan: &[FilterPlan], codes: &[u8]) -> Vec<f32> {
 }
 
 fn plan() -> Vec<FilterPlan> {
-    let filter = |taps, rate| FilterPlan { taps, rate };
-    vec![filter(48, 0.1), filter(16, 0.05)]
+    let filter = |taps, rate, leak| FilterPlan { taps, rate, leak };
+    vec![filter(48, 0.1, 1e-3), filter(16, 0.05, 0.0)]
 }
 
 /// Three tones and a little noise.
@@ -228,7 +233,10 @@ fn waves_are_cosines_and_sines_of_the_harmonics() {
 
 #[test]
 fn cascades_that_cannot_run_are_refused() {
-    let refused = |taps, rate| check(&[FilterPlan { taps, rate }]).unwrap_err();
+    let filter = |taps, rate, leak| FilterPlan { taps, rate, leak };
+    let refused = |taps, rate| check(&[filter(taps, rate, 0.0)]).unwrap_err();
+    let why = check(&[filter(16, 0.1, 0.2)]).unwrap_err();
+    assert!(why.contains("leak is 0.2"), "{why}");
     assert!(refused(0, 0.1).contains("taps is 0"));
     assert!(refused(17, 0.1).contains("multiple of 16"));
     assert!(refused(16, 2.0).contains("runs away"));

@@ -171,6 +171,7 @@ mod tests {
         let predictor = vec![FilterPlan {
             taps: 16,
             rate: 0.1,
+            leak: 0.0,
         }];
         let mut feed = Feed::new(codes.clone(), noisy.clone(), predictor.clone(), Device::Cpu);
         let n = PASSES_MAX as u64;
