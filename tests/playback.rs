@@ -222,6 +222,7 @@ impl Decoder for Hash {
     fn open(&mut self, _: usize) {
         self.0 = 0;
     }
+    fn copy(&mut self, _: usize, _: usize) {}
     fn position(&self, _: usize) -> u64 {
         self.0
     }

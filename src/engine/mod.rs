@@ -69,7 +69,7 @@ pub struct Turn<'a> {
 
 /// The seam between those who compute and those who need sound.
 ///
-/// In the CPU engine `open` and `generate` allocate nothing, `prime` and `score` only for long
+/// In the CPU engine `open`, `copy` and `generate` allocate nothing, `prime` and `score` only for long
 /// prompts. Lanes are numbered `0..n_lanes()`; naming another, or one lane twice in a call, is a bug
 /// of the caller and panics.
 pub trait Decoder: Send {
@@ -78,6 +78,11 @@ pub trait Decoder: Send {
 
     /// Puts the lane back to the start of a stream: position 0, nothing seen.
     fn open(&mut self, lane: usize);
+
+    /// Makes the lane `to` what the lane `from` is, its position and all that it remembers: from
+    /// here on the same uniforms draw the same codes in both. Takes as long as its memory takes to
+    /// copy.
+    fn copy(&mut self, from: usize, to: usize);
 
     /// How many codes the lane has taken in, primed and drawn together.
     fn position(&self, lane: usize) -> u64;

@@ -29,6 +29,9 @@ impl Decoder for Fake {
     fn open(&mut self, lane: usize) {
         self.positions[lane] = 0;
     }
+    fn copy(&mut self, from: usize, to: usize) {
+        self.positions[to] = self.positions[from];
+    }
     fn position(&self, lane: usize) -> u64 {
         self.positions[lane]
     }

@@ -129,6 +129,7 @@ mod tests {
             self.n_lanes
         }
         fn open(&mut self, _lane: usize) {}
+        fn copy(&mut self, _from: usize, _to: usize) {}
         fn position(&self, _lane: usize) -> u64 {
             0
         }
