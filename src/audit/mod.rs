@@ -14,7 +14,6 @@ mod reference;
 mod repeat;
 mod report;
 mod spectrogram;
-mod spectrum;
 mod steady;
 #[cfg(test)]
 mod tests;
