@@ -64,6 +64,7 @@ const LAW: &[(&str, &[&str])] = &[
             "machine",
             "mulaw",
             "resample",
+            "sound",
             "telemetry",
         ],
     ),

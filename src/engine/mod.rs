@@ -40,6 +40,13 @@ pub fn open(model: &Arc<Model>, settings: &Settings, n_lanes: usize) -> Option<B
     dispatch(isa, Open(model, settings, n_lanes))
 }
 
+/// The tiny model's engine, for tests of those who know no models.
+#[cfg(test)]
+pub(crate) fn tiny(n_lanes: usize) -> Box<dyn Decoder> {
+    let model = Model::load(std::path::Path::new("models/tiny")).expect("it lies in the tree");
+    open(&Arc::new(model), &Settings::default(), n_lanes).expect("the best of this CPU")
+}
+
 struct Open<'a>(&'a Arc<Model>, &'a Settings, usize);
 
 impl Job for Open<'_> {

@@ -7,6 +7,8 @@ use crate::mulaw;
 use crate::resample::Resampler;
 use assert_no_alloc::assert_no_alloc;
 
+mod collapse;
+
 const SETTINGS: PumpSettings = PumpSettings {
     lead_ms: 100,
     cpu: None,
@@ -76,6 +78,7 @@ fn opening(lane: usize, start: Start) -> (Opening, Source) {
     let opening = Opening {
         start,
         place,
+        spares: None,
         writer,
     };
     (opening, source)
