@@ -64,6 +64,10 @@ impl Extractor {
         }
     }
 
+    pub(super) fn rate_hz(&self) -> u32 {
+        self.rate_hz as u32
+    }
+
     pub(super) fn spectrum(&self) -> &Spectrum {
         &self.spectrum
     }
