@@ -81,7 +81,7 @@ const LAW: &[(&str, &[&str])] = &[
     (
         "audit",
         &[
-            "corpus", "files", "mulaw", "plot", "pump", "setup", "sound", "wav",
+            "corpus", "files", "model", "mulaw", "plot", "pump", "setup", "sound", "wav",
         ],
     ),
     (
