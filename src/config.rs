@@ -88,6 +88,8 @@ pub struct StationConfig {
     pub min_p: Option<f32>,
     /// A WAV file the model hears first and then continues; from silence when absent.
     pub prompt: Option<PathBuf>,
+    /// Whether it returns by itself from noise and from silence that does not end.
+    pub watch: bool,
 }
 
 /// The `[card]` table.
@@ -167,6 +169,8 @@ impl Default for StationConfig {
             top_p: None,
             min_p: None,
             prompt: None,
+            // It costs two lanes of memory and next to no time, and nobody sits beside a daemon.
+            watch: true,
         }
     }
 }

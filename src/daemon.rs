@@ -329,9 +329,9 @@ fn stations(config: &Config, setup: &Setup) -> (Vec<Opening>, Vec<net::Station>)
     } = config.network;
     let n_slots = RING_MS.max(RING_BUFFERS * jitter_ms).div_ceil(packet_ms) as usize;
     let named = config.stations.iter().zip(&setup.starts);
-    let placed = named.zip(&setup.places);
+    let placed = named.zip(setup.places.iter().zip(&setup.spares));
     placed
-        .map(|((station, start), &place)| {
+        .map(|((station, start), (&place, &spares))| {
             let engine = &setup.engines[place.engine];
             let chunk = chunk_of(engine, &config.network);
             let (writer, source): (Writer, Source) = broadcast::ring(n_slots, chunk.len);
@@ -339,6 +339,7 @@ fn stations(config: &Config, setup: &Setup) -> (Vec<Opening>, Vec<net::Station>)
             let opening = Opening {
                 start: start.clone(),
                 place,
+                spares,
                 writer,
             };
             (opening, net::Station { facts, source })

@@ -48,7 +48,10 @@ pub fn describe(model: &Arc<Model>) -> String {
         ),
         (
             "state",
-            format!("{} for each lane", bytes(footprint.lane_bytes)),
+            format!(
+                "{} for each lane; a station of a daemon has three, unless it is not watched",
+                bytes(footprint.lane_bytes)
+            ),
         ),
     ];
     let mut page = String::new();

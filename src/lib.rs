@@ -9,6 +9,7 @@ pub mod files;
 pub mod machine;
 pub mod mulaw;
 pub mod plot;
+pub mod sound;
 pub mod telemetry;
 
 pub mod broadcast;

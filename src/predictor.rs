@@ -98,6 +98,15 @@ impl Predictor {
         self.places.fill(f32::from(mulaw::SILENCE) / CODES);
     }
 
+    /// Becomes what `other` is, of the same plan; allocates nothing.
+    pub fn copy(&mut self, other: &Self) {
+        for (filter, other) in self.filters.iter_mut().zip(&other.filters) {
+            filter.copy(other);
+        }
+        (self.expected, self.error, self.spread) = (other.expected, other.error, other.spread);
+        self.places.copy_from_slice(&other.places);
+    }
+
     /// Takes in a code; afterwards [`places`](Self::places) are about the next.
     #[inline(always)]
     pub fn hear<F: Sixteen>(&mut self, code: u8) {
@@ -261,6 +270,13 @@ impl Filter {
         self.weights.fill(0.0);
         self.heard.fill(0.0);
         (self.head, self.energy, self.prediction) = (self.weights.len(), 0.0, 0.0);
+    }
+
+    fn copy(&mut self, other: &Self) {
+        self.weights.copy_from_slice(&other.weights);
+        self.heard.copy_from_slice(&other.heard);
+        self.head = other.head;
+        (self.energy, self.prediction) = (other.energy, other.prediction);
     }
 
     /// Corrects the weights by the error of the last prediction, takes in `newest`, and predicts

@@ -31,7 +31,8 @@ pub enum SetupError {
     Prompt(#[from] WavError),
 }
 
-/// Everything that is needed to draw, with one lane for each station.
+/// Everything that is needed to draw, with one lane for each station, and for each that is watched
+/// two more.
 #[derive(Debug)]
 pub struct Setup {
     /// Every model that a station plays, in the order of their first stations.
@@ -40,16 +41,21 @@ pub struct Setup {
     pub starts: Vec<Start>,
     /// Where each station is drawn: an index into `engines`, and its lane.
     pub places: Vec<Place>,
+    /// The spare lanes of each station that is watched, in the engine of its place.
+    pub spares: Vec<Option<[usize; 2]>>,
     /// The CPUs that decode threads are kept on, the pump's first; none where they may wander.
     pub cpus: Vec<usize>,
 }
 
-/// A model and its engine, with a lane for each of its stations.
+/// A model and its engine, with a lane for each of its stations, and spare ones behind them.
 pub struct ModelEngine {
     /// The model.
     pub model: Arc<Model>,
     /// Its engine.
     pub decoder: Box<dyn Decoder>,
+    /// The lanes that play, the first ones. The spare ones cost memory and are not counted as load:
+    /// a station draws in one of them for a quarter of a second, when it returns from a collapse.
+    pub n_stations: usize,
     /// Why its steps are shared by so many threads.
     pub threads_why: String,
 }
@@ -68,6 +74,7 @@ impl Setup {
     pub fn new(config: &Config) -> Result<Self, SetupError> {
         let isa = config.available_isa()?;
         let (paths, places) = places(config)?;
+        let spares = spares(config, &places);
         let models = paths.iter().map(|path| Model::load(path).map(Arc::new));
         let models = models.collect::<Result<Vec<_>, _>>()?;
         let stations = config.stations.iter().zip(&places).enumerate();
@@ -88,11 +95,15 @@ impl Setup {
                 threads: Some(n_threads),
                 cpus: cpus.iter().copied().take(n_threads).collect(),
             };
-            let n_lanes = places.iter().filter(|place| place.engine == index).count();
-            let decoder = engine::open(&model, &settings, n_lanes);
+            let n_stations = n_stations(&places, index);
+            let of_engine = places.iter().zip(&spares);
+            let of_engine = of_engine.filter(|(place, _)| place.engine == index);
+            let n_spares = of_engine.flat_map(|(_, spares)| spares).flatten().count();
+            let decoder = engine::open(&model, &settings, n_stations + n_spares);
             ModelEngine {
                 model,
                 decoder: decoder.expect("the instruction set is available"),
+                n_stations,
                 threads_why,
             }
         });
@@ -100,6 +111,7 @@ impl Setup {
             engines: engines.collect(),
             starts,
             places,
+            spares,
             cpus,
         })
     }
@@ -128,12 +140,13 @@ fn loads(engines: &mut [ModelEngine], network: &NetworkConfig) -> Vec<EngineLoad
         let case = warm_up::Case {
             rate_hz,
             draw: engine.model.config.draw,
+            n_lanes: engine.n_stations,
             chunk_len: network.packet_len(rate_hz),
             time,
         };
         let decoder = &mut *engine.decoder;
         let costs = warm_up::measure(decoder, &case, &machine::thread_time);
-        EngineLoad::new(&engine.model.name, decoder.n_lanes(), costs)
+        EngineLoad::new(&engine.model.name, engine.n_stations, costs)
     };
     engines.iter_mut().map(load).collect()
 }
@@ -149,10 +162,29 @@ fn places(config: &Config) -> Result<(Vec<PathBuf>, Vec<Place>), ConfigError> {
         if known.is_none() {
             paths.push(path);
         }
-        let lane = places.iter().filter(|place| place.engine == engine).count();
+        let lane = n_stations(&places, engine);
         places.push(Place { engine, lane });
     }
     Ok((paths, places))
+}
+
+/// How many of the stations an engine plays.
+fn n_stations(places: &[Place], engine: usize) -> usize {
+    places.iter().filter(|place| place.engine == engine).count()
+}
+
+/// Two lanes for each station that is watched, behind those that play.
+fn spares(config: &Config, places: &[Place]) -> Vec<Option<[usize; 2]>> {
+    let mut n_taken: Vec<usize> = (0..places.len()).map(|i| n_stations(places, i)).collect();
+    let stations = config.stations.iter().zip(places);
+    let spares = stations.map(|(station, place)| {
+        let next = &mut n_taken[place.engine];
+        station.watch.then(|| {
+            *next += 2;
+            [*next - 2, *next - 1]
+        })
+    });
+    spares.collect()
 }
 
 /// How many threads share a step of a model, and why.
@@ -213,12 +245,14 @@ mod tests {
         }
         let station = |name, rest: &str| format!("[[station]]\nname = \"{name}\"\n{rest}\n");
         let other = format!("model = {:?}\nseed = 7", copy.path());
-        let stations = [station("a", ""), station("b", &other), station("c", "")];
+        let unwatched = station("a", "watch = false");
+        let stations = [unwatched, station("b", &other), station("c", "")];
         let mut setup = Setup::new(&config(&stations.concat())).unwrap();
         let place = |engine, lane| Place { engine, lane };
         assert_eq!(setup.places, [place(0, 0), place(1, 0), place(0, 1)]);
         let n_lanes = setup.engines.iter().map(|engine| engine.decoder.n_lanes());
-        assert_eq!(n_lanes.collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(n_lanes.collect::<Vec<_>>(), [2 + 2, 1 + 2]);
+        assert_eq!(setup.spares, [None, Some([1, 2]), Some([2, 3])]);
         assert_eq!(setup.starts[1].seed, 7);
         let capacity = setup.warm_up(&NetworkConfig::default());
         assert_eq!(capacity.n_lanes(), 3);

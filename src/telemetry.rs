@@ -38,6 +38,10 @@ pub struct PumpTelemetry {
     pub late_chunks: Counter,
     /// How long the chunks due at a time took to compute, as a share of the time they play.
     pub chunk_load: LoadHistogram,
+    /// Streams that fell into noise and returned from it.
+    pub noise_collapses: Counter,
+    /// Streams that fell silent and returned from it.
+    pub dead_collapses: Counter,
     /// Codes generated but not yet played by the card or, without one, not yet due (a gauge).
     pub lead_codes: Gauge,
 }

@@ -71,13 +71,23 @@ fn a_recording_is_judged_and_strictness_is_an_exit_code() {
     let output = run(&["audit", text(&file)]);
     assert!(output.status.success(), "{}", said(&output));
     let page = String::from_utf8(output.stdout).unwrap();
-    for words in ["0:00:09 - 0:00:12", "noise", "flatness_db", "piano"] {
+    for words in [
+        "0:00:09 - 0:00:12",
+        "noise",
+        "stepped in once",
+        "flatness_db",
+        "piano",
+    ] {
         assert!(page.contains(words), "{words} is missing: {page}");
     }
     let report = dir.path().join("long.audit/report.json");
     let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
     assert_eq!(report["format"], "longwave-audit");
     assert_eq!(report["summary"]["n_of"]["noise"], 3);
+    assert_eq!(report["alarms"].as_array().unwrap().len(), 1);
+    assert_eq!(report["alarms"][0]["collapse"], "noise");
+    let noticed_at = report["alarms"][0]["at_s"].as_f64().unwrap();
+    assert!(noticed_at > 9.3 && noticed_at < 9.7, "{noticed_at}");
     for name in ["timeline.svg", "spectrogram.png"] {
         assert!(dir.path().join("long.audit").join(name).is_file(), "{name}");
     }

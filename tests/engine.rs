@@ -295,6 +295,36 @@ fn priming_equals_scoring_and_an_opened_lane_has_forgotten() {
 }
 
 #[test]
+fn a_copied_lane_goes_on_as_the_lane_does() {
+    let naive = |model| Box::new(NaiveDecoder::new(model, 3)) as Box<dyn Decoder>;
+    let fast = |model: &Arc<Model>, n_threads| {
+        engine::open(model, &shared(Isa::best(), n_threads), 3).unwrap()
+    };
+    let engines = [
+        fast(&tiny(), 1),
+        fast(&tiny_of_rings(), 1),
+        fast(&tiny_for_two(), 2),
+        naive(tiny()),
+        naive(tiny_of_rings()),
+    ];
+    for mut engine in engines {
+        engine.prime(0, &codes(333));
+        engine.prime(2, &codes(77));
+        engine.copy(0, 2);
+        assert_eq!(engine.position(2), 333);
+        let n = if engine.isa() == "naive" { 100 } else { 900 };
+        let expected = generate(engine.as_mut(), 2, 4, n, 60);
+        assert_eq!(generate(engine.as_mut(), 0, 4, n, 50), expected);
+        // And the other way, over what has grown apart.
+        generate(engine.as_mut(), 0, 5, 40, 40);
+        engine.copy(2, 0);
+        let expected = generate(engine.as_mut(), 2, 6, n, 60);
+        assert_eq!(generate(engine.as_mut(), 0, 6, n, 60), expected);
+        assert_eq!(engine.position(1), 0);
+    }
+}
+
+#[test]
 fn threads_that_share_a_step_play_what_one_plays() {
     let model = tiny_for_two();
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
@@ -380,6 +410,7 @@ fn generating_allocates_nothing() {
         assert_no_alloc(|| {
             engine.open(2);
             engine.prime(2, &past);
+            engine.copy(2, 1);
             engine.generate(&mut [
                 Turn {
                     lane: 2,

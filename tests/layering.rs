@@ -15,6 +15,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("machine", &[]),
     ("mulaw", &[]),
     ("plot", &[]),
+    ("sound", &[]),
     ("telemetry", &[]),
     ("broadcast", &[]),
     ("protocol", &["mulaw"]),
@@ -63,6 +64,7 @@ const LAW: &[(&str, &[&str])] = &[
             "machine",
             "mulaw",
             "resample",
+            "sound",
             "telemetry",
         ],
     ),
@@ -78,7 +80,9 @@ const LAW: &[(&str, &[&str])] = &[
     ("render", &["mulaw", "pump", "resample", "setup", "wav"]),
     (
         "audit",
-        &["corpus", "files", "mulaw", "plot", "pump", "setup", "wav"],
+        &[
+            "corpus", "files", "model", "mulaw", "plot", "pump", "setup", "sound", "wav",
+        ],
     ),
     (
         "daemon",
@@ -114,7 +118,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("plotters", &["audit", "bench", "eval", "plot", "train"]),
     ("png", &["audit"]),
     ("prometheus_client", &["net"]),
-    ("realfft", &["audit"]),
+    ("realfft", &["audit", "sound"]),
     ("rtrb", &["pump", "card", "control"]),
     ("rubato", &["resample"]),
     ("safetensors", &["model", "train"]),

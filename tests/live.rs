@@ -33,9 +33,13 @@ struct Daemon {
 }
 
 impl Daemon {
+    /// Unwatched: what the tiny model draws is noise, and what it draws is compared.
     fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let all = [&["--model", "tiny", "--seed", SEED], arguments].concat();
-        Self::start_bare(&all, environment)
+        let all = [
+            &["--model", "tiny", "--seed", SEED, "--no-watch"],
+            arguments,
+        ];
+        Self::start_bare(&all.concat(), environment)
     }
 
     /// With nothing said of the streams.
@@ -453,6 +457,32 @@ fn the_service_manager_hears_ready_status_watchdog_and_stopping() {
     assert_eq!(daemon.end().code(), Some(0));
 }
 
+/// Of the daemon with its real engine; what is heard meanwhile is tested where time can be told.
+#[tokio::test]
+async fn a_station_that_plays_noise_is_brought_back_and_it_is_told() {
+    let stream = ["--model", "tiny", "--seed", SEED, "--no-card"];
+    let mut daemon = Daemon::start_bare(&stream, &[]);
+    // Packet after packet, whatever happens.
+    let (hello, codes, _socket) = listen(&daemon, 150).await;
+    assert_eq!(codes.len(), 150 * 320);
+    let first = hello.position as usize;
+    let written = rendered((first + codes.len()) as u64);
+    assert!(codes != written[first..first + codes.len()]);
+    daemon.log_line("collapses into noise, left");
+    let mut metrics = String::new();
+    daemon
+        .http("/metrics")
+        .read_to_string(&mut metrics)
+        .unwrap();
+    let n = |kind: &str| -> u64 {
+        let name = format!("longwave_collapses_total{{kind=\"{kind}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        line.unwrap().parse().unwrap()
+    };
+    assert!(n("noise") > 0, "{metrics}");
+    assert_eq!(n("dead"), 0);
+}
+
 #[test]
 fn every_station_of_a_file_is_on_the_air() {
     let dir = tempfile::tempdir().unwrap();
@@ -491,7 +521,7 @@ async fn stations_of_different_models_each_play_their_own() {
     let stations = station("one", "") + &station("two", "model = \"./fast\"\n");
     let head = "model = \"tiny\"\noverload = true\n";
     std::fs::write(&file, format!("{head}{stations}")).unwrap();
-    let daemon = Daemon::start_bare(&["--no-card", "--config", text(&file)], &[]);
+    let daemon = Daemon::start_bare(&["--no-card", "--no-watch", "--config", text(&file)], &[]);
     let mut written = Vec::new();
     for (name, rate_hz, packet_len) in [("one", 16_000, 320), ("two", 24_000, 480)] {
         let (hello, codes, _socket) = listen_to(name, &daemon, 25).await;

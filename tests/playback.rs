@@ -222,6 +222,7 @@ impl Decoder for Hash {
     fn open(&mut self, _: usize) {
         self.0 = 0;
     }
+    fn copy(&mut self, _: usize, _: usize) {}
     fn position(&self, _: usize) -> u64 {
         self.0
     }
@@ -274,6 +275,7 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
             let stations = vec![Opening {
                 start: start.clone(),
                 place: Place { engine: 0, lane: 0 },
+                spares: None,
                 writer: broadcast::ring(64, 320).0,
             }];
             let told = telemetry.clone();

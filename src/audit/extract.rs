@@ -5,9 +5,9 @@ use rayon::prelude::*;
 use super::clicks::{self, Click};
 use super::features::Second;
 use super::repeat::{Match, REACH_S, Repeat};
-use super::spectrum::{Frames, Spectrum, db};
 use super::steady::{self, Steady};
 use crate::mulaw;
+use crate::sound::{self, Frames, Spectrum, db};
 
 /// Seconds measured at a time, by all threads that rayon has.
 const BATCH_S: usize = 32;
@@ -62,6 +62,10 @@ impl Extractor {
             run: Run::default(),
             seconds: Vec::new(),
         }
+    }
+
+    pub(super) fn rate_hz(&self) -> u32 {
+        self.rate_hz as u32
     }
 
     pub(super) fn spectrum(&self) -> &Spectrum {
@@ -207,11 +211,9 @@ fn with_margins(samples: &[f32], start: usize, end: usize) -> Vec<f32> {
 
 /// Shannon's entropy of the steps from code to code.
 fn step_entropy_bits(codes: &[u8]) -> f32 {
-    let mut counts = [0u32; 511];
+    let mut counts = [0; sound::N_STEPS];
     for pair in codes.windows(2) {
-        counts[255 + usize::from(pair[1]) - usize::from(pair[0])] += 1;
+        counts[sound::step(pair[0], pair[1])] += 1;
     }
-    let n = (codes.len() - 1) as f32;
-    let shares = counts.iter().filter(|n| **n > 0).map(|c| *c as f32 / n);
-    shares.map(|p| -p * p.log2()).sum::<f32>().max(0.0)
+    sound::entropy_bits(&counts, codes.len() as u32 - 1)
 }

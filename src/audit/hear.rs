@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::AuditError;
+use super::alarms::{Alarm, Alarms};
 use super::extract::Extractor;
 use super::features::Second;
 use super::spectrogram::Spectrogram;
@@ -51,6 +52,8 @@ pub struct Heard {
     pub rate_hz: u32,
     /// Second by second.
     pub seconds: Vec<Second>,
+    /// When the watch of a daemon would have stepped in.
+    pub alarms: Vec<Alarm>,
     /// Its picture.
     pub spectrogram: Spectrogram,
 }
@@ -62,7 +65,9 @@ pub fn file(path: &Path, rate_hz: u32) -> Result<Heard, AuditError> {
     let extractor = Extractor::new(rate_hz);
     let n_seconds = n_frames / u64::from(rate_hz);
     let mut spectrogram = Spectrogram::new(extractor.spectrum(), n_seconds);
-    let seconds = extract(path, rate_hz, extractor, &mut spectrogram)?;
+    let mut alarms = Alarms::new(rate_hz);
+    let mut watch = |codes: &[u8]| alarms.push(codes);
+    let seconds = extract(path, extractor, &mut spectrogram, &mut watch)?;
     if seconds.is_empty() {
         return Err(AuditError::TooShort(path.to_owned()));
     }
@@ -72,6 +77,7 @@ pub fn file(path: &Path, rate_hz: u32) -> Result<Heard, AuditError> {
         },
         rate_hz,
         seconds,
+        alarms: alarms.finish(),
         spectrogram,
     })
 }
@@ -80,21 +86,24 @@ pub fn file(path: &Path, rate_hz: u32) -> Result<Heard, AuditError> {
 pub(super) fn seconds_of(path: &Path, rate_hz: u32) -> Result<Vec<Second>, AuditError> {
     let extractor = Extractor::new(rate_hz);
     let mut nobody = Spectrogram::new(extractor.spectrum(), 0);
-    extract(path, rate_hz, extractor, &mut nobody)
+    extract(path, extractor, &mut nobody, &mut |_| ())
 }
 
+/// The seconds of a file; `watch` sees its codes as well.
 fn extract(
     path: &Path,
-    rate_hz: u32,
     mut extractor: Extractor,
     spectrogram: &mut Spectrogram,
+    watch: &mut dyn FnMut(&[u8]),
 ) -> Result<Vec<Second>, AuditError> {
+    let rate_hz = extractor.rate_hz();
     let mut codes = Vec::new();
     let heard = wav::each_block(path, rate_hz, &mut |block| {
         codes.clear();
         let encoded = block.iter().map(|sample| mulaw::encode(*sample));
         codes.extend(encoded.map(|code| code.expect("`each_block` gives finite samples only")));
         extractor.push(&codes, &mut |frames| spectrogram.push(frames));
+        watch(&codes);
     });
     match heard {
         Ok(()) => Ok(extractor.finish(&mut |frames| spectrogram.push(frames))),
@@ -124,14 +133,15 @@ pub fn model(
     let mut stream = stream.ok_or(AuditError::Interrupted)?;
     let mut extractor = Extractor::new(rate_hz);
     let mut spectrogram = Spectrogram::new(extractor.spectrum(), seconds);
+    let mut alarms = Alarms::new(rate_hz);
     let mut entropies = Entropies::new(rate_hz, start.draw.temperature);
     let mut n_drawn = 0;
     while n_drawn < n_codes {
         let codes = stream.next_seen(decoder, &mut |_, logits| entropies.see(logits));
         let wanted = (n_codes - n_drawn).min(codes.len() as u64);
-        extractor.push(&codes[..wanted as usize], &mut |frames| {
-            spectrogram.push(frames);
-        });
+        let codes = &codes[..wanted as usize];
+        extractor.push(codes, &mut |frames| spectrogram.push(frames));
+        alarms.push(codes);
         n_drawn += wanted;
         if on_progress(n_drawn, n_codes).is_break() {
             return Err(AuditError::Interrupted);
@@ -151,6 +161,7 @@ pub fn model(
         },
         rate_hz,
         seconds,
+        alarms: alarms.finish(),
         spectrogram,
     })
 }

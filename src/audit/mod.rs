@@ -5,6 +5,7 @@
 //! measured on mu-law codes, a recording being encoded first: what the codec does to sound is then
 //! the same on both sides. Called by `main`; the work is shared by rayon's threads.
 
+mod alarms;
 mod clicks;
 mod extract;
 mod features;
@@ -14,7 +15,6 @@ mod reference;
 mod repeat;
 mod report;
 mod spectrogram;
-mod spectrum;
 mod steady;
 #[cfg(test)]
 mod tests;
@@ -24,6 +24,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use alarms::Alarm;
 pub use features::{Feature, Second};
 pub use hear::{Heard, Source, file, model};
 pub use reference::{Distribution, PERCENTS, Reference};

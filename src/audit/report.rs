@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::alarms::Alarm;
 use super::features::{Feature, Second};
 use super::hear::{Heard, Source};
 use super::reference::{Distribution, PERCENTS, Reference};
@@ -29,6 +30,9 @@ pub struct Report {
     pub summary: Summary,
     /// Seconds in a row with the same verdict, in the order of their beginnings.
     pub stretches: Vec<Stretch>,
+    /// When the watch of a daemon would have stepped in.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
     /// In percent, what the quantiles of `distributions` are.
     pub percents: [f64; 9],
     /// Each feature's spread beside the reference's.
@@ -113,6 +117,7 @@ impl Report {
                 n_of: Verdict::ALL.map(|verdict| (verdict, n_of(verdict))).into(),
             },
             stretches: stretches(&verdicts),
+            alarms: heard.alarms.clone(),
             percents: PERCENTS,
             distributions: beside.collect(),
             seconds: judged(&heard.seconds, verdicts),

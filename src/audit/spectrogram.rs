@@ -10,8 +10,8 @@ use plotters::style::RGBColor;
 use png::{BitDepth, ColorType, Encoder};
 
 use super::plot::colour_of;
-use super::spectrum::{Frames, Spectrum, db};
 use super::verdict::Verdict;
+use crate::sound::{Frames, Spectrum, db};
 
 /// A picture is no wider, however long the sound.
 const WIDTH_MAX: u64 = 1_600;

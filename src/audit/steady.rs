@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::spectrum::{Frames, db};
+use crate::sound::{Frames, db};
 
 /// Seconds that are looked back on.
 pub(super) const SPAN_S: usize = 5;

@@ -238,6 +238,16 @@ pub struct StreamArgs {
     pub prompt: Option<PathBuf>,
 }
 
+/// Whether a stream may come to harm.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Music")]
+pub struct WatchArgs {
+    /// Let streams that collapse into noise or silence stay there [default: they return by
+    /// themselves]
+    #[arg(long)]
+    pub no_watch: bool,
+}
+
 /// `play`
 #[cfg(feature = "playback")]
 #[derive(Debug, Args)]
@@ -250,6 +260,8 @@ pub struct PlayArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub stream: StreamArgs,
+    #[command(flatten)]
+    pub watch: WatchArgs,
 }
 
 /// `serve`
@@ -271,6 +283,8 @@ pub struct ServeArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub stream: StreamArgs,
+    #[command(flatten)]
+    pub watch: WatchArgs,
 }
 
 /// The configuration file.
@@ -432,6 +446,17 @@ impl StreamArgs {
     }
 }
 
+impl WatchArgs {
+    /// What is drawn into a file is what was drawn, whatever it is.
+    const OFF: Self = Self { no_watch: true };
+
+    fn apply(self, config: &mut Config) {
+        for station in &mut config.stations {
+            station.watch &= !self.no_watch;
+        }
+    }
+}
+
 #[cfg(feature = "playback")]
 impl PlayArgs {
     /// What the file and the command line come to.
@@ -439,6 +464,7 @@ impl PlayArgs {
         let mut config = self.file.read()?;
         self.model.apply(&mut config);
         self.stream.apply(&mut config);
+        self.watch.apply(&mut config);
         config.card.enabled = CardUse::Required;
         config.network.enabled = false;
         config.card.output_device = self.card.output_device.or(config.card.output_device);
@@ -452,6 +478,7 @@ impl ServeArgs {
         let mut config = self.file.read()?;
         self.model.apply(&mut config);
         self.stream.apply(&mut config);
+        self.watch.apply(&mut config);
         replace(&mut config.network.listen, self.listen);
         if self.no_card {
             config.card.enabled = CardUse::Off;
@@ -480,6 +507,7 @@ impl RenderArgs {
         let mut config = Config::default();
         std::mem::take(&mut self.model).apply(&mut config);
         std::mem::take(&mut self.stream).apply(&mut config);
+        WatchArgs::OFF.apply(&mut config);
         config.check().map(|()| config)
     }
 }

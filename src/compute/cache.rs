@@ -70,6 +70,12 @@ impl HeadCache {
         n_slots.div_ceil(SLOTS_PER_BLOCK) * of_block
     }
 
+    /// Becomes what `other` is, a cache of as many slots of the same size.
+    pub fn copy(&mut self, other: &Self) {
+        self.lines.copy_from_slice(&other.lines);
+        self.scales.copy_from_slice(&other.scales);
+    }
+
     /// Writes one key and one value, quantised as by `lanewise::quantize`, with their scales.
     #[inline(always)]
     pub fn write(&mut self, slot: usize, key: (&[i8], f32), value: (&[i8], f32)) {

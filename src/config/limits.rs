@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 
-use crate::model::DrawParams;
+use crate::engine::DrawParams;
 
 /// The values a number may have. It prints as words: `above 0 and at most 1`.
 #[derive(Clone, Copy, Debug)]

@@ -42,11 +42,12 @@ pub(super) fn capacity(capacity: &Capacity, warning: Option<String>) {
 fn model_line(engine: &ModelEngine) -> String {
     let model = &engine.model;
     format!(
-        "model {} ({}), {} Hz, lanes: {}",
+        "model {} ({}), {} Hz, lanes: {} and {} spare",
         model.name,
         model.sha256.get(..12).unwrap_or(&model.sha256),
         model.config.sample_rate_hz,
-        engine.decoder.n_lanes(),
+        engine.n_stations,
+        engine.decoder.n_lanes() - engine.n_stations,
     )
 }
 

@@ -49,7 +49,7 @@ pub(super) struct Heart {
     trouble: Option<String>,
 }
 
-const N_FAULTS: usize = 7;
+const N_FAULTS: usize = 9;
 
 impl Heart {
     pub fn new(
@@ -180,6 +180,8 @@ fn faults(telemetry: &Telemetry) -> [(&'static str, u64); N_FAULTS] {
         pump, card, net, ..
     } = telemetry;
     [
+        ("collapses into noise, left", pump.noise_collapses.get()),
+        ("collapses into silence, left", pump.dead_collapses.get()),
         ("chunks computed too late", pump.late_chunks.get()),
         ("underruns at the card", card.ring_underruns.get()),
         ("xruns of the device", card.device_xruns.get()),
@@ -236,6 +238,8 @@ mod tests {
     fn every_fault_counter_is_watched() {
         let telemetry = Telemetry::default();
         assert!(faults(&telemetry).iter().all(|&(_, n)| n == 0));
+        telemetry.pump.noise_collapses.add(1);
+        telemetry.pump.dead_collapses.add(1);
         telemetry.pump.late_chunks.add(1);
         telemetry.card.ring_underruns.add(1);
         telemetry.card.device_xruns.add(1);

@@ -136,6 +136,16 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         self.parts(lane).for_each(Lane::open);
     }
 
+    fn copy(&mut self, from: usize, to: usize) {
+        let others = self.others.iter_mut();
+        let others = others.map(|worker| worker.get_mut().expect(NOT_POISONED));
+        for worker in others.chain([&mut self.first]) {
+            let lanes = worker.lanes.get_disjoint_mut([from, to]);
+            let [from, to] = lanes.expect("two different lanes of this engine");
+            to.copy(from);
+        }
+    }
+
     fn position(&self, lane: usize) -> u64 {
         self.first.lanes[lane].position
     }

@@ -40,6 +40,13 @@ pub fn open(model: &Arc<Model>, settings: &Settings, n_lanes: usize) -> Option<B
     dispatch(isa, Open(model, settings, n_lanes))
 }
 
+/// The tiny model's engine, for tests of those who know no models.
+#[cfg(test)]
+pub(crate) fn tiny(n_lanes: usize) -> Box<dyn Decoder> {
+    let model = Model::load(std::path::Path::new("models/tiny")).expect("it lies in the tree");
+    open(&Arc::new(model), &Settings::default(), n_lanes).expect("the best of this CPU")
+}
+
 struct Open<'a>(&'a Arc<Model>, &'a Settings, usize);
 
 impl Job for Open<'_> {
@@ -69,7 +76,7 @@ pub struct Turn<'a> {
 
 /// The seam between those who compute and those who need sound.
 ///
-/// In the CPU engine `open` and `generate` allocate nothing, `prime` and `score` only for long
+/// In the CPU engine `open`, `copy` and `generate` allocate nothing, `prime` and `score` only for long
 /// prompts. Lanes are numbered `0..n_lanes()`; naming another, or one lane twice in a call, is a bug
 /// of the caller and panics.
 pub trait Decoder: Send {
@@ -78,6 +85,11 @@ pub trait Decoder: Send {
 
     /// Puts the lane back to the start of a stream: position 0, nothing seen.
     fn open(&mut self, lane: usize);
+
+    /// Makes the lane `to` what the lane `from` is, its position and all that it remembers: from
+    /// here on the same uniforms draw the same codes in both. Takes as long as its memory takes to
+    /// copy.
+    fn copy(&mut self, from: usize, to: usize);
 
     /// How many codes the lane has taken in, primed and drawn together.
     fn position(&self, lane: usize) -> u64;

@@ -21,7 +21,7 @@ pub struct NaiveDecoder {
     lanes: Vec<Lane>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Lane {
     position: u64,
     /// The code drawn last: the next input.
@@ -31,7 +31,7 @@ struct Lane {
     logits: Vec<f32>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct LayerState {
     /// [slots, G·K]
     keys: Vec<f32>,
@@ -109,6 +109,11 @@ impl Decoder for NaiveDecoder {
 
     fn open(&mut self, lane: usize) {
         self.lanes[lane] = Lane::new(&self.model);
+    }
+
+    fn copy(&mut self, from: usize, to: usize) {
+        assert_ne!(from, to, "a lane named twice");
+        self.lanes[to] = self.lanes[from].clone();
     }
 
     fn position(&self, lane: usize) -> u64 {

@@ -1,6 +1,6 @@
 //! The telemetry as OpenMetrics text.
 
-use crate::telemetry::{Counter, Gauge, LOAD_EDGES, LoadHistogram, Telemetry};
+use crate::telemetry::{Counter, Gauge, LOAD_EDGES, LoadHistogram, PumpTelemetry, Telemetry};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -144,8 +144,22 @@ impl Collector for Figures {
             let metric = ConstGauge::new(gauge.get());
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
+        encode_collapses(&mut encoder, &self.0.pump)?;
         encode_load(encoder, &self.0.pump.chunk_load)
     }
+}
+
+fn encode_collapses(encoder: &mut DescriptorEncoder<'_>, pump: &PumpTelemetry) -> fmt::Result {
+    let help = "Streams that collapsed and returned";
+    let mut family = encoder.encode_descriptor("collapses", help, None, MetricType::Counter)?;
+    for (kind, counter) in [
+        ("noise", &pump.noise_collapses),
+        ("dead", &pump.dead_collapses),
+    ] {
+        let metric = ConstCounter::new(counter.get());
+        metric.encode(family.encode_family(&[("kind", kind)])?)?;
+    }
+    Ok(())
 }
 
 fn encode_load(mut encoder: DescriptorEncoder<'_>, load: &LoadHistogram) -> fmt::Result {
@@ -169,6 +183,7 @@ mod tests {
         telemetry.net.listeners.add(2);
         telemetry.lanes.open.set(3);
         telemetry.lanes.capacity.set(5);
+        telemetry.pump.noise_collapses.add(2);
         telemetry.pump.chunk_load.observe(0.3);
         telemetry.pump.chunk_load.observe(9.0);
         let text = text(&telemetry);
@@ -179,6 +194,9 @@ mod tests {
             "longwave_lanes 3",
             "longwave_lanes_capacity 5",
             "longwave_card_ring_underruns_total 0",
+            "# TYPE longwave_collapses counter",
+            "longwave_collapses_total{kind=\"noise\"} 2",
+            "longwave_collapses_total{kind=\"dead\"} 0",
             "longwave_chunk_load_bucket{le=\"0.25\"} 0",
             "longwave_chunk_load_bucket{le=\"0.5\"} 1",
             "longwave_chunk_load_bucket{le=\"+Inf\"} 2",

@@ -6,12 +6,17 @@
 //! commands between chunks, and sleeps when nothing is due. A chunk is a packet: what the engine
 //! draws at a time, listeners get at a time.
 //!
+//! What is drawn is watched: a stream that collapses into noise or silence fades back to a copy that
+//! was made while all was well. Nobody else is told to, and nobody has to wait for it.
+//!
 //! Stations may use different engines, which it drives one after the other on its one thread.
 //!
 //! The pump knows no device and no socket: cards are rings it fills, listeners a ring it writes.
 
+mod guard;
 mod station;
 mod stream;
+mod watch;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -24,12 +29,17 @@ use crate::engine::{Decoder, DrawParams, Turn};
 use crate::machine;
 use crate::telemetry::Telemetry;
 
+use guard::Guard;
 use station::{Station, Tempo};
 
 pub use stream::{Start, Stream};
+pub use watch::{Collapse, Judgement, Look, Watch};
 
 /// Stations one pump can drive: the turns of a call lie on the stack.
 pub const STATIONS_MAX: usize = 64;
+
+/// Turns of a call: all stations may return from a collapse at once.
+const TURNS_MAX: usize = 2 * STATIONS_MAX;
 
 /// The longest nap, so that commands and the loss of a card are seen soon.
 const NAP_MAX: Duration = Duration::from_millis(10);
@@ -96,9 +106,20 @@ pub struct Opening {
     pub start: Start,
     /// Its lane, which nobody else has.
     pub place: Place,
+    /// Two lanes more of its engine, for copies to return to: then it is watched.
+    pub spares: Option<[usize; 2]>,
     /// Its listeners' ring, whose slots hold a chunk of the engine. Packet 0 begins where the
     /// prompt ended.
     pub writer: Writer,
+}
+
+impl Opening {
+    /// All lanes that it needs.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let spares = self.spares.into_iter().flatten();
+        let spares = spares.map(|lane| Place { lane, ..self.place });
+        std::iter::once(self.place).chain(spares)
+    }
 }
 
 /// What all stations of a pump share.
@@ -202,13 +223,14 @@ fn check(engines: &[Engine], stations: &[Opening]) -> Result<(), PumpError> {
     if engines.iter().any(|engine| is_empty(engine.chunk)) {
         return Err(PumpError::NoPacket);
     }
-    for (index, Opening { place, .. }) in stations.iter().enumerate() {
+    let mut taken: Vec<Place> = Vec::new();
+    for place in stations.iter().flat_map(Opening::places) {
         let engine = engines.get(place.engine);
         let is_there = engine.is_some_and(|engine| place.lane < engine.decoder.n_lanes());
-        let is_taken = stations[..index].iter().any(|other| other.place == *place);
-        if !is_there || is_taken {
-            return Err(PumpError::NoLane(*place));
+        if !is_there || taken.contains(&place) {
+            return Err(PumpError::NoLane(place));
         }
+        taken.push(place);
     }
     Ok(())
 }
@@ -223,6 +245,7 @@ fn open_station(
     let Opening {
         start,
         place,
+        spares,
         writer,
     } = opening;
     let Engine { decoder, chunk } = &mut engines[place.engine];
@@ -233,7 +256,8 @@ fn open_station(
         lead,
     };
     let stream = stream.ok_or(PumpError::Interrupted)?;
-    Ok(Station::new(stream, writer, place.engine, tempo))
+    let guard = spares.map(|spares| Guard::new(&stream, spares, *chunk, &mut **decoder));
+    Ok(Station::new((stream, guard), writer, place.engine, tempo))
 }
 
 /// How long a chunk plays.
@@ -285,14 +309,24 @@ impl Body {
         true
     }
 
-    /// Draws a chunk for every station that is due; if none is, says how long until one will be.
+    /// Draws a chunk for every station that is due. If none is, copies one that wants to be; if none
+    /// does, says how long until one will be due.
     fn step(&mut self, now: Instant) -> Duration {
         let soonest = self.find_due(now);
+        let has_copied = !soonest.is_zero() && self.copy();
         if soonest.is_zero() {
             self.generate(now);
         }
         self.tell_lead(now);
-        soonest
+        // A copy takes time: what was due later may be due now.
+        if has_copied { Duration::ZERO } else { soonest }
+    }
+
+    /// Copies one station that wants to be; one at a time, for it takes a good part of a chunk.
+    fn copy(&mut self) -> bool {
+        let engines = &mut self.engines;
+        let mut stations = self.stations.iter_mut();
+        stations.any(|station| station.copy(&mut *engines[station.engine].decoder))
     }
 
     /// Marks the stations that are due and says how long until the first is. Timers half a chunk
@@ -315,6 +349,7 @@ impl Body {
     /// Serves all stations that are due, engine after engine: what the first has drawn does not
     /// wait for the last. The load is that of all of them together.
     fn generate(&mut self, now: Instant) {
+        let told = &self.telemetry.pump;
         let (mut load, mut n_chunks, mut n_codes) = (0.0, 0, 0);
         for (index, engine) in self.engines.iter_mut().enumerate() {
             let due = |station: &&mut Station| station.is_due && station.engine == index;
@@ -323,14 +358,20 @@ impl Body {
             if n_due == 0 {
                 continue;
             }
-            load += begin.elapsed().as_secs_f64() / duration(engine.chunk).as_secs_f64();
             n_chunks += n_due as u64;
             n_codes += (n_due * engine.chunk.len) as u64;
             for station in self.stations.iter_mut().filter(due) {
                 station.deliver(now);
             }
+            for station in self.stations.iter_mut().filter(due) {
+                match station.look(&mut *engine.decoder) {
+                    Some(Collapse::Noise) => told.noise_collapses.add(1),
+                    Some(Collapse::Dead) => told.dead_collapses.add(1),
+                    None => {}
+                }
+            }
+            load += begin.elapsed().as_secs_f64() / duration(engine.chunk).as_secs_f64();
         }
-        let told = &self.telemetry.pump;
         told.chunk_load.observe(load);
         told.chunks.add(n_chunks);
         told.late_chunks.add(if load > 1.0 { n_chunks } else { 0 });
@@ -349,19 +390,22 @@ impl Body {
 impl Engine {
     /// One call for all stations in `due`; how many there are.
     fn draw<'a>(&mut self, due: impl Iterator<Item = &'a mut Station>) -> usize {
-        let mut turns: [Turn<'_>; STATIONS_MAX] = std::array::from_fn(|_| Turn {
+        let mut turns: [Turn<'_>; TURNS_MAX] = std::array::from_fn(|_| Turn {
             lane: 0,
             draw: DrawParams::default(),
             uniforms: &[],
             codes: &mut [],
         });
-        let mut n_due = 0;
-        for (turn, station) in turns.iter_mut().zip(due) {
-            *turn = station.stream.turn();
+        let (mut n_due, mut n_turns) = (0, 0);
+        for station in due {
             n_due += 1;
+            for turn in station.turns() {
+                turns[n_turns] = turn;
+                n_turns += 1;
+            }
         }
-        if n_due > 0 {
-            self.decoder.generate(&mut turns[..n_due]);
+        if n_turns > 0 {
+            self.decoder.generate(&mut turns[..n_turns]);
         }
         n_due
     }

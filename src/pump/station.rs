@@ -1,4 +1,5 @@
-//! A station: a stream, its listeners' ring, perhaps a card, and the one clock that paces it.
+//! A station: a stream and what guards it, its listeners' ring, perhaps a card, and the one clock
+//! that paces it.
 //!
 //! With a live card the pace is the card's: a chunk is due when the last one has gone into the
 //! ring whole. Otherwise a timer keeps the stream a fixed lead ahead of the wall clock. At a
@@ -9,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use crate::broadcast::Writer;
 use crate::control::CardLine;
+use crate::engine::{Decoder, Turn};
 use crate::mulaw;
+use crate::pump::guard::Guard;
 use crate::pump::stream::Stream;
+use crate::pump::watch::Collapse;
 
 /// How a station's time passes: that of its model, and how far ahead it is kept.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +28,8 @@ pub(super) struct Tempo {
 
 pub(super) struct Station {
     pub stream: Stream,
+    /// If it is watched.
+    guard: Option<Guard>,
     /// Which engine draws it.
     pub engine: usize,
     tempo: Tempo,
@@ -37,10 +43,16 @@ pub(super) struct Station {
 }
 
 impl Station {
-    pub fn new(stream: Stream, writer: Writer, engine: usize, tempo: Tempo) -> Self {
+    pub fn new(
+        (stream, guard): (Stream, Option<Guard>),
+        writer: Writer,
+        engine: usize,
+        tempo: Tempo,
+    ) -> Self {
         Self {
             samples: vec![0.0; stream.codes().len()],
             stream,
+            guard,
             engine,
             tempo,
             writer,
@@ -83,9 +95,20 @@ impl Station {
         self.line.is_none() && wait <= self.tempo.chunk / 2
     }
 
+    /// This station's part in a call of the engine; two while it returns from a collapse.
+    pub fn turns(&mut self) -> impl Iterator<Item = Turn<'_>> {
+        let turn = self.stream.turn();
+        let guard = self.guard.as_mut();
+        let beside = guard.and_then(|guard| guard.turn(&turn));
+        std::iter::once(turn).chain(beside)
+    }
+
     /// Sends the chunk that was just drawn on its way.
     pub fn deliver(&mut self, now: Instant) {
         let tempo = self.tempo;
+        if let Some(guard) = &mut self.guard {
+            guard.mix(&mut self.stream);
+        }
         self.stream.advance();
         let codes = self.stream.codes();
         self.play_at = match &mut self.line {
@@ -100,6 +123,20 @@ impl Station {
             None => self.play_at.max(now) + tempo.chunk,
         };
         self.writer.publish(codes);
+    }
+
+    /// Looks at what was delivered: whether the stream has just collapsed, and returns.
+    pub fn look(&mut self, decoder: &mut dyn Decoder) -> Option<Collapse> {
+        let guard = self.guard.as_mut()?;
+        guard.look(&self.stream, decoder)
+    }
+
+    /// Copies the stream if its guard wants that; whether it did.
+    pub fn copy(&mut self, decoder: &mut dyn Decoder) -> bool {
+        let guard = self.guard.as_mut().filter(|guard| guard.wants_copy());
+        guard
+            .map(|guard| guard.copy(&self.stream, decoder))
+            .is_some()
     }
 
     /// Seconds that were drawn but have not been played, or without a card are not yet due.

@@ -60,7 +60,8 @@ impl Stream {
         })
     }
 
-    /// The position of the next code to be drawn; a prompt counts.
+    /// The position of the next code to be drawn; a prompt counts. It never goes back, though the
+    /// lane's may.
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -100,5 +101,18 @@ impl Stream {
 
     pub(super) fn advance(&mut self) {
         self.position += self.codes.len() as u64;
+    }
+
+    pub(super) fn lane(&self) -> usize {
+        self.lane
+    }
+
+    /// Goes on in another lane, at the stream's own position whatever that of the lane is.
+    pub(super) fn swap_lane(&mut self, lane: &mut usize) {
+        std::mem::swap(&mut self.lane, lane);
+    }
+
+    pub(super) fn codes_mut(&mut self) -> &mut [u8] {
+        &mut self.codes
     }
 }

@@ -7,6 +7,8 @@ use crate::mulaw;
 use crate::resample::Resampler;
 use assert_no_alloc::assert_no_alloc;
 
+mod collapse;
+
 const SETTINGS: PumpSettings = PumpSettings {
     lead_ms: 100,
     cpu: None,
@@ -28,6 +30,9 @@ impl Decoder for Fake {
     }
     fn open(&mut self, lane: usize) {
         self.positions[lane] = 0;
+    }
+    fn copy(&mut self, from: usize, to: usize) {
+        self.positions[to] = self.positions[from];
     }
     fn position(&self, lane: usize) -> u64 {
         self.positions[lane]
@@ -73,6 +78,7 @@ fn opening(lane: usize, start: Start) -> (Opening, Source) {
     let opening = Opening {
         start,
         place,
+        spares: None,
         writer,
     };
     (opening, source)

@@ -7,7 +7,7 @@ use longwave::config::limits;
 use longwave::config::{Config, ConfigError};
 use longwave::corpus::Split;
 
-use super::{ModelArgs, StreamArgs, split, within};
+use super::{ModelArgs, StreamArgs, WatchArgs, split, within};
 
 /// What is judged, with what it is compared, and where the answer goes.
 #[derive(Debug, Args)]
@@ -66,6 +66,7 @@ impl AuditArgs {
         let mut config = Config::default();
         std::mem::take(&mut self.model).apply(&mut config);
         std::mem::take(&mut self.stream).apply(&mut config);
+        WatchArgs::OFF.apply(&mut config);
         config.check().map(|()| config)
     }
 }

@@ -3,15 +3,17 @@
 use std::fmt::Write;
 
 use longwave::audit::{Beside, Report, Source};
+use longwave::pump::Collapse;
 
 /// Stretches told one by one; the report has them all.
 const STRETCHES_MAX: usize = 40;
 
-/// A page of three tables: counts, stretches, distributions.
+/// A page of tables: counts, stretches, alarms, distributions.
 pub fn page(report: &Report) -> String {
     let mut page = head(report);
     counts(&mut page, report);
     stretches(&mut page, report);
+    alarms(&mut page, report);
     distributions(&mut page, report);
     page
 }
@@ -60,6 +62,30 @@ fn stretches(page: &mut String, report: &Report) {
     }
     if let Some(n) = report.stretches.len().checked_sub(STRETCHES_MAX + 1) {
         line(page, format_args!("and {} more, in report.json", n + 1));
+    }
+    page.push('\n');
+}
+
+fn alarms(page: &mut String, report: &Report) {
+    let times = match report.alarms.len() {
+        1 => "once".into(),
+        n => format!("{n} times"),
+    };
+    line(
+        page,
+        format_args!("a daemon's watch would have stepped in {times}"),
+    );
+    for alarm in report.alarms.iter().take(STRETCHES_MAX) {
+        let second = clock(alarm.at_s as usize);
+        let tenths = (alarm.at_s * 10.0) as usize % 10;
+        let what = match alarm.collapse {
+            Collapse::Noise => "noise",
+            Collapse::Dead => "dead",
+        };
+        line(
+            page,
+            format_args!("{:<20}{what}", format!("{second}.{tenths}")),
+        );
     }
     page.push('\n');
 }

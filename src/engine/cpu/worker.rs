@@ -357,6 +357,21 @@ impl Lane {
             layer.taps.fill(0.0);
         }
     }
+
+    /// Becomes what `other` is, a lane of the same model.
+    pub fn copy(&mut self, other: &Self) {
+        (self.position, self.last) = (other.position, other.last);
+        if let (Some(predictor), Some(other)) = (&mut self.predictor, &other.predictor) {
+            predictor.copy(other);
+        }
+        // The angles are those of any lane.
+        for (layer, other) in self.layers.iter_mut().zip(&other.layers) {
+            layer.taps.copy_from_slice(&other.taps);
+            for (cache, other) in layer.caches.iter_mut().zip(&other.caches) {
+                cache.copy(other);
+            }
+        }
+    }
 }
 
 impl Scratch {
