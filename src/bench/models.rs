@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn one_kv_head_halves_what_a_lane_reads() {
-        let model = piano();
+        let model = Model::load(Path::new("tests/golden/reference")).unwrap();
         let bytes = |model: &Model| Footprint::of(&model.config).kv_bytes;
         let narrow = one_kv_head(&model);
         assert_eq!(2 * bytes(&narrow), bytes(&model));
