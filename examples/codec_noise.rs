@@ -172,7 +172,11 @@ fn emphasis_in_loop(x: &[f64]) -> Vec<f64> {
 /// r₀ of `docs/model.md`, *Prediction*, before it is held.
 fn expected_side(x: &[f64]) -> Vec<f64> {
     let plan = TAPS.into_iter().zip(RATES);
-    let plan = plan.map(|(taps, rate)| FilterPlan { taps, rate });
+    let plan = plan.map(|(taps, rate)| FilterPlan {
+        taps,
+        rate,
+        leak: 0.0,
+    });
     let code = |x: &f64| mulaw::encode(*x as f32).expect("finite, as `wav` gives them");
     let codes: Vec<u8> = x.iter().map(code).collect();
     let inputs = [&[mulaw::SILENCE], &codes[..codes.len() - 1]].concat();
