@@ -33,7 +33,7 @@ impl Default for DrawParams {
     }
 }
 
-/// `temperature 1, at most 4.3 bits, top-p 1, min-p 0`
+/// `temperature 1, at most 4.4 bits, top-p 1, min-p 0`
 impl fmt::Display for DrawParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -41,8 +41,11 @@ pub(super) struct Guard {
     has_kept: bool,
     /// Collapses since the kept lane was copied.
     n_returns: u32,
-    /// Codes that sounded good, since one did not and since the last copy.
+    /// Codes that sounded good since the last copy.
     n_good: usize,
+    /// Whether the last ones did not: no moment for a copy, but a hiss of speech proves nothing
+    /// against the young one.
+    is_suspicious: bool,
     keep_len: usize,
     fade_len: usize,
     /// How much of a return is done, in codes.
@@ -75,6 +78,7 @@ impl Guard {
             has_kept: true,
             n_returns: 0,
             n_good: 0,
+            is_suspicious: false,
             keep_len: codes_in(KEEP_S),
             fade_len: codes_in(FADE_S),
             n_faded: None,
@@ -126,9 +130,11 @@ impl Guard {
         if self.n_faded.is_some() {
             return None;
         }
-        match self.watch.hear(stream.codes(), &mut |_| ()) {
+        let judgement = self.watch.hear(stream.codes(), &mut |_| ());
+        self.is_suspicious = judgement != Judgement::Good;
+        match judgement {
             Judgement::Good => self.n_good += stream.codes().len(),
-            Judgement::Suspicious => (self.has_young, self.n_good) = (false, 0),
+            Judgement::Suspicious => {}
             Judgement::Collapsed(collapse) => {
                 self.begin_return(decoder);
                 return Some(collapse);
@@ -154,7 +160,7 @@ impl Guard {
 
     /// Whether it is time for another copy.
     pub fn wants_copy(&self) -> bool {
-        self.n_good >= self.keep_len
+        !self.is_suspicious && self.n_good >= self.keep_len
     }
 
     /// Copies the stream's lane, for which a moment should be chosen in which nothing is due: that
