@@ -8,7 +8,6 @@ const RATE: usize = 16_000;
 const GOOD: u8 = 0;
 const NOISE: u8 = 1;
 const DEAD: u8 = 2;
-const HISSES: u8 = 3;
 
 /// A tone by the position of its lane, until the cue comes: then noise or one held code. What became
 /// of a lane is copied with it.
@@ -48,8 +47,6 @@ impl Decoder for Falling {
                 *code = match *fate {
                     NOISE => (uniform * 256.0) as u8,
                     DEAD => 190,
-                    // As speech does: 0.3 s of noise every three.
-                    HISSES if *position % 48_000 < 4_800 => (uniform * 256.0) as u8,
                     _ => tone(*position) ^ u8::from(self.wavers && *uniform < 0.5),
                 };
                 *position += 1;
@@ -137,11 +134,6 @@ impl Stage {
 
 /// At which position of the tones these codes begin.
 fn place_of(codes: &[u8]) -> u64 {
-    place_in(codes).expect("nothing but tones")
-}
-
-/// The same, if they are tones.
-fn place_in(codes: &[u8]) -> Option<u64> {
     let places = 0..60 * RATE as u64;
     let is_here = |place: &u64| {
         codes
@@ -149,7 +141,7 @@ fn place_in(codes: &[u8]) -> Option<u64> {
             .zip(*place..)
             .all(|(code, at)| *code == tone(at))
     };
-    places.into_iter().find(is_here)
+    places.into_iter().find(is_here).expect("nothing but tones")
 }
 
 #[test]
@@ -169,22 +161,6 @@ fn a_stream_that_falls_into_noise_is_back_within_a_second() {
     // The count of the codes goes on, and so do the uniforms.
     let position = stage.bench.body.stations[0].stream.position();
     assert_eq!(position, 7 + heard.len() as u64);
-}
-
-#[test]
-fn a_stream_that_hisses_now_and_then_is_copied_all_the_same() {
-    let mut stage = Stage::new(1);
-    stage.fail(HISSES);
-    stage.play(35.0);
-    let failed_at = stage.fail(NOISE);
-    stage.play(4.0);
-    assert_eq!(stage.collapses(), (1, 0));
-    let heard = stage.heard();
-    let good_again = &heard[failed_at + RATE..];
-    let between_hisses = good_again.chunks_exact(RATE / 2).find_map(place_in);
-    let place = between_hisses.expect("a tone");
-    let kept_before = (failed_at as u64).saturating_sub(place);
-    assert!(kept_before < 20 * RATE as u64, "{kept_before}");
 }
 
 #[test]
