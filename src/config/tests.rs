@@ -44,6 +44,32 @@ fn the_example_holds_every_key_and_its_default() {
 }
 
 #[test]
+fn a_station_is_drawn_as_its_model_unless_it_says_otherwise_key_by_key() {
+    let usual = DrawParams {
+        temperature: 1.1,
+        max_entropy: 4.4,
+        top_p: 0.9,
+        min_p: 0.01,
+    };
+    let mut station = StationConfig::default();
+    assert_eq!(station.draw(&usual), usual);
+    (station.temperature, station.max_entropy) = (Some(0.5), Some(3.0));
+    let own = DrawParams {
+        temperature: 0.5,
+        max_entropy: 3.0,
+        ..usual
+    };
+    assert_eq!(station.draw(&usual), own);
+    (station.top_p, station.min_p) = (Some(0.7), Some(0.0));
+    let own = DrawParams {
+        top_p: 0.7,
+        min_p: 0.0,
+        ..own
+    };
+    assert_eq!(station.draw(&usual), own);
+}
+
+#[test]
 fn what_is_printed_can_be_read() {
     let mut config = Config::default();
     config.stations[0].seed = Some(7);

@@ -61,10 +61,10 @@ fn shares_of<F: Sixteen>(logits: &[f32], params: &DrawParams, shares: &mut [f32]
     powers.iter_mut().for_each(|power| *power -= top);
     lanewise::exp::<F>(powers, 1.0, shares);
     if params.max_entropy < DrawParams::MAX_ENTROPY_BITS {
-        let narrower = narrower::<F>(powers, shares, params.max_entropy);
+        let cooling = cooling::<F>(powers, shares, params.max_entropy);
         // Of logits that are no numbers it is none either.
-        if narrower < 1.0 {
-            lanewise::exp::<F>(powers, 1.0 / narrower, shares);
+        if cooling < 1.0 {
+            lanewise::exp::<F>(powers, 1.0 / cooling, shares);
         }
     }
 }
@@ -75,7 +75,7 @@ fn shares_of<F: Sixteen>(logits: &[f32], params: &DrawParams, shares: &mut [f32]
 ///
 /// With S the sum of shares and m the mean of the powers, the perplexity is S / e^m.
 #[inline(always)]
-fn narrower<F: Sixteen>(powers: &[f32], shares: &[f32], max_bits: f32) -> f32 {
+fn cooling<F: Sixteen>(powers: &[f32], shares: &[f32], max_bits: f32) -> f32 {
     let (sum, weighted) = lanewise::sum_and_product::<F>(shares, powers);
     let bits = max_bits + weighted / sum * std::f32::consts::LOG2_E;
     lanewise::exp2_of::<F>(2.0 * bits) / (sum * sum)
