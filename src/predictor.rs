@@ -348,10 +348,10 @@ fn place_of_spread(spread: f32) -> f32 {
 #[inline(always)]
 pub fn waves<F: Sixteen>(place: f32, out: &mut [f32; WAVES]) {
     let turns = F::splat(place).mul(F::load(&HARMONICS));
-    let (cos, sin) = out.split_at_mut(LANES);
-    lanewise::cos_of_turns(turns).store_part(cos);
+    let [cos, sin] = bytemuck::cast_mut::<_, [[f32; LANES]; 2]>(out);
+    lanewise::cos_of_turns(turns).store(cos);
     // A quarter turn behind.
-    lanewise::cos_of_turns(turns.sub(F::splat(0.25))).store_part(sin);
+    lanewise::cos_of_turns(turns.sub(F::splat(0.25))).store(sin);
 }
 
 /// The waves of all places, one after another, by the definition: the twin of [`waves`], for naive

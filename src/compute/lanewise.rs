@@ -5,7 +5,7 @@
 //! same. All are `inline(always)`: they take on the instruction set of the
 //! [`Stage`](super::Stage) that calls them.
 
-use super::sixteen::{LANES, Sixteen};
+use super::sixteen::{BytePart, LANES, Part, Sixteen, for_sixteens};
 
 /// Values that are all smaller are quantised to zero: their inverse would overflow.
 const TINY: f32 = 1e-30;
@@ -18,16 +18,14 @@ const MAGIC: f32 = 12_582_912.0;
 #[inline(always)]
 pub fn rms_norm<F: Sixteen>(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     let mut squares = F::splat(0.0);
-    for x in x.chunks(LANES) {
-        let x = F::load_part(x);
+    for_sixteens!((x) {
+        let x: F = x.read();
         squares = x.mul_add(x, squares);
-    }
+    });
     let scale = F::splat(1.0 / (squares.sum() / x.len() as f32 + eps).sqrt());
-    let inputs = x.chunks(LANES).zip(gain.chunks(LANES));
-    for (out, (x, gain)) in out.chunks_mut(LANES).zip(inputs) {
-        let x = F::load_part(x).mul(scale);
-        F::load_part(gain).mul(x).store_part(out);
-    }
+    for_sixteens!((x, gain, out) {
+        out.write(gain.read::<F>().mul(x.read::<F>().mul(scale)));
+    });
 }
 
 /// The causal depthwise convolution: `out = sum over j of taps[j] · normed(j)`, `taps` [W, D] with
@@ -38,24 +36,21 @@ pub fn convolve<'a, F: Sixteen>(
     out: &mut [f32],
     normed: impl Fn(usize) -> &'a [f32],
 ) {
-    let d = out.len();
-    for (i, out) in out.chunks_mut(LANES).enumerate() {
-        let columns = i * LANES..i * LANES + out.len();
-        let mut sum = F::splat(0.0);
-        for (j, tap) in taps.chunks_exact(d).enumerate() {
-            let tap = F::load_part(&tap[columns.clone()]);
-            sum = tap.mul_add(F::load_part(&normed(j)[columns.clone()]), sum);
-        }
-        sum.store_part(out);
+    out.fill(0.0);
+    for (j, tap) in taps.chunks_exact(out.len()).enumerate() {
+        let (normed, out) = (normed(j), &mut out[..]);
+        for_sixteens!((tap, normed, out) {
+            out.write(tap.read::<F>().mul_add(normed.read(), out.read()));
+        });
     }
 }
 
 /// `out += x`
 #[inline(always)]
 pub fn add<F: Sixteen>(x: &[f32], out: &mut [f32]) {
-    for (out, x) in out.chunks_mut(LANES).zip(x.chunks(LANES)) {
-        F::load_part(out).add(F::load_part(x)).store_part(out);
-    }
+    for_sixteens!((x, out) {
+        out.write(out.read::<F>().add(x.read()));
+    });
 }
 
 /// The tanh approximation of GELU, in place: `0.5·z·(1 + tanh u) = z / (1 + exp(−2u))` with
@@ -65,11 +60,11 @@ pub fn gelu<F: Sixteen>(x: &mut [f32]) {
     const LINEAR: f32 = -2.0 * 0.797_884_6 * std::f32::consts::LOG2_E;
     const CUBIC: f32 = LINEAR * 0.044_715;
     let (linear, cubic, one) = (F::splat(LINEAR), F::splat(CUBIC), F::splat(1.0));
-    for x in x.chunks_mut(LANES) {
-        let z = F::load_part(x);
+    for_sixteens!((x) {
+        let z: F = x.read();
         let slope = z.mul(z).mul_add(cubic, linear);
-        z.div(exp2(z.mul(slope)).add(one)).store_part(x);
-    }
+        x.write(z.div(exp2(z.mul(slope)).add(one)));
+    });
 }
 
 /// Turns pairs (i, i + half) of one head in place, by the angles whose cos and sin are given for
@@ -77,30 +72,28 @@ pub fn gelu<F: Sixteen>(x: &mut [f32]) {
 #[inline(always)]
 pub fn rotate<F: Sixteen>(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (low, high) = head.split_at_mut(cos.len());
-    let angles = cos.chunks(LANES).zip(sin.chunks(LANES));
-    let pairs = low.chunks_mut(LANES).zip(high.chunks_mut(LANES));
-    for ((low, high), (cos, sin)) in pairs.zip(angles) {
-        let (a, b) = (F::load_part(low), F::load_part(high));
-        let (cos, sin) = (F::load_part(cos), F::load_part(sin));
+    for_sixteens!((low, high, cos, sin) {
+        let (a, b): (F, F) = (low.read(), high.read());
+        let (cos, sin): (F, F) = (cos.read(), sin.read());
         let minus_sin = F::splat(0.0).sub(sin);
-        a.mul_add(cos, b.mul(minus_sin)).store_part(low);
-        a.mul_add(sin, b.mul(cos)).store_part(high);
-    }
+        low.write(a.mul_add(cos, b.mul(minus_sin)));
+        high.write(a.mul_add(sin, b.mul(cos)));
+    });
 }
 
 /// Eight bits per value, symmetric: `x ≈ scale · out`, out in −127..=127. Returns the scale.
 #[inline(always)]
 pub fn quantize<F: Sixteen>(x: &[f32], out: &mut [i8]) -> f32 {
     let mut largest = F::splat(0.0);
-    for x in x.chunks(LANES) {
-        largest = F::load_part(x).abs().max(largest);
-    }
+    for_sixteens!((x) {
+        largest = x.read::<F>().abs().max(largest);
+    });
     let largest = largest.largest();
     let inverse = F::splat(if largest > TINY { 127.0 / largest } else { 0.0 });
-    for (out, x) in out.chunks_mut(LANES).zip(x.chunks(LANES)) {
-        let rounded = F::load_part(x).mul_add(inverse, F::splat(MAGIC));
-        store_bytes(rounded.low_bytes().map(|byte| byte as i8), out);
-    }
+    let out: &mut [u8] = bytemuck::cast_slice_mut(out);
+    for_sixteens!((x, out) {
+        out.write_bytes(x.read::<F>().mul_add(inverse, F::splat(MAGIC)).low_bytes());
+    });
     largest / 127.0
 }
 
@@ -109,81 +102,106 @@ pub fn quantize<F: Sixteen>(x: &[f32], out: &mut [i8]) -> f32 {
 #[inline(always)]
 pub fn quantize_range<F: Sixteen>(x: &[f32], out: &mut [u8]) -> (f32, i32) {
     let (mut low, mut high) = (F::splat(0.0), F::splat(0.0));
-    for x in x.chunks(LANES) {
-        let x = F::load_part(x);
+    for_sixteens!((x) {
+        let x: F = x.read();
         (low, high) = (x.min(low), x.max(high));
-    }
+    });
     let (low, high) = (low.smallest(), high.largest());
     let range = high - low;
     let inverse = if range > TINY { 255.0 / range } else { 0.0 };
     let zero = (-low).mul_add(inverse, MAGIC);
     // Both ends round: their sum may leave the byte by one.
     let (least, most) = (F::splat(MAGIC), F::splat(MAGIC + 255.0));
-    for (out, x) in out.chunks_mut(LANES).zip(x.chunks(LANES)) {
-        let rounded = F::load_part(x).mul_add(F::splat(inverse), F::splat(zero));
-        store_bytes(rounded.max(least).min(most).low_bytes(), out);
-    }
+    let (inverse, shift) = (F::splat(inverse), F::splat(zero));
+    for_sixteens!((x, out) {
+        let rounded = x.read::<F>().mul_add(inverse, shift);
+        out.write_bytes(rounded.max(least).min(most).low_bytes());
+    });
     (range / 255.0, (zero - MAGIC) as i32)
 }
 
-/// Writes as many bytes as `out` holds.
-#[inline(always)]
-fn store_bytes<T: Copy>(bytes: [T; LANES], out: &mut [T]) {
-    match out.first_chunk_mut() {
-        Some(out) => *out = bytes,
-        None => out.copy_from_slice(&bytes[..out.len()]),
-    }
+/// What a softmax knows of one head before it can say what a weight is worth.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peak {
+    /// The highest score; then the sum of what all scores are to it.
+    sum: f32,
+    /// The heaviest value.
+    heaviest: f32,
 }
 
-/// Turns scores, as powers of two, into integer weights for the values, whose scales are not
-/// negative: `2^scores[i] / sum of 2^scores · value_scales[i] ≈ unit · weights[i]`, and returns
-/// `unit`. `scores` is overwritten; −∞ gets weight 0. All lengths are one multiple of sixteen.
+/// Turns the scores of some heads [heads, slots], as powers of two, into integer weights for the
+/// values, whose scales `[slots]` are not negative:
+/// `2^scores[i] / sum of 2^scores · value_scales[i] ≈ unit · weights[i]`, with a unit for each head.
+/// `scores` is overwritten; −∞ gets weight 0. There are sixteen slots or a multiple.
+///
+/// All heads go through one stage before any goes through the next, as each waits for what the
+/// last has found in the whole of its head.
 #[inline(always)]
-pub fn softmax<F: Sixteen>(scores: &mut [f32], value_scales: &[f32], weights: &mut [u8]) -> f32 {
+pub fn softmax<F: Sixteen>(
+    scores: &mut [f32],
+    value_scales: &[f32],
+    weights: &mut [u8],
+    peaks: &mut [Peak],
+    units: &mut [f32],
+) {
+    let scales = value_scales.as_chunks::<LANES>().0;
     let scores = scores.as_chunks_mut::<LANES>().0;
-    let mut top = F::splat(f32::NEG_INFINITY);
-    for scores in scores.iter() {
-        top = F::load(scores).max(top);
+    let weights = weights.as_chunks_mut::<LANES>().0;
+    for (scores, peak) in scores.chunks_exact(scales.len()).zip(&mut *peaks) {
+        let mut top = F::splat(f32::NEG_INFINITY);
+        for scores in scores {
+            top = F::load(scores).max(top);
+        }
+        peak.sum = top.largest();
     }
-    let top = F::splat(top.largest());
-    let (mut sum, mut heaviest) = (F::splat(0.0), F::splat(0.0));
-    for (scores, scales) in scores.iter_mut().zip(value_scales.as_chunks().0) {
-        let share = exp2(F::load(scores).sub(top));
-        let weighted = share.mul(F::load(scales));
-        (sum, heaviest) = (sum.add(share), weighted.max(heaviest));
-        weighted.store(scores);
+    for (scores, peak) in scores.chunks_exact_mut(scales.len()).zip(&mut *peaks) {
+        let top = F::splat(peak.sum);
+        let (mut sum, mut heaviest) = (F::splat(0.0), F::splat(0.0));
+        for (scores, scales) in scores.iter_mut().zip(scales) {
+            let share = exp2(F::load(scores).sub(top));
+            let weighted = share.mul(F::load(scales));
+            (sum, heaviest) = (sum.add(share), weighted.max(heaviest));
+            weighted.store(scores);
+        }
+        (peak.sum, peak.heaviest) = (sum.sum(), heaviest.largest());
     }
-    let heaviest = heaviest.largest();
-    let inverse = F::splat(if heaviest > TINY {
-        255.0 / heaviest
-    } else {
-        0.0
-    });
-    for (weights, scores) in weights.as_chunks_mut::<LANES>().0.iter_mut().zip(scores) {
-        *weights = F::load(scores)
-            .mul_add(inverse, F::splat(MAGIC))
-            .low_bytes();
+    let heads = scores
+        .chunks_exact(scales.len())
+        .zip(weights.chunks_exact_mut(scales.len()));
+    for ((scores, weights), (peak, unit)) in heads.zip(peaks.iter().zip(units)) {
+        let Peak { sum, heaviest } = *peak;
+        let inverse = if heaviest > TINY {
+            255.0 / heaviest
+        } else {
+            0.0
+        };
+        let inverse = F::splat(inverse);
+        for (weights, scores) in weights.iter_mut().zip(scores) {
+            *weights = F::load(scores)
+                .mul_add(inverse, F::splat(MAGIC))
+                .low_bytes();
+        }
+        *unit = heaviest / 255.0 / sum;
     }
-    heaviest / 255.0 / sum.sum()
 }
 
 /// `out = exp(x · scale)`
 #[inline(always)]
 pub fn exp<F: Sixteen>(x: &[f32], scale: f32, out: &mut [f32]) {
     let unit = F::splat(scale * std::f32::consts::LOG2_E);
-    for (out, x) in out.chunks_mut(LANES).zip(x.chunks(LANES)) {
-        exp2(F::load_part(x).mul(unit)).store_part(out);
-    }
+    for_sixteens!((x, out) {
+        out.write(exp2(x.read::<F>().mul(unit)));
+    });
 }
 
 /// The sum of `x` and the sum of `x · y`.
 #[inline(always)]
 pub fn sum_and_product<F: Sixteen>(x: &[f32], y: &[f32]) -> (f32, f32) {
     let (mut sum, mut product) = (F::splat(0.0), F::splat(0.0));
-    for (x, y) in x.chunks(LANES).zip(y.chunks(LANES)) {
-        let x = F::load_part(x);
-        (sum, product) = (sum.add(x), x.mul_add(F::load_part(y), product));
-    }
+    for_sixteens!((x, y) {
+        let x: F = x.read();
+        (sum, product) = (sum.add(x), x.mul_add(y.read(), product));
+    });
     (sum.sum(), product.sum())
 }
 
@@ -313,8 +331,10 @@ mod tests {
             .zip(&scales)
             .map(|(s, scale)| f64::from(*s).exp2() / sum * f64::from(*scale))
             .collect();
-        let mut weights = vec![0u8; 96];
-        let unit = softmax::<Plain>(&mut scores, &scales, &mut weights);
+        let (mut weights, mut unit) = (vec![0u8; 96], [0.0]);
+        let mut peak = [Peak::default()];
+        softmax::<Plain>(&mut scores, &scales, &mut weights, &mut peak, &mut unit);
+        let unit = unit[0];
         for (weight, exact) in weights.iter().zip(&exact) {
             assert!((f64::from(*weight) * f64::from(unit) - exact).abs() < f64::from(unit) * 0.51);
         }

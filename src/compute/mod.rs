@@ -32,7 +32,7 @@ pub use cache::{HeadCache, Queries, SLOTS_PER_BLOCK, Slots, blocks_of};
 pub use lines::{Line, Lines};
 pub use matrix::{Activations, Matrix, Panels};
 pub use portable::Portable;
-pub use sixteen::{LANES, Plain, Sixteen};
+pub use sixteen::{LANES, Part, Plain, Sixteen};
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512Vnni, AvxVnni};
 

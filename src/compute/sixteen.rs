@@ -39,33 +39,117 @@ pub trait Sixteen: Copy {
     fn largest(self) -> f32;
     /// The smallest lane.
     fn smallest(self) -> f32;
+}
 
-    /// Reads at most sixteen numbers; the other lanes become 0.
+/// Sixteen numbers of a vector, or what is left over at its end.
+pub trait Part {
+    /// Reads them; lanes that there are no numbers for become 0.
+    fn read<F: Sixteen>(&self) -> F;
+    /// Writes as many as there is room for.
+    fn write<F: Sixteen>(&mut self, x: F);
+}
+
+impl Part for [f32; LANES] {
     #[inline(always)]
-    fn load_part(x: &[f32]) -> Self {
-        match x.first_chunk() {
-            Some(x) => Self::load(x),
-            None => {
-                let mut whole = [0.0; LANES];
-                whole[..x.len()].copy_from_slice(x);
-                Self::load(&whole)
-            }
-        }
+    fn read<F: Sixteen>(&self) -> F {
+        F::load(self)
     }
 
-    /// Writes as many numbers as `out` holds, at most sixteen.
     #[inline(always)]
-    fn store_part(self, out: &mut [f32]) {
-        match out.first_chunk_mut() {
-            Some(out) => self.store(out),
-            None => {
-                let mut whole = [0.0; LANES];
-                self.store(&mut whole);
-                out.copy_from_slice(&whole[..out.len()]);
-            }
-        }
+    fn write<F: Sixteen>(&mut self, x: F) {
+        x.store(self);
     }
 }
+
+/// Fewer than sixteen.
+impl Part for [f32] {
+    #[inline(always)]
+    fn read<F: Sixteen>(&self) -> F {
+        let mut whole = [0.0; LANES];
+        whole[..self.len()].copy_from_slice(self);
+        F::load(&whole)
+    }
+
+    #[inline(always)]
+    fn write<F: Sixteen>(&mut self, x: F) {
+        let mut whole = [0.0; LANES];
+        x.store(&mut whole);
+        self.copy_from_slice(&whole[..self.len()]);
+    }
+}
+
+/// The same for bytes, which are only written.
+pub trait BytePart {
+    /// Writes as many as there is room for.
+    fn write_bytes(&mut self, bytes: [u8; LANES]);
+}
+
+impl BytePart for [u8; LANES] {
+    #[inline(always)]
+    fn write_bytes(&mut self, bytes: [u8; LANES]) {
+        *self = bytes;
+    }
+}
+
+impl BytePart for [u8] {
+    #[inline(always)]
+    fn write_bytes(&mut self, bytes: [u8; LANES]) {
+        self.copy_from_slice(&bytes[..self.len()]);
+    }
+}
+
+/// A vector as sixteens, and what is left over.
+pub trait Sixteens {
+    /// The sixteens.
+    type Whole: IntoIterator;
+    /// What is left over: fewer than sixteen.
+    type Rest;
+    /// Both.
+    fn sixteens(self) -> (Self::Whole, Self::Rest);
+}
+
+impl<'a, T> Sixteens for &'a [T] {
+    type Whole = &'a [[T; LANES]];
+    type Rest = &'a [T];
+
+    #[inline(always)]
+    fn sixteens(self) -> (Self::Whole, Self::Rest) {
+        self.as_chunks()
+    }
+}
+
+impl<'a, T> Sixteens for &'a mut [T] {
+    type Whole = &'a mut [[T; LANES]];
+    type Rest = &'a mut [T];
+
+    #[inline(always)]
+    fn sixteens(self) -> (Self::Whole, Self::Rest) {
+        self.as_chunks_mut()
+    }
+}
+
+/// Runs a body for every sixteen of some vectors of one length, each named by the [`Part`] in place of
+/// the vector, and once more for what is left over. The body stands in the code twice: where all
+/// lengths are known nothing has to ask for them.
+macro_rules! for_sixteens {
+    (($first:ident $(, $more:ident)*) $body:block) => {{
+        use $crate::compute::sixteen::Sixteens;
+        let $first = $first.sixteens();
+        $(let $more = $more.sixteens();)*
+        for_sixteens!(@loop [$first] [$first.0.into_iter()] $($more)* $body);
+        let $first = $first.1;
+        $(let $more = $more.1;)*
+        if !$first.is_empty() $body
+    }};
+    (@loop [$names:pat] [$values:expr] $body:block) => {
+        for $names in $values $body
+    };
+    (@loop [$names:pat] [$values:expr] $next:ident $($more:ident)* $body:block) => {
+        for_sixteens!(@loop [($names, $next)] [$values.zip($next.0)] $($more)* $body)
+    };
+}
+
+pub(super) use for_sixteens;
 
 /// Plain numbers: the twin of all others.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 
+use super::lanewise::Peak;
 use super::*;
 
 /// Runs a check on every backend of this CPU.
@@ -101,24 +102,23 @@ fn attended(ops: impl Ops, slots: &Slots<'_>, q: &Queries) -> [Vec<u32>; 2] {
     let bits = scores.iter().map(|score| score.to_bits()).collect();
     let (mut scales, mut weights) = (vec![0.0; n_slots], vec![0; n_heads * n_slots]);
     slots.copy_value_scales(&mut scales);
-    let units: Vec<f32> = scores
-        .chunks_mut(n_slots)
-        .zip(weights.chunks_mut(n_slots))
-        .map(|(scores, weights)| ops.run(Softmax(ops, scores, &scales, weights)))
-        .collect();
+    let mut units = vec![0.0; n_heads];
+    ops.run(Softmax(ops, &mut scores, &scales, &mut weights, &mut units));
     let mut out = vec![0.0; n_heads * q.head(0).0.len()];
     ops.mix(slots, &weights, &units, &mut out);
     [bits, out.iter().map(|out| out.to_bits()).collect()]
 }
 
-struct Softmax<'a, O>(O, &'a mut [f32], &'a [f32], &'a mut [u8]);
+struct Softmax<'a, O>(O, &'a mut [f32], &'a [f32], &'a mut [u8], &'a mut [f32]);
 
 impl<O: Ops> Stage for Softmax<'_, O> {
-    type Out = f32;
+    type Out = ();
 
     #[inline(always)]
-    fn run(self) -> f32 {
-        lanewise::softmax::<O::F>(self.1, self.2, self.3)
+    fn run(self) {
+        let Self(_, scores, scales, weights, units) = self;
+        let mut peaks = vec![Peak::default(); units.len()];
+        lanewise::softmax::<O::F>(scores, scales, weights, &mut peaks, units);
     }
 }
 
@@ -153,14 +153,23 @@ fn float_stages<F: Sixteen>(x: &[f32], y: &[f32]) -> Vec<u32> {
     lanewise::rotate::<F>(&mut turned[..n / 2 * 2], &y[..n / 2], &y[n - n / 2..]);
     scores.copy_from_slice(x);
     let whole = n / 16 * 16;
-    let mut weights = vec![0u8; whole];
+    let (mut weights, mut units) = (vec![0u8; whole], [0.0]);
     let scales: Vec<f32> = y[..whole].iter().map(|y| y.abs()).collect();
-    let unit = lanewise::softmax::<F>(&mut scores[..whole], &scales, &mut weights);
+    if whole > 0 {
+        let peaks = &mut [Peak::default()];
+        lanewise::softmax::<F>(
+            &mut scores[..whole],
+            &scales,
+            &mut weights,
+            peaks,
+            &mut units,
+        );
+    }
     let (mut signed, mut ranged) = (vec![0i8; n], vec![0u8; n]);
     let scale = lanewise::quantize::<F>(x, &mut signed);
     let (step, zero) = lanewise::quantize_range::<F>(y, &mut ranged);
     let mut bits: Vec<u32> = out.iter().map(|out| out.to_bits()).collect();
-    let numbers = [unit, scale, step, total, products, power];
+    let numbers = [units[0], scale, step, total, products, power];
     bits.extend(numbers.map(f32::to_bits));
     bits.push(zero as u32);
     bits.extend(weights.iter().map(|weight| u32::from(*weight)));

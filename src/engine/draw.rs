@@ -31,22 +31,23 @@ pub(super) fn draw_by<F: Sixteen>(
     if params.temperature == 0.0 {
         return within.start() + likeliest(&logits[range]);
     }
-    let mut shares = [0.0; V];
-    shares_of::<F>(&logits[range.clone()], params, &mut shares[range.clone()]);
-    keep_min_p(&mut shares, params.min_p.max(RESOLUTION));
-    keep_top_p(&mut shares, params.top_p);
+    let (logits, mut shares) = (&logits[range], [0.0; V]);
+    let shares = &mut shares[..logits.len()];
+    shares_of::<F>(logits, params, shares);
+    keep_min_p(shares, params.min_p.max(RESOLUTION));
+    keep_top_p(shares, params.top_p);
     let target = uniform * shares.iter().sum::<f32>();
     let mut sum = 0.0;
     let mut last_kept = None;
     for (code, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
         sum += share;
-        last_kept = Some(code as u8);
+        last_kept = Some(within.start() + code as u8);
         if sum > target {
             break;
         }
     }
     // Of logits that are no numbers none is kept: a model that has gone wrong is no reason to click.
-    last_kept.unwrap_or_else(|| within.start() + likeliest(&logits[range]))
+    last_kept.unwrap_or_else(|| within.start() + likeliest(logits))
 }
 
 /// What each code's probability is to that of the likeliest, which so becomes 1.
@@ -92,7 +93,7 @@ fn likeliest(logits: &[f32]) -> u8 {
     best as u8
 }
 
-fn keep_min_p(shares: &mut [f32; V], min_p: f32) {
+fn keep_min_p(shares: &mut [f32], min_p: f32) {
     for share in shares {
         if *share < min_p {
             *share = 0.0;
@@ -101,7 +102,7 @@ fn keep_min_p(shares: &mut [f32; V], min_p: f32) {
 }
 
 /// Keeps the likeliest codes, the lower code first among equals, until they reach the sum.
-fn keep_top_p(shares: &mut [f32; V], top_p: f32) {
+fn keep_top_p(shares: &mut [f32], top_p: f32) {
     if top_p >= 1.0 {
         return;
     }

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::compute::{HeadCache, Ops, Queries, SLOTS_PER_BLOCK, blocks_of, lanewise};
+use crate::compute::lanewise::{self, Peak};
+use crate::compute::{HeadCache, Ops, Queries, SLOTS_PER_BLOCK, blocks_of};
 use crate::model::{ModelConfig, Pattern, Rotary};
 
 /// What attention computes on its way; nothing of it outlives a call.
@@ -20,6 +21,7 @@ pub(super) struct Attention {
     value_scales: Vec<f32>,
     weights: Vec<u8>,
     /// [H/G]
+    peaks: Vec<Peak>,
     units: Vec<f32>,
 }
 
@@ -36,6 +38,7 @@ impl Attention {
             scores: vec![0.0; heads_per_group * n_slots],
             value_scales: vec![0.0; n_slots],
             weights: vec![0; heads_per_group * n_slots],
+            peaks: vec![Peak::default(); heads_per_group],
             units: vec![0.0; heads_per_group],
         }
     }
@@ -88,13 +91,11 @@ impl Attention {
         ops.scores(&slots, &self.q, scores);
         let value_scales = &mut self.value_scales[..n_slots];
         slots.copy_value_scales(value_scales);
-        let heads = scores
-            .chunks_exact_mut(n_slots)
-            .zip(self.weights.chunks_exact_mut(n_slots));
-        for ((scores, weights), unit) in heads.zip(&mut self.units) {
+        for scores in scores.chunks_exact_mut(n_slots) {
             hide_filling(&self.runs, scores);
-            *unit = lanewise::softmax::<O::F>(scores, value_scales, weights);
         }
+        let (weights, peaks) = (&mut self.weights[..n_scores], &mut self.peaks);
+        lanewise::softmax::<O::F>(scores, value_scales, weights, peaks, &mut self.units);
         ops.mix(&slots, &self.weights[..n_scores], &self.units, out);
     }
 }

@@ -206,14 +206,14 @@ impl<O: Ops> Worker<O> {
         ops.prefetch(packed.qkv[self.groups.start].panels().start());
         for (b, lane) in self.active.iter().enumerate() {
             let x = &scratch.x[b * d..(b + 1) * d];
-            lanewise::rms_norm::<O::F>(x, gain, config.norm_eps, &mut scratch.normed);
             let lane = &mut self.lanes[*lane];
             let kept = &mut lane.layers[layer].taps;
-            let now = (lane.position % config.conv_width as u64) as usize;
-            kept[now * d..(now + 1) * d].copy_from_slice(&scratch.normed);
             let w = config.conv_width;
+            let now = (lane.position % w as u64) as usize;
+            let normed = &mut kept[now * d..(now + 1) * d];
+            lanewise::rms_norm::<O::F>(x, gain, config.norm_eps, normed);
             lanewise::convolve::<O::F>(&packed.taps, &mut scratch.convolved, |j| {
-                let then = (now + w - j) % w;
+                let then = if j <= now { now - j } else { now + w - j };
                 &kept[then * d..(then + 1) * d]
             });
             let (bytes, scale) = scratch.narrow.row_mut(b);
