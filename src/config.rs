@@ -78,10 +78,12 @@ pub struct StationConfig {
     pub model: Option<PathBuf>,
     /// The same seed and model play the same for ever; from the clock when absent.
     pub seed: Option<u64>,
-    /// See [`DrawParams::temperature`]; the model's when absent, as with the next three.
+    /// See [`DrawParams::temperature`]; the model's when absent, as with the next four.
     pub temperature: Option<f32>,
     /// See [`DrawParams::max_entropy`].
     pub max_entropy: Option<f32>,
+    /// See [`DrawParams::max_rise`].
+    pub max_rise: Option<f32>,
     /// See [`DrawParams::top_p`].
     pub top_p: Option<f32>,
     /// See [`DrawParams::min_p`].
@@ -166,6 +168,7 @@ impl Default for StationConfig {
             // What a model was found to play best with is its own.
             temperature: None,
             max_entropy: None,
+            max_rise: None,
             top_p: None,
             min_p: None,
             prompt: None,
@@ -369,6 +372,7 @@ impl StationConfig {
         DrawParams {
             temperature: self.temperature.unwrap_or(usual.temperature),
             max_entropy: self.max_entropy.unwrap_or(usual.max_entropy),
+            max_rise: self.max_rise.unwrap_or(usual.max_rise),
             top_p: self.top_p.unwrap_or(usual.top_p),
             min_p: self.min_p.unwrap_or(usual.min_p),
         }
@@ -384,6 +388,7 @@ impl StationConfig {
         [
             (limits::TEMPERATURE, "temperature", self.temperature),
             (limits::MAX_ENTROPY, "max_entropy", self.max_entropy),
+            (limits::MAX_RISE, "max_rise", self.max_rise),
             (limits::TOP_P, "top_p", self.top_p),
             (limits::MIN_P, "min_p", self.min_p),
         ]

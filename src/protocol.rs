@@ -296,6 +296,8 @@ pub struct Draw {
     pub temperature: f32,
     /// Bits that are left to a draw, about; 8 leaves all.
     pub max_entropy: f32,
+    /// Bits that a draw may hold more than the last ones did; 8 leaves all.
+    pub max_rise: f32,
     /// The fewest codes whose probabilities reach this sum are kept.
     pub top_p: f32,
     /// Codes at least this likely are kept, as a share of the likeliest.

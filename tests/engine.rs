@@ -17,6 +17,7 @@ static ALLOCATOR: AllocDisabler = AllocDisabler;
 const DRAW: DrawParams = DrawParams {
     temperature: 1.0,
     max_entropy: 3.0,
+    max_rise: 0.5,
     top_p: 0.95,
     min_p: 0.01,
 };

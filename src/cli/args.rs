@@ -222,6 +222,12 @@ pub struct StreamArgs {
         value_parser = within::<f32>(limits::MAX_ENTROPY))]
     pub max_entropy: Option<f32>,
 
+    /// Do the same to steps that are so many bits less certain than the last milliseconds; 8 leaves
+    /// all as they are [default: the model's]
+    #[arg(long, value_name = "BITS", allow_negative_numbers = true,
+        value_parser = within::<f32>(limits::MAX_RISE))]
+    pub max_rise: Option<f32>,
+
     /// Keep the fewest codes whose probabilities reach P; 1 keeps all [default: the model's]
     #[arg(long, value_name = "P", allow_negative_numbers = true,
         value_parser = within::<f32>(limits::TOP_P))]
@@ -439,6 +445,7 @@ impl StreamArgs {
             station.seed = self.seed.or(station.seed);
             station.temperature = self.temperature.or(station.temperature);
             station.max_entropy = self.max_entropy.or(station.max_entropy);
+            station.max_rise = self.max_rise.or(station.max_rise);
             station.top_p = self.top_p.or(station.top_p);
             station.min_p = self.min_p.or(station.min_p);
             station.prompt = self.prompt.clone().or(station.prompt.take());

@@ -95,7 +95,7 @@ impl<O: Ops> CpuDecoder<O> {
 /// A code drawn from what a place allows.
 struct Draw<'a, O> {
     _ops: O,
-    place: &'a Place<'a>,
+    place: Place<'a>,
     params: &'a DrawParams,
     uniform: f32,
 }
@@ -106,22 +106,26 @@ impl<O: Ops> Stage for Draw<'_, O> {
     #[inline(always)]
     fn run(self) -> u8 {
         let Place {
-            logits, predictor, ..
+            logits,
+            predictor,
+            recent,
+            ..
         } = self.place;
         let within = predictor.map_or(WHOLE, Predictor::within_reach);
-        draw_by::<O::F>(logits, &within, self.params, self.uniform)
+        draw_by::<O::F>(logits, &within, self.params, recent, self.uniform)
     }
 }
 
 /// Draws the code that a place wants into the turn.
-fn draw<O: Ops>(ops: O, place: &Place<'_>, turn: &mut Turn<'_>) -> u8 {
+fn draw<O: Ops>(ops: O, place: Place<'_>, turn: &mut Turn<'_>) -> u8 {
+    let at = place.at;
     let code = ops.run(Draw {
         _ops: ops,
         place,
         params: &turn.draw,
-        uniform: turn.uniforms[place.at],
+        uniform: turn.uniforms[at],
     });
-    turn.codes[place.at] = code;
+    turn.codes[at] = code;
     code
 }
 
@@ -174,7 +178,8 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         let ops = self.ops;
         self.activate(turns.iter().map(|turn| turn.lane));
         self.advance(n, true, &mut |place| {
-            draw(ops, &place, &mut turns[place.turn])
+            let turn = &mut turns[place.turn];
+            draw(ops, place, turn)
         });
     }
 
@@ -184,7 +189,7 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         self.activate([turn.lane].into_iter());
         self.advance(n, true, &mut |place| {
             see(place.at, place.logits);
-            draw(ops, &place, &mut turn)
+            draw(ops, place, &mut turn)
         });
     }
 

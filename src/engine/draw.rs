@@ -11,9 +11,43 @@ use crate::model::{DrawParams, V};
 /// 16 kHz, and the first code is a click at full scale.
 const RESOLUTION: f32 = 1.0 / (1 << 24) as f32;
 
+/// How fast a stream forgets how uncertain it has been: it looks back over some 48 draws, 3 ms at
+/// 16 kHz. The first of a note passes for a click if it is let go in a sample, and is kept down for good
+/// if it takes tens of milliseconds.
+const FORGETS: f32 = 1.0 / 48.0;
+/// Bits that a draw may hold at any time, or no sound would begin.
+const ALWAYS: f32 = 2.8;
+
+/// What a stream remembers of how uncertain its draws have been, for [`DrawParams::max_rise`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RecentEntropy {
+    mean_bits: f32,
+}
+
+impl RecentEntropy {
+    /// The bits that the next draw may hold.
+    #[inline(always)]
+    fn cap(&self, params: &DrawParams) -> f32 {
+        let risen = (self.mean_bits + params.max_rise).max(ALWAYS);
+        risen.min(params.max_entropy)
+    }
+
+    /// Takes in the bits of a draw, before it is narrowed.
+    #[inline(always)]
+    fn take_in(&mut self, bits: f32) {
+        self.mean_bits += FORGETS * (bits - self.mean_bits);
+    }
+}
+
 /// Draws a code. `logits` `[V]` are finite, `uniform` lies in [0, 1).
 pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
-    draw_by::<Plain>(logits, &WHOLE, params, uniform)
+    draw_by::<Plain>(
+        logits,
+        &WHOLE,
+        params,
+        &mut RecentEntropy::default(),
+        uniform,
+    )
 }
 
 /// All codes.
@@ -25,6 +59,7 @@ pub(super) fn draw_by<F: Sixteen>(
     logits: &[f32],
     within: &RangeInclusive<u8>,
     params: &DrawParams,
+    recent: &mut RecentEntropy,
     uniform: f32,
 ) -> u8 {
     let range = usize::from(*within.start())..=usize::from(*within.end());
@@ -33,7 +68,7 @@ pub(super) fn draw_by<F: Sixteen>(
     }
     let (logits, mut shares) = (&logits[range], [0.0; V]);
     let shares = &mut shares[..logits.len()];
-    shares_of::<F>(logits, params, shares);
+    shares_of::<F>(logits, params, recent, shares);
     keep_min_p(shares, params.min_p.max(RESOLUTION));
     keep_top_p(shares, params.top_p);
     let target = uniform * shares.iter().sum::<f32>();
@@ -52,7 +87,12 @@ pub(super) fn draw_by<F: Sixteen>(
 
 /// What each code's probability is to that of the likeliest, which so becomes 1.
 #[inline(always)]
-fn shares_of<F: Sixteen>(logits: &[f32], params: &DrawParams, shares: &mut [f32]) {
+fn shares_of<F: Sixteen>(
+    logits: &[f32],
+    params: &DrawParams,
+    recent: &mut RecentEntropy,
+    shares: &mut [f32],
+) {
     let mut powers = [0.0; V];
     let powers = &mut powers[..logits.len()];
     for (power, logit) in powers.iter_mut().zip(logits) {
@@ -61,25 +101,30 @@ fn shares_of<F: Sixteen>(logits: &[f32], params: &DrawParams, shares: &mut [f32]
     let top = powers.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     powers.iter_mut().for_each(|power| *power -= top);
     lanewise::exp::<F>(powers, 1.0, shares);
-    if params.max_entropy < DrawParams::MAX_ENTROPY_BITS {
-        let cooling = cooling::<F>(powers, shares, params.max_entropy);
-        // Of logits that are no numbers it is none either.
-        if cooling < 1.0 {
-            lanewise::exp::<F>(powers, 1.0 / cooling, shares);
-        }
+    if params.max_entropy.min(params.max_rise) >= DrawParams::MAX_ENTROPY_BITS {
+        return;
+    }
+    // With S the sum of the shares e^powers and m the mean of the powers, the perplexity is S / e^m, and
+    // its logarithm the entropy. A temperature multiplied with the square of the perplexity wanted over
+    // the one found is exact for a bell, whose width and so whose perplexity grow with the root of the
+    // temperature.
+    let (sum, weighted) = lanewise::sum_and_product::<F>(shares, powers);
+    let mean = weighted / sum * std::f32::consts::LOG2_E;
+    let cap = recent.cap(params);
+    let cooling = lanewise::exp2_of::<F>(2.0 * (cap + mean)) / (sum * sum);
+    // Of logits that are no numbers none of these is one.
+    if cooling < 1.0 {
+        lanewise::exp::<F>(powers, 1.0 / cooling, shares);
+    }
+    if mean.is_finite() {
+        recent.take_in(straight_log2(sum) - mean);
     }
 }
 
-/// What the temperature is to be multiplied with for an entropy of `max_bits`: the square of the
-/// perplexity wanted over that of the shares e^powers, which is exact for a bell, whose width and so
-/// whose perplexity grow with the root of the temperature.
-///
-/// With S the sum of shares and m the mean of the powers, the perplexity is S / e^m.
-#[inline(always)]
-fn cooling<F: Sixteen>(powers: &[f32], shares: &[f32], max_bits: f32) -> f32 {
-    let (sum, weighted) = lanewise::sum_and_product::<F>(shares, powers);
-    let bits = max_bits + weighted / sum * std::f32::consts::LOG2_E;
-    lanewise::exp2_of::<F>(2.0 * bits) / (sum * sum)
+/// The logarithm of a positive number, straight between powers of two: a float's bits, read as a
+/// number. Up to 0.09 too low, and the same everywhere.
+fn straight_log2(x: f32) -> f32 {
+    x.to_bits() as f32 / (1u32 << 23) as f32 - 127.0
 }
 
 /// The first of the likeliest codes.
@@ -173,6 +218,7 @@ mod tests {
     const ALL: DrawParams = DrawParams {
         temperature: 1.0,
         max_entropy: DrawParams::MAX_ENTROPY_BITS,
+        max_rise: 8.0,
         top_p: 1.0,
         min_p: 0.0,
     };
@@ -250,29 +296,74 @@ mod tests {
 
     /// Shannon's entropy of what is drawn, in bits.
     fn entropy(logits: &[f32], params: &DrawParams) -> f64 {
+        entropy_after(&mut RecentEntropy::default(), logits, params)
+    }
+
+    fn entropy_after(recent: &mut RecentEntropy, logits: &[f32], params: &DrawParams) -> f64 {
         let mut shares = [0.0; V];
-        shares_of::<Plain>(logits, params, &mut shares);
+        shares_of::<Plain>(logits, params, recent, &mut shares);
         let sum: f64 = shares.iter().map(|share| f64::from(*share)).sum();
         let parts = shares.iter().map(|share| f64::from(*share) / sum);
         parts.filter(|p| *p > 0.0).map(|p| -p * p.log2()).sum()
     }
 
+    fn bell(width: f32) -> [f32; V] {
+        std::array::from_fn(|code| -0.5 * ((code as f32 - 120.3) / width).powi(2))
+    }
+
     #[test]
     fn a_bell_is_narrowed_to_the_entropy_that_is_allowed_and_the_certain_is_left_alone() {
-        for (width, temperature) in [(1.5f32, 1.0), (4.0, 1.0), (10.0, 1.1), (25.0, 1.0)] {
-            let bell = |code: usize| -0.5 * ((code as f32 - 120.3) / width).powi(2);
-            let logits: [f32; V] = std::array::from_fn(bell);
+        for (width, temperature) in [(1.5, 1.0), (4.0, 1.0), (10.0, 1.1), (25.0, 1.0)] {
             let free = DrawParams { temperature, ..ALL };
             let held = DrawParams {
                 max_entropy: 4.0,
                 ..free
             };
-            let (before, after) = (entropy(&logits, &free), entropy(&logits, &held));
+            let (before, after) = (entropy(&bell(width), &free), entropy(&bell(width), &held));
             assert!(
                 (after - before.min(4.0)).abs() < 0.01,
                 "{before} became {after}"
             );
         }
+    }
+
+    #[test]
+    fn a_sudden_doubt_is_narrowed_and_one_that_lasts_is_not() {
+        let held = DrawParams {
+            max_rise: 1.0,
+            ..ALL
+        };
+        let (sure, unsure) = (bell(2.0), bell(10.0));
+        let (calm, wide) = (entropy(&sure, &ALL), entropy(&unsure, &ALL));
+        assert!((3.0..3.1).contains(&calm) && wide > 5.3);
+        let mut recent = RecentEntropy::default();
+        for _ in 0..500 {
+            entropy_after(&mut recent, &sure, &held);
+        }
+        let of_sure = entropy_after(&mut recent, &sure, &held);
+        assert!((of_sure - calm).abs() < 1e-6, "{of_sure}");
+        let sudden = entropy_after(&mut recent, &unsure, &held);
+        // Straight logarithms are up to 0.09 too low.
+        assert!((calm + 0.9..calm + 1.01).contains(&sudden), "{sudden}");
+        for _ in 0..500 {
+            entropy_after(&mut recent, &unsure, &held);
+        }
+        let lasting = entropy_after(&mut recent, &unsure, &held);
+        assert!((lasting - wide).abs() < 1e-6, "{lasting}");
+    }
+
+    #[test]
+    fn out_of_silence_a_sound_can_begin() {
+        let held = DrawParams {
+            max_rise: 0.0,
+            ..ALL
+        };
+        let mut recent = RecentEntropy::default();
+        for _ in 0..500 {
+            entropy_after(&mut recent, &logits_of(&[(128, 1.0)]), &held);
+        }
+        let first = entropy_after(&mut recent, &bell(10.0), &held);
+        assert!((first - f64::from(ALWAYS)).abs() < 0.01, "{first}");
     }
 
     #[test]

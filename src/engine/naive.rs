@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::draw::{WHOLE, draw_by};
+use super::draw::{RecentEntropy, WHOLE, draw_by};
 use super::{Decoder, See, Turn, check_turns, noise};
 use crate::compute::Plain;
 use crate::model::{LayerWeights, Model, ModelConfig, Pattern, Rotary, V};
@@ -27,6 +27,7 @@ struct Lane {
     /// The code drawn last: the next input.
     last: u8,
     predictor: Option<Predictor>,
+    recent: RecentEntropy,
     layers: Vec<LayerState>,
     logits: Vec<f32>,
 }
@@ -96,7 +97,8 @@ impl NaiveDecoder {
                 .predictor
                 .as_ref()
                 .map_or(WHOLE, Predictor::within_reach);
-            *code = draw_by::<Plain>(&lane.logits, &within, &turn.draw, *uniform);
+            let Lane { logits, recent, .. } = lane;
+            *code = draw_by::<Plain>(logits, &within, &turn.draw, recent, *uniform);
             lane.last = *code;
         }
     }
@@ -169,6 +171,7 @@ impl Lane {
         Self {
             position: 0,
             last: mulaw::SILENCE,
+            recent: RecentEntropy::default(),
             predictor: Predictor::of(&config.predictor),
             layers: layers.collect(),
             logits: vec![0.0; V],

@@ -344,6 +344,7 @@ mod tests {
         for (key, value) in [
             ("temperature", 0.001),
             ("max_entropy", 8.5),
+            ("max_rise", -1.0),
             ("top_p", 0.0),
             ("min_p", 1.0),
         ] {

@@ -16,6 +16,9 @@ pub struct DrawParams {
     /// Bits per draw: the temperature of a step that is less certain falls until about so much is
     /// left; 8 leaves every step as it is.
     pub max_entropy: f32,
+    /// Bits by which a step may be less certain than the last milliseconds have been, before its
+    /// temperature falls likewise; 8 leaves it as it is.
+    pub max_rise: f32,
     /// Keep the fewest codes whose probabilities reach this sum; 1 keeps all.
     pub top_p: f32,
     /// Keep codes at least this likely, as a share of the likeliest; 0 keeps all.
@@ -27,25 +30,28 @@ impl Default for DrawParams {
         Self {
             temperature: 1.0,
             max_entropy: Self::MAX_ENTROPY_BITS,
+            max_rise: Self::MAX_ENTROPY_BITS,
             top_p: 1.0,
             min_p: 0.0,
         }
     }
 }
 
-/// `temperature 1, at most 4.4 bits, top-p 1, min-p 0`
+/// `temperature 1, at most 4.4 bits and 1 more than lately, top-p 1, min-p 0`
 impl fmt::Display for DrawParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             temperature,
             max_entropy,
+            max_rise,
             top_p,
             min_p,
         } = self;
-        write!(
-            f,
-            "temperature {temperature}, at most {max_entropy} bits, top-p {top_p}, min-p {min_p}"
-        )
+        write!(f, "temperature {temperature}, at most {max_entropy} bits")?;
+        if *max_rise < Self::MAX_ENTROPY_BITS {
+            write!(f, " and {max_rise} more than lately")?;
+        }
+        write!(f, ", top-p {top_p}, min-p {min_p}")
     }
 }
 
@@ -58,6 +64,9 @@ impl DrawParams {
     /// Entropies. Below, the likeliest code alone would be left: that is temperature 0.
     pub const MAX_ENTROPIES: RangeInclusive<f32> = 0.1..=Self::MAX_ENTROPY_BITS;
 
+    /// Rises.
+    pub const MAX_RISES: RangeInclusive<f32> = 0.0..=Self::MAX_ENTROPY_BITS;
+
     /// Refuses what nothing can be drawn with, in words that name the key.
     pub(super) fn check(&self) -> Result<(), String> {
         let refuse = |key: &str, value: f32, must: &str| {
@@ -68,6 +77,9 @@ impl DrawParams {
         }
         if !Self::MAX_ENTROPIES.contains(&self.max_entropy) {
             return refuse("max_entropy", self.max_entropy, "from 0.1 to 8 bits");
+        }
+        if !Self::MAX_RISES.contains(&self.max_rise) {
+            return refuse("max_rise", self.max_rise, "from 0 to 8 bits");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse("top_p", self.top_p, "above 0 and at most 1");

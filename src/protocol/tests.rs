@@ -21,6 +21,7 @@ fn hello() -> Hello {
             draw: Draw {
                 temperature: 0.95,
                 max_entropy: 4.5,
+                max_rise: 1.25,
                 top_p: 1.0,
                 min_p: 0.0,
             },

@@ -12,6 +12,7 @@ use super::embed::{self, Expected};
 use super::team::Seat;
 use super::weights::PackedWeights;
 use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
+use crate::engine::draw::RecentEntropy;
 use crate::model::{ModelConfig, V};
 use crate::mulaw;
 use crate::predictor::Predictor;
@@ -27,6 +28,8 @@ pub(super) struct Place<'a> {
     pub logits: &'a [f32],
     /// The lane's, which has heard all before.
     pub predictor: Option<&'a Predictor>,
+    /// Likewise.
+    pub recent: &'a mut RecentEntropy,
 }
 
 /// Who says which code it is.
@@ -53,6 +56,8 @@ pub(super) struct Lane {
     /// The code drawn last: the next input.
     pub last: u8,
     pub predictor: Option<Predictor>,
+    /// Of the first worker, who draws.
+    pub recent: RecentEntropy,
     pub layers: Vec<LaneLayer>,
     angles: Angles,
 }
@@ -136,11 +141,13 @@ impl<O: Ops> Worker<O> {
             self.step(wants_logits);
             let logits = self.scratch.logits.chunks_exact(V);
             for (b, logits) in logits.take(self.active.len()).enumerate() {
+                let lane = &mut self.lanes[self.active[b]];
                 let code = choose(Place {
                     turn: b,
                     at,
                     logits,
-                    predictor: self.lanes[self.active[b]].predictor.as_ref(),
+                    predictor: lane.predictor.as_ref(),
+                    recent: &mut lane.recent,
                 });
                 self.scratch.codes[2 * b] = f32::from(code);
             }
@@ -341,6 +348,7 @@ impl Lane {
             position: 0,
             last: mulaw::SILENCE,
             predictor: Predictor::of(&config.predictor),
+            recent: RecentEntropy::default(),
             layers: layers.collect(),
             angles: Angles::new(config),
         }
@@ -349,6 +357,7 @@ impl Lane {
     /// Back to the start of a stream.
     pub fn open(&mut self) {
         (self.position, self.last) = (0, mulaw::SILENCE);
+        self.recent = RecentEntropy::default();
         if let Some(predictor) = &mut self.predictor {
             predictor.reset();
         }
@@ -361,6 +370,7 @@ impl Lane {
     /// Becomes what `other` is, a lane of the same model.
     pub fn copy(&mut self, other: &Self) {
         (self.position, self.last) = (other.position, other.last);
+        self.recent = other.recent;
         if let (Some(predictor), Some(other)) = (&mut self.predictor, &other.predictor) {
             predictor.copy(other);
         }

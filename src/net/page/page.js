@@ -422,6 +422,7 @@ class Page {
       `seed ${seed}`,
       `temperature ${draw.temperature}`,
       `at most ${draw.max_entropy} bits`,
+      ...(draw.max_rise < 8 ? [`${draw.max_rise} more than lately`] : []),
       `top-p ${draw.top_p}`,
       `min-p ${draw.min_p}`,
       `${rateHz / 1000} kHz`,
