@@ -6,19 +6,23 @@
 //! ```
 //!
 //! Each sum of filters offers logistic distributions around its place, of widths that are multiples of
-//! how far it has been off lately; they are mixed by how well each has done.
+//! how far it has been off lately; they are mixed by how well each has done. Told as well is how often a
+//! recording goes where a stream would not be let go: beyond the reach of `docs/model.md`, *Drawing*.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use longwave::compute::Plain;
 use longwave::corpus::Split;
 use longwave::eval::WINDOW;
-use longwave::predictor::{self, FilterPlan};
+use longwave::predictor::{self, FilterPlan, Predictor};
 use longwave::train::{codes, spread};
 use rayon::prelude::*;
 
 const WIDTHS: [f32; 9] = [0.15, 0.22, 0.32, 0.45, 0.65, 0.9, 1.3, 1.9, 3.0];
 const WINDOWS: usize = 48;
+/// Codes of a window after which the filters have found the sound.
+const COLD: usize = 8_192;
 /// What a mixture keeps of what it has learned, at each code.
 const KEPT: f32 = 0.995;
 /// How fast the mean distance of samples from what was expected forgets.
@@ -47,7 +51,35 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|&start| bits_of(&plan, &codes[start..][..WINDOW]))
         .sum();
     println!("{:.3} bits per sample", bits / WINDOWS as f64);
+    let beyond: usize = starts
+        .par_iter()
+        .map(|&start| n_beyond(&plan, &codes[start..][..WINDOW]))
+        .sum();
+    println!(
+        "1 code of {:.0} beyond reach",
+        n_heard(starts.len()) / beyond as f64
+    );
     Ok(())
+}
+
+/// Codes of so many windows whose filters are no longer cold.
+fn n_heard(n_windows: usize) -> f64 {
+    (n_windows * (WINDOW - COLD)) as f64
+}
+
+/// How many of them lie beyond reach.
+fn n_beyond(plan: &[FilterPlan], codes: &[u8]) -> usize {
+    let mut predictor = Predictor::of(plan).expect("a cascade that has filters");
+    let mut is_beyond = |code: &u8| {
+        let is_beyond = !predictor.within_reach().contains(code);
+        predictor.hear::<Plain>(*code);
+        is_beyond
+    };
+    codes
+        .iter()
+        .enumerate()
+        .filter(|(at, code)| is_beyond(code) && *at >= COLD)
+        .count()
 }
 
 fn filter(text: &str) -> Option<FilterPlan> {

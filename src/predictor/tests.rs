@@ -144,6 +144,22 @@ fn it_learns_a_chord_and_forgets_it_when_reset() {
 }
 
 #[test]
+fn what_a_sound_no_longer_excites_leaks_away() {
+    let tone = |i: u32| mulaw::encode(0.2 * (0.05 * i as f32).sin()).unwrap();
+    let length_after = |leak| {
+        let plan = [FilterPlan { leak, ..plan()[0] }];
+        let mut predictor = Predictor::new(&plan);
+        for code in chord(8_000).into_iter().chain((0..20_000).map(tone)) {
+            predictor.hear::<Plain>(code);
+        }
+        let squares = predictor.filters[0].weights.iter().map(|w| w * w);
+        squares.sum::<f32>().sqrt()
+    };
+    let (leaking, keeping) = (length_after(1e-4), length_after(0.0));
+    assert!(leaking < 0.7 * keeping, "{leaking} {keeping}");
+}
+
+#[test]
 fn what_follows_a_sound_is_within_reach() {
     let codes = chord(8_000);
     let mut predictor = Predictor::new(&plan());
@@ -237,6 +253,8 @@ fn cascades_that_cannot_run_are_refused() {
     let refused = |taps, rate| check(&[filter(taps, rate, 0.0)]).unwrap_err();
     let why = check(&[filter(16, 0.1, 0.2)]).unwrap_err();
     assert!(why.contains("leak is 0.2"), "{why}");
+    let why = check(&[filter(16, 0.1, -1.0)]).unwrap_err();
+    assert!(why.contains("leak is -1"), "{why}");
     assert!(refused(0, 0.1).contains("taps is 0"));
     assert!(refused(17, 0.1).contains("multiple of 16"));
     assert!(refused(16, 2.0).contains("runs away"));
