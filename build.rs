@@ -1,6 +1,6 @@
 //! Tells the program which compiler built it, and from which commit, where there is one to tell.
-//! Under `train-cuda` it also compiles `kernels/train.cu`; the result is embedded, so the GPU
-//! machine needs no compiler.
+//! Under `train-cuda` it also compiles `kernels/train.cu`, under `cuda` `kernels/decode.cu`; the
+//! results are embedded, so the GPU machine needs no compiler.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,10 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     if std::env::var_os("CARGO_FEATURE_TRAIN_CUDA").is_some() {
-        compile_kernels();
+        compile_kernels("train", "train-cuda", &TRAINING);
+    }
+    if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        compile_kernels("decode", "cuda", &DECODING);
     }
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     if let Some(version) = answer(&rustc, &["--version"]) {
@@ -34,23 +37,35 @@ fn main() {
 }
 
 /// Machine code for Hopper, and PTX from which a driver makes it for an A100 and later.
-fn compile_kernels() {
+const TRAINING: [&str; 4] = [
+    "-gencode",
+    "arch=compute_90,code=sm_90",
+    "-gencode",
+    "arch=compute_80,code=compute_80",
+];
+
+/// Machine code for Hopper, whose blocks form clusters; products and sums round each by themselves,
+/// as on a CPU.
+const DECODING: [&str; 3] = ["-fmad=false", "-gencode", "arch=compute_90a,code=sm_90a"];
+
+/// Compiles `kernels/{name}.cu`, which a feature wants.
+fn compile_kernels(name: &str, feature: &str, options: &[&str]) {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
     let out = std::env::var("OUT_DIR").expect("cargo sets it");
+    let source = format!("kernels/{name}.cu");
     let status = Command::new(nvcc())
         .args(["-O3", "-std=c++17", "-lineinfo", "--fatbin"])
-        .args(["-gencode", "arch=compute_90,code=sm_90"])
-        .args(["-gencode", "arch=compute_80,code=compute_80"])
+        .args(options)
         .arg("-o")
-        .arg(Path::new(&out).join("train.fatbin"))
-        .arg("kernels/train.cu")
+        .arg(Path::new(&out).join(format!("{name}.fatbin")))
+        .arg(&source)
         .status();
     match status {
         Ok(status) if status.success() => {}
-        Ok(status) => panic!("nvcc could not compile kernels/train.cu: {status}"),
+        Ok(status) => panic!("nvcc could not compile {source}: {status}"),
         Err(e) => panic!(
-            "feature `train-cuda` needs nvcc of CUDA 13 ({e}): run scripts/cuda-toolkit and set \
+            "feature `{feature}` needs nvcc of CUDA 13 ({e}): run scripts/cuda-toolkit and set \
              CUDA_HOME as it says"
         ),
     }

@@ -110,6 +110,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("clap", &[]),
     ("cpal", &["card"]),
     ("crossbeam_channel", &["control"]),
+    ("cudarc", &["engine", "train"]),
     ("eyre", &[]),
     ("hound", &["corpus", "wav"]),
     ("hyper", &["net"]),

@@ -6,12 +6,18 @@
 //! codes alone or in a full batch.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
 mod draw;
 mod footprint;
 mod naive;
 
 pub use crate::model::DrawParams;
 pub use cpu::CpuDecoder;
+#[cfg(feature = "cuda")]
+pub use cuda::{CudaDecoder, GpuError, gpus};
+pub use device::{Device, DeviceError, Opened, open_on};
 pub use draw::{draw, uniform};
 pub use footprint::Footprint;
 pub use naive::NaiveDecoder;
@@ -122,7 +128,7 @@ pub trait Decoder: Send {
         1
     }
 
-    /// What computes, in words for a log or a bench record: `avx512-vnni`, `naive`, ...
+    /// What computes, in words for a log or a bench record: `avx512-vnni`, `cuda`, `naive`, ...
     fn isa(&self) -> &'static str;
 }
 

@@ -1,0 +1,202 @@
+// Drawing in decode.cu: `src/engine/draw.rs` once more, a warp for a lane.
+#pragma once
+#include "decode_predict.cuh"
+
+// The codes that are looked at.
+struct Codes {
+    int first, end;  // one behind the last
+
+    __device__ Codes() : first(0), end(kCodes) {}
+
+    // Within reach of what a predictor expects.
+    __device__ Codes(const LaneHead& head, int n_filters, const float* samples) {
+        const float reach = kReach * (head.error + kFaint);
+        const float at = head.places[n_filters - 1] * 256.0f + 0.5f;
+        const int nearest = at > 0.0f ? (at < 255.0f ? (int)at : 255) : 0;
+        const int below = samples_below<false>(samples, head.expected - reach);
+        const int above = samples_below<false>(samples, head.expected + reach);
+        const int low = below < 255 ? below : 255, high = (above > 1 ? above : 1) - 1;
+        first = low < nearest ? low : nearest;
+        end = (high > nearest ? high : nearest) + 1;
+    }
+};
+
+// How fast a thermostat forgets, by how much it warms for each bit that is missing, and at most.
+constexpr float kForgets = 1.0f / 65536.0f, kWarms = 0.1f, kWarmest = 0.04f;
+
+// Straight between powers of two: what a float's bits are, read as a number.
+__device__ inline float straight_log2(float x) {
+    return (float)__float_as_uint(x) / 8388608.0f - 127.0f;
+}
+
+struct Draw {
+    const Turn& turn;
+    const float* logits;  // [V]
+    float* shares;        // [V]
+    float* sums;          // [V]
+    Codes codes;
+    float* missing;  // what the lane remembers of how sure it has been
+    const int lane = thread_index() % 32;
+
+    // The first of the likeliest codes.
+    __device__ int likeliest() const {
+        float top = -INFINITY;
+        for (int c = codes.first + lane; c < codes.end; c += 32) top = larger(top, logits[c]);
+        for (int m = 16; m > 0; m /= 2) top = larger(top, shuffle_xor(top, m));
+        unsigned best = kCodes;
+        for (int c = codes.end - 1 - lane; c >= codes.first; c -= 32) {
+            if (logits[c] == top) best = c;
+        }
+        best = warp_min(best);
+        return best < kCodes ? best : codes.first;
+    }
+
+    // Takes in how many bits a draw held.
+    __device__ void feel(float bits) const {
+        const float before = *missing;
+        warp_sync();
+        if (lane == 0) *missing = before + kForgets * (turn.mean_entropy - bits - before);
+    }
+
+    // What each code's probability is to that of the likeliest. Half a warp takes the even
+    // sixteens of the codes looked at, half the odd ones.
+    __device__ void share() {
+        const int j = lane % 16, upper = lane / 16, n = codes.end - codes.first;
+        const bool is_held = turn.mean_entropy > 0.0f, is_narrowed = turn.max_entropy < 8.0f;
+        float temperature = turn.temperature;
+        if (is_held) temperature = temperature * (1.0f + held(kWarms * *missing, kWarmest));
+        float powers[8], top = -INFINITY;
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            const int i = 16 * (2 * c + upper) + j;
+            powers[c] = i < n ? logits[codes.first + i] / temperature : -INFINITY;
+            top = larger(top, powers[c]);
+        }
+        for (int m = 16; m > 0; m /= 2) top = larger(top, shuffle_xor(top, m));
+        float own[8], sum = 0.0f, product = 0.0f;
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            const bool is_in = 16 * (2 * c + upper) + j < n;
+            powers[c] = is_in ? powers[c] - top : 0.0f;
+            own[c] = is_in ? exp2_of(powers[c] * (1.0f * kLog2E)) : 0.0f;
+        }
+        if (is_held || is_narrowed) {
+#pragma unroll
+            for (int c = 0; c < 8; c++) {
+                const float share = shuffle_xor(own[c], 16), power = shuffle_xor(powers[c], 16);
+                sum = sum + (upper ? share : own[c]);
+                sum = sum + (upper ? own[c] : share);
+                product = fmaf(upper ? share : own[c], upper ? power : powers[c], product);
+                product = fmaf(upper ? own[c] : share, upper ? powers[c] : power, product);
+            }
+            sum = sum_of_sixteen(sum);
+            product = sum_of_sixteen(product);
+            const float mean = product / sum * kLog2E;
+            if (is_held && isfinite(mean)) feel(straight_log2(sum) - mean);
+            const float cooling = exp2_of(2.0f * (turn.max_entropy + mean)) / (sum * sum);
+            if (is_narrowed && cooling < 1.0f) {
+                const float unit = 1.0f / cooling * kLog2E;
+#pragma unroll
+                for (int c = 0; c < 8; c++) {
+                    if (16 * (2 * c + upper) + j < n) own[c] = exp2_of(powers[c] * unit);
+                }
+            }
+        }
+        const float least = larger(turn.min_p, 1.0f / 16777216.0f);
+        for (int c = lane; c < kCodes; c += 32) shares[c] = 0.0f;
+        warp_sync();
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            const int i = 16 * (2 * c + upper) + j;
+            if (i < n && !(own[c] < least)) shares[codes.first + i] = own[c];
+        }
+        warp_sync();
+    }
+
+    // Sums of all shares up to each code, in order; only between the codes given. Sixteen are read
+    // at once.
+    __device__ float add_up(int first, int last) {
+        float sum = 0.0f;
+        for (int c = first & ~15; c <= last; c += 16) {
+            float4 v[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) v[i] = reinterpret_cast<const float4*>(shares + c)[i];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                v[i].x = sum + v[i].x;
+                v[i].y = v[i].x + v[i].y;
+                v[i].z = v[i].y + v[i].z;
+                v[i].w = sum = v[i].z + v[i].w;
+            }
+            if (lane < 4) {
+                const float4 own = lane < 2 ? (lane == 0 ? v[0] : v[1]) : (lane == 2 ? v[2] : v[3]);
+                reinterpret_cast<float4*>(sums + c)[lane] = own;
+            }
+        }
+        warp_sync();
+        return sum;
+    }
+
+    // Keeps the likeliest codes, the lower first among equals, until they reach the sum. Shares and
+    // codes are sorted as one number: the bits of positive floats order as the floats do.
+    __device__ void keep_top_p(float all, uint64_t* order) {
+        for (int c = lane; c < kCodes; c += 32) {
+            order[c] = (uint64_t)__float_as_uint(shares[c]) << 8 | (kCodes - 1 - c);
+        }
+        warp_sync();
+        for (int size = 2; size <= kCodes; size *= 2) {
+            for (int gap = size / 2; gap > 0; gap /= 2) {
+                for (int i = lane; i < kCodes / 2; i += 32) {
+                    const int low = 2 * gap * (i / gap) + i % gap, high = low + gap;
+                    const uint64_t a = order[low], b = order[high];
+                    if ((a < b) == ((low & size) == 0)) {
+                        order[low] = b;
+                        order[high] = a;
+                    }
+                }
+                warp_sync();
+            }
+        }
+        const float enough = turn.top_p * all;
+        float sum = 0.0f;
+        int n_kept = 0;
+        for (; n_kept < kCodes; n_kept++) {
+            const float share = __uint_as_float(order[n_kept] >> 8);
+            if (!(share > 0.0f) || sum >= enough) break;
+            sum = sum + share;
+        }
+        for (int i = lane; i < kCodes; i += 32) {
+            if (i >= n_kept) shares[kCodes - 1 - (int)(order[i] & 0xff)] = 0.0f;
+        }
+        warp_sync();
+    }
+
+    // `order` is room for [V].
+    __device__ int draw(float uniform, uint64_t* order) {
+        if (turn.temperature == 0.0f) return likeliest();
+        share();
+        unsigned least = kCodes, most = 0;
+        for (int c = lane; c < kCodes; c += 32) {
+            if (shares[c] > 0.0f) {
+                least = least < c ? least : c;
+                most = c + 1;
+            }
+        }
+        const int first = warp_min(least), last = (int)warp_max(most) - 1;
+        if (last < 0) return likeliest();
+        float all = add_up(first, last);
+        if (turn.top_p < 1.0f) {
+            keep_top_p(all, order);
+            all = add_up(first, last);
+        }
+        const float target = uniform * all;
+        unsigned code = kCodes, kept = 0;
+        for (int c = lane; c <= last; c += 32) {
+            if (c < first || !(shares[c] > 0.0f)) continue;
+            kept = c;
+            if (sums[c] > target && c < code) code = c;
+        }
+        code = warp_min(code);
+        return code < kCodes ? code : warp_max(kept);
+    }
+};

@@ -1,0 +1,130 @@
+// The float stages of decode.cu: `src/compute/lanewise.rs` once more, to the last bit. A vector of
+// sixteen is there a vector of sixteen threads here; a warp holds it twice.
+#pragma once
+#include "decode_plan.cuh"
+
+constexpr float kTiny = 1e-30f;
+constexpr float kMagic = 12582912.0f;
+constexpr float kLog2E = 1.44269504088896340736f;
+
+__device__ inline float larger(float a, float b) { return fmaxf(a, b); }
+__device__ inline float smaller(float a, float b) { return fminf(a, b); }
+
+__device__ inline float exp2_of(float x) {
+    x = smaller(larger(x, -126.0f), 126.0f);
+    const float shifted = x + kMagic;
+    const float rest = x - (shifted - kMagic);
+    float p = 1.3300605e-3f;
+    p = fmaf(p, rest, 9.669691e-3f);
+    p = fmaf(p, rest, 5.5505585e-2f);
+    p = fmaf(p, rest, 2.4022283e-1f);
+    p = fmaf(p, rest, 0.693147180559945309417232121458f);
+    p = fmaf(p, rest, 1.0f);
+    return __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
+}
+
+__device__ inline float cos_of_turns(float turns) {
+    const float whole = turns + kMagic - kMagic;
+    const float x = 0.25f - fabsf(turns - whole);
+    const float square = x * x;
+    float p = -15.094643f;
+    p = fmaf(p, square, 42.058693f);
+    p = fmaf(p, square, -76.70586f);
+    p = fmaf(p, square, 81.60525f);
+    p = fmaf(p, square, -41.3417f);
+    p = fmaf(p, square, 6.28318530717958647692528676655900577f);
+    return p * x;
+}
+
+__device__ inline float gelu(float z) {
+    constexpr float kLinear = -2.0f * 0.7978846f * kLog2E;
+    constexpr float kCubic = kLinear * 0.044715f;
+    const float slope = fmaf(z * z, kCubic, kLinear);
+    return z / (exp2_of(z * slope) + 1.0f);
+}
+
+// All sixteen added, in each of them: i and i + 8, then 4, 2, 1.
+__device__ inline float sum_of_sixteen(float v) {
+    v = v + shuffle_xor(v, 8);
+    v = v + shuffle_xor(v, 4);
+    v = v + shuffle_xor(v, 2);
+    return v + shuffle_xor(v, 1);
+}
+
+__device__ inline float largest_of_sixteen(float v) {
+    v = larger(v, shuffle_xor(v, 8));
+    v = larger(v, shuffle_xor(v, 4));
+    v = larger(v, shuffle_xor(v, 2));
+    return larger(v, shuffle_xor(v, 1));
+}
+
+// The largest of the warp's numbers and 0: positive floats order as their bits do.
+__device__ inline float largest_of_warp(float v) {
+    return __uint_as_float(warp_max(__float_as_uint(v > 0.0f ? v : 0.0f)));
+}
+
+// What quantises a vector over the range that it and 0 span.
+struct Range {
+    float inverse, zero, scale;
+
+    // `low` without its sign.
+    __device__ Range(float low, float high) {
+        const float range = high + low;
+        inverse = range > kTiny ? 255.0f / range : 0.0f;
+        zero = fmaf(low, inverse, kMagic);
+        scale = range / 255.0f;
+    }
+
+    __device__ unsigned char byte(float x) const {
+        const float rounded = fmaf(x, inverse, zero);
+        return __float_as_uint(smaller(larger(rounded, kMagic), kMagic + 255.0f));
+    }
+
+    // For `Rooms::scale`.
+    __device__ float2 entry() const {
+        return make_float2(scale, __int_as_float((int)(zero - kMagic)));
+    }
+};
+
+// Where element `i` of those that a thread owns lies in a vector: half a warp's threads hold the
+// first half of it, sixteen beside each other.
+template <class S>
+__device__ inline int element(int i) {
+    const int lane = thread_index() % 32;
+    return 16 * (lane / 16 * S::kOwn + i) + lane % 16;
+}
+
+// The residual stream of a lane, in the registers of each warp that leads it: thread j of sixteen
+// holds the elements j, j + 16, …
+template <class S>
+struct Stream {
+    float x[2 * S::kOwn];
+
+    // What a product gave back.
+    __device__ void add(const float* y) {
+        const int j = thread_index() % 16;
+#pragma unroll
+        for (int c = 0; c < 2 * S::kOwn; c++) x[c] = x[c] + y[16 * c + j];
+    }
+
+    __device__ void load(const float* row) {
+        const int j = thread_index() % 16;
+#pragma unroll
+        for (int c = 0; c < 2 * S::kOwn; c++) x[c] = load_constant(row + 16 * c + j);
+    }
+
+    // The elements that this thread owns, normed.
+    __device__ void norm(const float* gain, float eps, float (&out)[S::kOwn]) const {
+        float squares = 0.0f;
+#pragma unroll
+        for (int c = 0; c < 2 * S::kOwn; c++) squares = fmaf(x[c], x[c], squares);
+        const float mean = sum_of_sixteen(squares) / (float)S::D;
+        const float scale = 1.0f / sqrtf(mean + eps);
+        const bool upper = thread_index() % 32 >= 16;
+#pragma unroll
+        for (int i = 0; i < S::kOwn; i++) {
+            const float own = upper ? x[S::kOwn + i] : x[i];
+            out[i] = gain[element<S>(i)] * (own * scale);
+        }
+    }
+};

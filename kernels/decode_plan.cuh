@@ -1,0 +1,156 @@
+// What a launch of decode.cu is given, and where everything lies. `src/engine/cuda/plan.rs` holds
+// the same, in the same order.
+#pragma once
+#include "decode_device.cuh"
+
+constexpr int kCodes = 256;
+constexpr int kMostLayers = 32;
+constexpr int kMostFilters = 15;
+constexpr int kMostPlaces = kMostFilters + 1;
+// Slots that a layer sees at most, widened to whole blocks: a warp takes sixteen.
+constexpr int kSlots = 16 * kWarps;
+// Lanes of a cluster that a block leads at most.
+constexpr int kMostOwn = 3;
+// Bytes of sixteen slots of a cache: keys [16 slots][32 dims], values [32 dims][16 slots], the
+// scales of the keys [16], those of the values [16].
+constexpr int kSlotBlock = 16 * 32 + 32 * 16 + 2 * 16 * 4;
+// Bytes of a matrix's tile of eight rows: [columns / 32][8 rows][32 columns], and of what belongs
+// to its rows: scales [8], sums of bytes [8], bias [8].
+constexpr int kStepBytes = 8 * 32;
+constexpr int kRowsBytes = 3 * 8 * 4;
+
+// A layer's pattern: local layers are the case of stride 1.
+struct LayerPlan {
+    uint32_t stride;
+    uint32_t rows;
+    uint64_t cache;  // bytes from the start of a lane
+};
+
+struct FilterPlan {
+    uint32_t taps;
+    uint32_t ring;  // places, a power of two above `taps`
+    float rate;
+    float kept;
+    uint32_t weights;  // floats from the start of a lane's filters
+    uint32_t heard;
+};
+
+struct Plan {
+    const unsigned char* image;  // [8 ranks][image_bytes]
+    const float* embed;          // [V, D]
+    const float* samples;        // [V]
+    const float* angles;         // [rope_period, K]: cosines, sines
+    uint32_t image_bytes;
+    uint32_t layer_bytes;
+    uint32_t n_layers;
+    uint32_t conv_width;
+    uint32_t n_filters;
+    uint32_t rope_period;
+    uint32_t filter_floats;  // of all filters together
+    uint32_t taps;           // of the convolutions: bytes from the start of a lane
+    uint32_t filters;
+    uint32_t n_steps;
+    uint32_t lanes_per_cluster;
+    float norm_eps;
+    float score_unit;
+    LayerPlan layers[kMostLayers];
+    FilterPlan filter[kMostFilters];
+};
+
+// The part of a lane that changes as a whole; it lies at the start of the lane.
+struct LaneHead {
+    uint64_t position;
+    uint32_t last;  // the code drawn last
+    float expected, error, spread;
+    float places[kMostFilters + 1];
+    float energy[kMostFilters];
+    float prediction[kMostFilters];
+    uint32_t newest[kMostFilters];  // where a ring's newest lies
+    float missing;                  // bits that draws have lacked on average
+};
+
+// One lane's part in a launch.
+struct Turn {
+    unsigned char* lane;
+    const float* uniforms;
+    const unsigned char* forced;  // codes to take in instead of drawing, or null
+    unsigned char* codes;         // or null
+    float* logits;                // [n, V], or null
+    float temperature, max_entropy, top_p, min_p;
+    uint32_t is_drawn;  // whether logits are wanted
+    float mean_entropy;  // 0 where no mean is held
+};
+
+__host__ __device__ constexpr int larger_of(int a, int b) { return a > b ? a : b; }
+
+// The sizes of a model that are fixed when the kernel is compiled.
+template <int D_, int F_, int H_, int K_>
+struct Shape {
+    static constexpr int D = D_, F = F_, H = H_, K = K_;
+    static constexpr int kQkv = D + 2 * K;
+    static constexpr int kWidest = larger_of(F, larger_of(kQkv, kCodes));
+    static constexpr int kOwn = D / 32;  // elements of a vector that a thread of a warp owns
+    static_assert(D == H * K && D % 32 == 0 && F % 32 == 0 && K <= 32 && K % 8 == 0 && H <= 8);
+
+    // Tiles of eight rows that a block holds of a matrix of so many rows.
+    __host__ __device__ static constexpr int tiles(int rows) {
+        return (rows / 8 + kBlocks - 1) / kBlocks;
+    }
+    __host__ __device__ static constexpr int product_bytes(int rows, int columns) {
+        return tiles(rows) * (columns / 32 * kStepBytes + kRowsBytes);
+    }
+    // Within a layer's part of the image.
+    static constexpr int kQkvAt = 0;
+    static constexpr int kOutAt = kQkvAt + product_bytes(kQkv, D);
+    static constexpr int kUpAt = kOutAt + product_bytes(D, D);
+    static constexpr int kDownAt = kUpAt + product_bytes(F, D);
+    static constexpr int kAttnGainAt = kDownAt + product_bytes(D, F);
+    static constexpr int kMlpGainAt = kAttnGainAt + 4 * D;
+    static constexpr int kTapsAt = kMlpGainAt + 4 * D;
+    // Behind the layers.
+    static constexpr int kGainAt = product_bytes(kCodes, D);
+    static constexpr int kExpectedAt = kGainAt + 4 * D;
+};
+
+// Where a layer's next position lies.
+struct Spot {
+    uint32_t phase, row, seen, rotation;
+};
+
+// Vectors of bytes lie so far apart that eight of them at one column meet different banks.
+__host__ __device__ constexpr int pitch_of(int bytes) { return (bytes + 127) / 128 * 128 + 32; }
+
+// One lane's room in the shared memory of the block that leads it.
+template <class S, bool kSolo>
+struct alignas(16) Own {
+    // What a product gives back; one for each parity where no second barrier keeps them apart.
+    float returned[kSolo ? 2 : 1][S::kWidest];
+    Arrivals arrivals[2];
+    // Shares of attention [H, slots]; the waves of all places; what drawing adds up and sorts.
+    alignas(16) float scratch[larger_of(S::H * kSlots, 4 * kCodes)];
+    unsigned char weights[S::H][kSlots];
+    // Of each warp, by heads.
+    float tops[8][kWarps], heaviest[8][kWarps];
+    int mixed[S::D];
+    float units[8];
+    alignas(16) unsigned char heads[S::H + 2][32];  // queries, the key, the value
+    float head_scales[S::H + 2];
+    // What quantising wants to know of the others: lows and highs of four warps.
+    float ranges[2][4];
+    // Predictions and energies of all filters, error, spread.
+    float fresh[2 * kMostFilters + 2];
+    alignas(16) LaneHead head;
+    Turn turn;
+    Spot spots[kMostLayers];
+};
+
+// A block's shared memory before the image of the weights.
+template <class S, bool kSolo>
+struct alignas(128) Rooms {
+    static constexpr int kRows = kSolo ? 16 : (kMostOwn * kBlocks + 15) / 16 * 16;
+    static constexpr int kPitch = pitch_of(larger_of(S::F, 32 * kMostPlaces));
+    alignas(16) unsigned char input[kRows][kPitch];  // what the next product takes in
+    float2 scale[kRows];  // what a byte of it is worth, and the byte of 0, as an integer
+    float samples[kCodes];
+    Own<S, kSolo> own[kSolo ? 1 : kMostOwn];
+};

@@ -1,0 +1,171 @@
+// The predictor of decode.cu: `src/predictor.rs` once more. A warp takes a filter; all of a cascade
+// step at once, for what each leaves over is known from what it predicted.
+#pragma once
+#include "decode_product.cuh"
+
+constexpr float kQuiet = 1e-7f, kErrorRate = 1.0f / 8.0f, kReach = 8.0f, kFaint = 2e-4f;
+constexpr float kInaudible = 1e-12f;
+
+__device__ inline float harmonic(int i) {
+    // 1, 2, 3, 4, 6, 8, 12, …: octaves and the fifths between them.
+    return i == 0 ? 1.0f : (float)((i % 2 ? 2 : 3) << (i - 1) / 2);
+}
+
+__device__ inline float moved(float mean, float error) {
+    return larger(mean + kErrorRate * (error - mean), kInaudible);
+}
+
+__device__ inline float held(float x, float most) { return smaller(larger(x, -most), most); }
+
+// How many samples of codes lie below x, or at it; the same for all threads of a warp.
+template <bool kOrAt>
+__device__ inline int samples_below(const float* samples, float x) {
+    unsigned n = 0;
+    for (int i = thread_index() % 32; i < kCodes; i += 32) {
+        n += kOrAt ? samples[i] <= x : samples[i] < x;
+    }
+    return warp_sum(n);
+}
+
+__device__ inline float place_of(const float* samples, float x) {
+    const int below = samples_below<true>(samples, x);
+    if (below == 0) return 0.0f;
+    if (below == kCodes) return 255.0f / 256.0f;
+    const float low = samples[below - 1], high = samples[below];
+    return ((float)(below - 1) + (x - low) / (high - low)) / 256.0f;
+}
+
+__device__ inline float place_of_spread(float spread) {
+    const float kept = smaller(larger(spread, 1.0f / 16.0f), 256.0f);
+    const float octaves = (float)__float_as_uint(kept) / 8388608.0f - 127.0f;
+    return (octaves + 4.0f) / 16.0f;
+}
+
+// What a lane's code says: the first filter's input, and the mean errors after it.
+struct Heard {
+    float rest, error, spread;
+
+    __device__ Heard(const LaneHead& head, int n_filters, const float* samples) {
+        const int code = head.last;
+        const float missed = head.places[n_filters - 1] * 256.0f - (float)code;
+        const float trust = 1.0f / (1.0f + 4.0f * head.spread * head.spread);
+        const float shift = trust * held(missed, 0.5f);
+        const int neighbour =
+            shift < 0.0f ? (code > 0 ? code - 1 : 0) : code < 255 ? code + 1 : 255;
+        const float own = samples[code];
+        const float finer = own + fabsf(shift) * (samples[neighbour] - own);
+        spread = moved(head.spread, fabsf(missed));
+        const float off = finer - head.expected, most = kReach * (head.error + kFaint);
+        error = moved(head.error, fabsf(off));
+        rest = head.expected + held(off, most);
+    }
+};
+
+template <class S, bool kSolo>
+struct Prediction {
+    // Sixteens of taps that are read at once: from the GPU's memory more, which is farther away.
+    static constexpr int kAtOnce = kSolo ? 8 : 8;
+
+    Site<S, kSolo>& site;
+    float* staged;  // a copy of the filters in shared memory, or null
+
+    __device__ float* filters(const Own<S, kSolo>& own) const {
+        return kSolo ? staged : reinterpret_cast<float*>(own.turn.lane + site.plan.filters);
+    }
+
+    // Corrects one filter's weights by its error, takes in the newest, predicts what follows.
+    __device__ void step(Own<S, kSolo>& own, int f) {
+        const FilterPlan& plan = site.plan.filter[f];
+        const Heard heard(own.head, site.plan.n_filters, site.rooms().samples);
+        float newest = heard.rest, error = 0.0f;
+        for (int i = 0; i <= f; i++) {
+            if (i > 0) newest = error;
+            error = newest - own.head.prediction[i];
+            if (fabsf(error) < kInaudible) error = 0.0f;
+        }
+        const int n = plan.taps, mask = plan.ring - 1, j = site.lane % 16;
+        const float gain = plan.rate * error / (own.head.energy[f] + kQuiet * (float)n);
+        const float kept = error == 0.0f ? 1.0f : plan.kept;
+        float* weights = filters(own) + plan.weights;
+        float* ring = filters(own) + plan.heard;
+        const int head = (own.head.newest[f] + mask) & mask;
+        float sum = 0.0f, energy = 0.0f;
+#pragma unroll 1
+        for (int start = 0; start < n; start += 16 * kAtOnce) {
+            float w[kAtOnce], now[kAtOnce], before[kAtOnce];
+#pragma unroll
+            for (int c = 0; c < kAtOnce; c++) {
+                const int at = start + 16 * c + j;
+                if (at >= n) break;
+                w[c] = weights[at];
+                now[c] = at == 0 ? newest : ring[(head + at) & mask];
+                before[c] = ring[(head + at + 1) & mask];
+            }
+#pragma unroll
+            for (int c = 0; c < kAtOnce; c++) {
+                const int at = start + 16 * c + j;
+                if (at >= n) break;
+                const float corrected = before[c] * gain + w[c] * kept;
+                if (site.lane < 16) weights[at] = corrected;
+                sum = corrected * now[c] + sum;
+                energy = now[c] * now[c] + energy;
+            }
+        }
+        if (site.lane == 0) ring[head] = newest;
+        sum = sum_of_sixteen(sum);
+        energy = sum_of_sixteen(energy);
+        if (site.lane == 0) {
+            own.fresh[f] = held(sum, 2.0f);
+            own.fresh[kMostFilters + f] = energy;
+            if (f == 0) {
+                own.fresh[2 * kMostFilters] = heard.error;
+                own.fresh[2 * kMostFilters + 1] = heard.spread;
+            }
+        }
+    }
+
+    // Where the sum of the filters up to `place` lies, or how far off all have been, and its waves.
+    __device__ void expect(Own<S, kSolo>& own, int place) {
+        const int n_filters = site.plan.n_filters;
+        LaneHead& head = own.head;
+        float y;
+        if (place < n_filters) {
+            float expected = 0.0f;
+            for (int i = 0; i <= place; i++) expected = expected + own.fresh[i];
+            y = place_of(site.rooms().samples, expected);
+            if (site.lane == 0) {
+                head.prediction[place] = own.fresh[place];
+                head.energy[place] = own.fresh[kMostFilters + place];
+                const int mask = site.plan.filter[place].ring - 1;
+                head.newest[place] = (head.newest[place] + mask) & mask;
+                if (place == n_filters - 1) head.expected = held(expected, 1.0f);
+            }
+        } else {
+            const float spread = own.fresh[2 * kMostFilters + 1];
+            y = place_of_spread(spread);
+            if (site.lane == 0) {
+                head.error = own.fresh[2 * kMostFilters];
+                head.spread = spread;
+            }
+        }
+        if (site.lane == 0) head.places[place] = y;
+        const float turns = y * harmonic(site.lane % 16);
+        own.scratch[32 * place + site.lane] =
+            cos_of_turns(site.lane < 16 ? turns : turns - 0.25f);
+    }
+
+    // Every own lane's predictor takes in the lane's last code; the waves are handed out.
+    __device__ void hear() {
+        const int n_filters = site.plan.n_filters, n_places = n_filters + 1;
+        for (int task = site.warp; task < site.n_own * n_filters; task += kWarps) {
+            step(site.own(task / n_filters), task % n_filters);
+        }
+        block_sync();
+        for (int task = site.warp; task < site.n_own * n_places; task += kWarps) {
+            expect(site.own(task / n_places), task % n_places);
+        }
+        block_sync();
+        site.template quantise_long<4>(32 * n_places,
+                                       [&](int r) { return (const float*)site.own(r).scratch; });
+    }
+};

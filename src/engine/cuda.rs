@@ -1,0 +1,361 @@
+//! The GPU engine: the int8 arithmetic of the CPU engine, to the last bit, in one launch for a
+//! chunk of codes of all lanes (`kernels/decode.cu`).
+//!
+//! Called by one thread. Weights and lanes live in the GPU's memory; a call sends uniforms, waits,
+//! and fetches codes. Should the GPU fail while it plays, the process ends with what its driver
+//! says: there is no way on.
+
+mod device;
+mod image;
+mod plan;
+
+use std::sync::Arc;
+
+pub use self::device::GpuError;
+use self::device::{Gpu, Kernel, Memory, bytes_of, count};
+use self::plan::{HEAD_BYTES, LaneHead, Layout, Plan, SLOT_BLOCK, TurnPlan};
+use super::{Decoder, DrawParams, See, Turn, check_turns, noise};
+use crate::compute::{Plain, lanewise};
+use crate::model::{Model, ModelConfig, Rotary, V};
+use crate::mulaw;
+
+/// The most codes of one launch.
+const CHUNK: usize = 4096;
+/// The most codes of one launch that shows its logits.
+const SEEN: usize = 1024;
+
+/// The engine on one GPU.
+pub struct CudaDecoder {
+    config: ModelConfig,
+    layout: Layout,
+    gpu: Gpu,
+    /// For clusters of one lane, and of several.
+    one: Kernel,
+    many: Kernel,
+    n_clusters: usize,
+    plan: Plan,
+    /// Weights and tables, which the plan names.
+    _tables: [Memory; 4],
+    lanes: Memory,
+    positions: Vec<u64>,
+    exchange: Exchange,
+    /// Of one lane, for as many codes as one launch shows.
+    logits: Memory,
+}
+
+/// What a launch takes in and gives out besides the lanes.
+struct Exchange {
+    memory: Memory,
+    /// What it takes in, as it is sent.
+    sent: Vec<u8>,
+    codes: Vec<u8>,
+}
+
+impl std::fmt::Debug for CudaDecoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CudaDecoder")
+            .field("gpu", &self.gpu.name)
+            .field("n_lanes", &self.positions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What each lane of a launch shall do.
+enum Task<'a> {
+    Draw(&'a DrawParams, &'a [f32]),
+    TakeIn(&'a [u8]),
+}
+
+impl CudaDecoder {
+    /// An engine with `n_lanes` lanes at the start of their streams, on the GPU of that number.
+    pub fn open(model: &Arc<Model>, number: usize, n_lanes: usize) -> Result<Self, GpuError> {
+        let config = model.config.clone();
+        let layout = Layout::of(&config).map_err(GpuError::Model)?;
+        let gpu = Gpu::open(number)?;
+        let one = gpu.kernel(layout.kernels.one, layout.shared(1))?;
+        let many = gpu.kernel(layout.kernels.many, layout.shared(2))?;
+        let n_clusters = gpu.n_clusters(&many, layout.shared(2))?.max(1);
+        let tables = [
+            gpu.holding(&image::of(model))?,
+            gpu.holding(bytes_of(&model.weights.embed))?,
+            gpu.holding(bytes_of(&samples()))?,
+            gpu.holding(bytes_of(&angles(&config)))?,
+        ];
+        let mut engine = Self {
+            plan: layout.plan(&config, &tables),
+            _tables: tables,
+            lanes: gpu.zeroed(n_lanes * layout.lane_bytes)?,
+            positions: vec![0; n_lanes],
+            exchange: Exchange {
+                memory: gpu.zeroed(Exchange::bytes(n_lanes, CHUNK))?,
+                sent: Vec::with_capacity(Exchange::bytes(n_lanes, CHUNK)),
+                codes: vec![0; n_lanes * CHUNK],
+            },
+            logits: gpu.zeroed(SEEN * V * size_of::<f32>())?,
+            config,
+            layout,
+            gpu,
+            one,
+            many,
+            n_clusters,
+        };
+        for lane in 0..n_lanes {
+            engine.try_open(lane)?;
+        }
+        Ok(engine)
+    }
+
+    /// The GPU, in its driver's words.
+    pub fn gpu_name(&self) -> &str {
+        &self.gpu.name
+    }
+
+    fn try_open(&mut self, lane: usize) -> Result<(), GpuError> {
+        let start = self.start(lane);
+        let fresh = start + HEAD_BYTES..start + HEAD_BYTES + self.layout.fresh_bytes;
+        // Old keys and values stay: no run shows a slot before it is written again.
+        self.gpu.clear(&mut self.lanes, fresh)?;
+        let head = LaneHead::new();
+        self.gpu
+            .write(&mut self.lanes, start, plan::bytes_of(&head))?;
+        self.positions[lane] = 0;
+        Ok(())
+    }
+
+    /// Where a lane begins in the memory of all.
+    fn start(&self, lane: usize) -> usize {
+        assert!(lane < self.positions.len(), "no lane {lane}");
+        lane * self.layout.lane_bytes
+    }
+
+    /// Advances lanes by `n` codes each, at most [`CHUNK`]; what they draw is in the exchange then.
+    fn advance(&mut self, tasks: &[(usize, Task<'_>)], n: usize, wants_logits: bool) {
+        self.try_advance(tasks, n, wants_logits).expect(WORKS);
+        for (lane, _) in tasks {
+            self.positions[*lane] += n as u64;
+        }
+    }
+
+    fn try_advance(
+        &mut self,
+        tasks: &[(usize, Task<'_>)],
+        n: usize,
+        wants_logits: bool,
+    ) -> Result<(), GpuError> {
+        let address = self.exchange.memory.address();
+        let inputs = address + (tasks.len() * size_of::<TurnPlan>()) as u64;
+        let codes = inputs + (tasks.len() * n * size_of::<f32>()) as u64;
+        self.exchange.sent.clear();
+        for (i, (lane, task)) in tasks.iter().enumerate() {
+            let mut turn = TurnPlan {
+                lane: self.lanes.address() + self.start(*lane) as u64,
+                codes: codes + (i * n) as u64,
+                logits: if wants_logits {
+                    self.logits.address()
+                } else {
+                    0
+                },
+                is_drawn: u32::from(wants_logits),
+                ..TurnPlan::default()
+            };
+            let input = inputs + (i * n * size_of::<f32>()) as u64;
+            match task {
+                Task::TakeIn(_) => turn.forced = input,
+                Task::Draw(draw, _) => {
+                    (turn.uniforms, turn.is_drawn) = (input, 1);
+                    (turn.temperature, turn.max_entropy) = (draw.temperature, draw.max_entropy);
+                    (turn.top_p, turn.min_p) = (draw.top_p, draw.min_p);
+                }
+            }
+            self.exchange.sent.extend_from_slice(plan::bytes_of(&turn));
+        }
+        for (_, task) in tasks {
+            let end = self.exchange.sent.len() + n * size_of::<f32>();
+            match task {
+                Task::TakeIn(codes) => self.exchange.sent.extend_from_slice(codes),
+                Task::Draw(_, uniforms) => {
+                    self.exchange.sent.extend_from_slice(bytes_of(uniforms));
+                }
+            }
+            self.exchange.sent.resize(end, 0);
+        }
+        let Exchange { memory, sent, .. } = &mut self.exchange;
+        self.gpu.write(memory, 0, sent)?;
+        let per_cluster = tasks.len().div_ceil(self.n_clusters);
+        let per_cluster = per_cluster.min(self.layout.most_lanes());
+        self.plan.n_steps = n as u32;
+        self.plan.lanes_per_cluster = per_cluster as u32;
+        let n_clusters = tasks.len().div_ceil(per_cluster);
+        let kernel = match per_cluster {
+            1 => &self.one,
+            _ => &self.many,
+        };
+        let grid = (n_clusters, self.layout.shared(per_cluster));
+        self.gpu
+            .launch(kernel, &self.plan, (address, tasks.len()), grid)?;
+        let Exchange {
+            memory,
+            codes,
+            sent,
+        } = &mut self.exchange;
+        self.gpu
+            .read(memory, sent.len(), &mut codes[..tasks.len() * n])
+    }
+
+    /// The logits of the last launch, one code after another.
+    fn show(&self, n: usize, first: usize, see: See<'_>) {
+        let mut bytes = vec![0; n * V * size_of::<f32>()];
+        self.gpu.read(&self.logits, 0, &mut bytes).expect(WORKS);
+        let floats = bytes.as_chunks::<4>().0.iter();
+        let logits: Vec<f32> = floats.map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        for (i, logits) in logits.chunks_exact(V).enumerate() {
+            see(first + i, logits);
+        }
+    }
+
+    /// A lane's cache of one layer with noise in every slot, as the CPU engine makes it.
+    fn noisy_cache(&self, layer: usize, noise: &mut impl Iterator<Item = f32>) -> Vec<u8> {
+        let (k, n_slots) = (self.config.head_size(), self.config.layers[layer].n_slots());
+        let mut cache = vec![0; n_slots.div_ceil(16) * SLOT_BLOCK];
+        let (mut bytes, mut numbers) = (vec![0; k], vec![0.0; k]);
+        for slot in 0..n_slots {
+            numbers.fill_with(|| noise.next().unwrap_or(0.0));
+            let scale = lanewise::quantize::<Plain>(&numbers, &mut bytes);
+            let (block, at) = (
+                &mut cache[slot / 16 * SLOT_BLOCK..][..SLOT_BLOCK],
+                slot % 16,
+            );
+            for (dim, byte) in bytes.iter().enumerate() {
+                block[32 * at + dim] = *byte as u8;
+                block[512 + 16 * dim + at] = *byte as u8;
+            }
+            for scales in [1024, 1024 + 64] {
+                block[scales + 4 * at..][..4].copy_from_slice(&scale.to_le_bytes());
+            }
+        }
+        cache
+    }
+}
+
+/// The GPUs that could be asked for: name, free bytes, all bytes, or why one cannot compute.
+pub fn gpus() -> Vec<Result<(String, usize, usize), GpuError>> {
+    let facts = |number| {
+        let gpu = Gpu::open(number)?;
+        let (free, all) = gpu.memory()?;
+        Ok((gpu.name, free, all))
+    };
+    (0..count()).map(facts).collect()
+}
+
+const WORKS: &str = "the GPU works on";
+
+impl Exchange {
+    /// Bytes for so many lanes and codes.
+    fn bytes(n_lanes: usize, n_codes: usize) -> usize {
+        n_lanes * (size_of::<TurnPlan>() + n_codes * (size_of::<f32>() + 1))
+    }
+}
+
+/// The sample of each code.
+fn samples() -> [f32; V] {
+    std::array::from_fn(|code| mulaw::decode(code as u8))
+}
+
+/// [rope_period, K]: the cosines of each rotation, then its sines.
+fn angles(config: &ModelConfig) -> Vec<f32> {
+    let rotary = Rotary::new(config.rope_period, &config.rope_harmonics);
+    let k = config.head_size();
+    let mut angles = vec![0.0; config.rope_period * k];
+    for (p, angles) in angles.chunks_exact_mut(k).enumerate() {
+        let (cos, sin) = angles.split_at_mut(k / 2);
+        rotary.angles(p as u64, cos, sin);
+    }
+    angles
+}
+
+impl Decoder for CudaDecoder {
+    fn n_lanes(&self) -> usize {
+        self.positions.len()
+    }
+
+    fn open(&mut self, lane: usize) {
+        self.try_open(lane).expect(WORKS);
+    }
+
+    fn copy(&mut self, from: usize, to: usize) {
+        assert_ne!(from, to, "a lane named twice");
+        let (start, to_start) = (self.start(from), self.start(to));
+        let range = start..start + self.layout.lane_bytes;
+        self.gpu
+            .copy(&mut self.lanes, range, to_start)
+            .expect(WORKS);
+        self.positions[to] = self.positions[from];
+    }
+
+    fn position(&self, lane: usize) -> u64 {
+        self.positions[lane]
+    }
+
+    fn prime(&mut self, lane: usize, codes: &[u8]) {
+        for codes in codes.chunks(CHUNK) {
+            self.advance(&[(lane, Task::TakeIn(codes))], codes.len(), false);
+        }
+    }
+
+    fn score(&mut self, lane: usize, codes: &[u8], see: See<'_>) {
+        for (i, codes) in codes.chunks(SEEN).enumerate() {
+            self.advance(&[(lane, Task::TakeIn(codes))], codes.len(), true);
+            self.show(codes.len(), i * SEEN, see);
+        }
+    }
+
+    fn generate(&mut self, turns: &mut [Turn<'_>]) {
+        let n = check_turns(turns);
+        for start in (0..n).step_by(CHUNK) {
+            let end = n.min(start + CHUNK);
+            let tasks: Vec<_> = turns
+                .iter()
+                .map(|turn| {
+                    (
+                        turn.lane,
+                        Task::Draw(&turn.draw, &turn.uniforms[start..end]),
+                    )
+                })
+                .collect();
+            self.advance(&tasks, end - start, false);
+            let codes = self.exchange.codes.chunks_exact(end - start);
+            for (turn, codes) in turns.iter_mut().zip(codes) {
+                turn.codes[start..end].copy_from_slice(codes);
+            }
+        }
+    }
+
+    fn generate_seen(&mut self, turn: Turn<'_>, see: See<'_>) {
+        let n = check_turns(std::slice::from_ref(&turn));
+        for start in (0..n).step_by(SEEN) {
+            let end = n.min(start + SEEN);
+            let task = Task::Draw(&turn.draw, &turn.uniforms[start..end]);
+            self.advance(&[(turn.lane, task)], end - start, true);
+            turn.codes[start..end].copy_from_slice(&self.exchange.codes[..end - start]);
+            self.show(end - start, start, see);
+        }
+    }
+
+    fn age(&mut self, lane: usize, position: u64) {
+        let start = self.start(lane);
+        let mut noise = noise();
+        for (layer, at) in self.layout.cache_starts(&self.config).iter().enumerate() {
+            let cache = self.noisy_cache(layer, &mut noise);
+            self.gpu
+                .write(&mut self.lanes, start + at, &cache)
+                .expect(WORKS);
+        }
+        let bytes = position.to_le_bytes();
+        self.gpu.write(&mut self.lanes, start, &bytes).expect(WORKS);
+        self.positions[lane] = position;
+    }
+
+    fn isa(&self) -> &'static str {
+        "cuda"
+    }
+}

@@ -1,0 +1,210 @@
+//! The GPU: memory on it, and launches of `kernels/decode.cu`. The only file of the engine that
+//! names CUDA.
+
+// Kernels are launched by address: no compiler can check what they do there.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
+    DriverError, LaunchConfig, PushKernelArg, sys,
+};
+use cudarc::nvrtc::Ptx;
+
+use super::plan::{BLOCKS, Plan, THREADS};
+
+/// Machine code for Hopper; see `build.rs`.
+static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
+
+/// Why there is no GPU to compute on.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {
+    /// No NVIDIA driver is installed: use the CPU.
+    #[error("there is no NVIDIA driver on this machine")]
+    NoDriver,
+    /// Fewer GPUs than asked for.
+    #[error("there is no GPU {number}: this machine has {n}")]
+    NoSuchGpu {
+        /// The one asked for.
+        number: usize,
+        /// How many there are.
+        n: usize,
+    },
+    /// The kernels need clusters of blocks.
+    #[error("{name} is no Hopper GPU (compute capability {major}): no kernel is compiled for it")]
+    OtherKind {
+        /// The GPU.
+        name: String,
+        /// The first figure of its compute capability.
+        major: i32,
+    },
+    /// A model that does not fit the kernels.
+    #[error("{0}")]
+    Model(String),
+    /// The driver refused.
+    #[error("the GPU's driver says: {0}")]
+    Driver(#[from] DriverError),
+}
+
+/// One GPU, its kernels loaded, with a queue of its own.
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    queue: Arc<CudaStream>,
+    module: Arc<CudaModule>,
+    /// In the driver's words.
+    pub name: String,
+}
+
+/// A piece of the GPU's memory.
+pub struct Memory(CudaSlice<u8>, u64);
+
+// SAFETY: a plan is plain numbers, laid out as the kernel's.
+unsafe impl DeviceRepr for Plan {}
+
+/// How many GPUs there are; none without a driver.
+pub fn count() -> usize {
+    // SAFETY: loads the driver's library and looks for its functions, as any first call would.
+    if !unsafe { sys::is_culib_present() } {
+        return 0;
+    }
+    CudaContext::device_count().map_or(0, |n| n.max(0) as usize)
+}
+
+impl Gpu {
+    /// The GPU of that number.
+    pub fn open(number: usize) -> Result<Self, GpuError> {
+        let n = count();
+        if n == 0 {
+            return Err(GpuError::NoDriver);
+        }
+        if number >= n {
+            return Err(GpuError::NoSuchGpu { number, n });
+        }
+        let context = CudaContext::new(number)?;
+        let (name, (major, _)) = (context.name()?, context.compute_capability()?);
+        if major != 9 {
+            return Err(GpuError::OtherKind { name, major });
+        }
+        // SAFETY: events order memory between queues; there is one, and everything goes through it.
+        unsafe { context.disable_event_tracking() };
+        let queue = context.new_stream()?;
+        let module = context.load_module(Ptx::from_binary(FATBIN.to_vec()))?;
+        Ok(Self {
+            context,
+            queue,
+            module,
+            name,
+        })
+    }
+
+    /// Bytes of its memory that are free, and all.
+    pub fn memory(&self) -> Result<(usize, usize), GpuError> {
+        Ok(self.context.mem_get_info()?)
+    }
+
+    /// A kernel that may have so much shared memory.
+    pub fn kernel(&self, name: &str, shared: usize) -> Result<Kernel, GpuError> {
+        let function = self.module.load_function(name)?;
+        let attribute =
+            sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(attribute, shared as i32)?;
+        Ok(Kernel(function))
+    }
+
+    /// How many clusters with so much shared memory run at once.
+    pub fn n_clusters(&self, kernel: &Kernel, shared: usize) -> Result<usize, GpuError> {
+        let n = kernel
+            .0
+            .occupancy_max_active_clusters(config(1, shared), &self.queue)?;
+        Ok(n as usize)
+    }
+
+    /// So many bytes, all zero.
+    pub fn zeroed(&self, n: usize) -> Result<Memory, GpuError> {
+        let slice = self.queue.alloc_zeros::<u8>(n)?;
+        let address = slice.device_ptr(&self.queue).0;
+        Ok(Memory(slice, address))
+    }
+
+    /// Memory that holds these bytes.
+    pub fn holding(&self, bytes: &[u8]) -> Result<Memory, GpuError> {
+        let mut memory = self.zeroed(bytes.len())?;
+        self.write(&mut memory, 0, bytes)?;
+        Ok(memory)
+    }
+
+    /// Writes bytes, behind all that was asked for before.
+    pub fn write(&self, to: &mut Memory, at: usize, bytes: &[u8]) -> Result<(), GpuError> {
+        let mut to = to.0.slice_mut(at..at + bytes.len());
+        Ok(self.queue.memcpy_htod(bytes, &mut to)?)
+    }
+
+    /// Reads bytes, when all that was asked for before is done.
+    pub fn read(&self, from: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), GpuError> {
+        let from = from.0.slice(at..at + bytes.len());
+        self.queue.memcpy_dtoh(&from, bytes)?;
+        Ok(self.queue.synchronize()?)
+    }
+
+    /// Clears bytes.
+    pub fn clear(&self, memory: &mut Memory, range: Range<usize>) -> Result<(), GpuError> {
+        Ok(self.queue.memset_zeros(&mut memory.0.slice_mut(range))?)
+    }
+
+    /// Copies bytes within a memory; the ranges do not overlap.
+    pub fn copy(&self, memory: &mut Memory, from: Range<usize>, to: usize) -> Result<(), GpuError> {
+        let n = from.len();
+        let (low, high) = (from.start.min(to), from.start.max(to));
+        let (mut first, mut second) = memory.0.split_at_mut(high);
+        let (mut low, mut high) = (first.slice_mut(low..low + n), second.slice_mut(..n));
+        match from.start < to {
+            true => self.queue.memcpy_dtod(&low, &mut high)?,
+            false => self.queue.memcpy_dtod(&high, &mut low)?,
+        }
+        Ok(())
+    }
+
+    /// Puts a launch into the queue.
+    pub fn launch(
+        &self,
+        kernel: &Kernel,
+        plan: &Plan,
+        (turns, n_turns): (u64, usize),
+        (n_clusters, shared): (usize, usize),
+    ) -> Result<(), GpuError> {
+        let n = n_turns as i32;
+        let mut launch = self.queue.launch_builder(&kernel.0);
+        launch.arg(plan).arg(&turns).arg(&n);
+        // SAFETY: the arguments have the types and the order of the kernel's. `plan` and the turns
+        // name memory of this GPU that the caller holds and that is as large as `Layout` says;
+        // whoever frees it does so in the order of the same queue.
+        unsafe { launch.launch(config(n_clusters, shared)) }?;
+        Ok(())
+    }
+}
+
+/// A kernel, ready to launch.
+pub struct Kernel(CudaFunction);
+
+impl Memory {
+    /// Where it begins, on the GPU.
+    pub fn address(&self) -> u64 {
+        self.1
+    }
+}
+
+fn config(n_clusters: usize, shared: usize) -> LaunchConfig {
+    LaunchConfig {
+        grid_dim: ((n_clusters * BLOCKS) as u32, 1, 1),
+        block_dim: (THREADS, 1, 1),
+        shared_mem_bytes: shared as u32,
+    }
+}
+
+/// The bytes of plain numbers.
+pub fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
+    // SAFETY: any initialised memory may be read as bytes; the structures of `plan` have no gaps.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}

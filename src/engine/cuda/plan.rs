@@ -1,0 +1,324 @@
+//! What `kernels/decode.cu` is given, as `kernels/decode_plan.cuh` has it, and what a model must be
+//! for it.
+
+use std::sync::Arc;
+
+use super::device::Memory;
+use crate::model::{ModelConfig, Pattern, V};
+use crate::mulaw;
+
+/// `kBlocks`: blocks of a cluster.
+pub const BLOCKS: usize = 8;
+/// `kThreads`: threads of a block.
+pub const THREADS: u32 = 512;
+/// `kSlotBlock`: bytes of sixteen slots of a cache.
+pub const SLOT_BLOCK: usize = 1152;
+
+const MOST_LAYERS: usize = 32;
+const MOST_FILTERS: usize = 15;
+/// Shared memory that a block of a Hopper GPU may have.
+const SHARED_BYTES: usize = 227 << 10;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct LayerPlan {
+    stride: u32,
+    rows: u32,
+    cache: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct FilterPlan {
+    taps: u32,
+    ring: u32,
+    rate: f32,
+    kept: f32,
+    weights: u32,
+    heard: u32,
+}
+
+/// A launch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub image: u64,
+    pub embed: u64,
+    pub samples: u64,
+    pub angles: u64,
+    image_bytes: u32,
+    layer_bytes: u32,
+    n_layers: u32,
+    conv_width: u32,
+    n_filters: u32,
+    rope_period: u32,
+    filter_floats: u32,
+    taps: u32,
+    filters: u32,
+    pub n_steps: u32,
+    pub lanes_per_cluster: u32,
+    norm_eps: f32,
+    score_unit: f32,
+    layers: [LayerPlan; MOST_LAYERS],
+    filter: [FilterPlan; MOST_FILTERS],
+}
+
+/// One lane's part in a launch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TurnPlan {
+    pub lane: u64,
+    pub uniforms: u64,
+    pub forced: u64,
+    pub codes: u64,
+    pub logits: u64,
+    pub temperature: f32,
+    pub max_entropy: f32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub is_drawn: u32,
+    /// 0 where no mean is held.
+    pub mean_entropy: f32,
+}
+
+/// The part of a lane that changes as a whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LaneHead {
+    pub position: u64,
+    last: u32,
+    expected: f32,
+    error: f32,
+    spread: f32,
+    places: [f32; MOST_FILTERS + 1],
+    energy: [f32; MOST_FILTERS],
+    prediction: [f32; MOST_FILTERS],
+    newest: [u32; MOST_FILTERS],
+    missing: f32,
+}
+
+impl LaneHead {
+    /// That of a stream that has not begun.
+    pub fn new() -> Self {
+        Self {
+            position: 0,
+            last: u32::from(mulaw::SILENCE),
+            expected: 0.0,
+            error: 1.0,
+            spread: 1.0,
+            places: [f32::from(mulaw::SILENCE) / 256.0; MOST_FILTERS + 1],
+            energy: [0.0; MOST_FILTERS],
+            prediction: [0.0; MOST_FILTERS],
+            newest: [0; MOST_FILTERS],
+            missing: 0.0,
+        }
+    }
+}
+
+/// The bytes of what is laid out as the kernel has it.
+pub fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+    super::device::bytes_of(std::slice::from_ref(value))
+}
+
+/// Sizes and places, of a model that the kernels can compute.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// The kernels that are compiled for it.
+    pub kernels: &'static Kernels,
+    /// Bytes of a block's part of the weights.
+    image_bytes: usize,
+    layer_bytes: usize,
+    /// Bytes of a lane.
+    pub lane_bytes: usize,
+    /// Those that a new stream begins with zeros, behind the head.
+    pub fresh_bytes: usize,
+    filter_floats: usize,
+}
+
+/// The kernels of one shape: for clusters of one lane, and of several.
+#[derive(Debug)]
+pub struct Kernels {
+    /// Their D, F, H and K.
+    sizes: [usize; 4],
+    pub one: &'static str,
+    pub many: &'static str,
+}
+
+/// Those at the end of `kernels/decode.cu`.
+const KERNELS: [Kernels; 2] = [
+    Kernels {
+        sizes: [128, 512, 4, 32],
+        one: "decode_one_128",
+        many: "decode_many_128",
+    },
+    Kernels {
+        sizes: [32, 64, 2, 16],
+        one: "decode_one_32",
+        many: "decode_many_32",
+    },
+];
+
+/// Bytes of `Rooms`, at most, of either.
+const ROOMS_OF_ONE: usize = 24 << 10;
+const ROOMS_OF_MANY: usize = 52 << 10;
+/// `kMostOwn`: lanes that a block leads.
+const MOST_OWN: usize = 3;
+/// `kSlots`
+const MOST_SLOTS: usize = 256;
+
+impl Layout {
+    /// Refuses, with a reason, a model that no kernel is compiled for or that is too large.
+    pub fn of(config: &ModelConfig) -> Result<Self, String> {
+        let (d, f, h) = (config.d_model, config.mlp_width(), config.n_heads);
+        let sizes = [d, f, h, config.head_size()];
+        let Some(kernels) = KERNELS.iter().find(|known| known.sizes == sizes) else {
+            return Err(format!(
+                "no GPU kernel is compiled for a width of {d}, {f} in the MLP and {h} heads"
+            ));
+        };
+        let n_layers = config.n_layers();
+        let may = [
+            (config.n_kv_heads == 1, "one KV head"),
+            (n_layers <= MOST_LAYERS, "32 layers"),
+            (config.predictor.len() <= MOST_FILTERS, "15 filters"),
+            (config.layers.iter().all(can_see), "256 visible positions"),
+        ];
+        if let Some((_, most)) = may.iter().find(|(is_so, _)| !is_so) {
+            return Err(format!("the GPU kernels know at most {most} of a layer"));
+        }
+        let layout = Self::measure(config, kernels);
+        match layout.shared(1).max(layout.shared(2)) {
+            bytes if bytes > SHARED_BYTES => Err(format!(
+                "a step needs {} KiB of each of {BLOCKS} multiprocessors, which have {}",
+                bytes >> 10,
+                SHARED_BYTES >> 10
+            )),
+            _ => Ok(layout),
+        }
+    }
+
+    fn measure(config: &ModelConfig, kernels: &'static Kernels) -> Self {
+        let (d, f, k) = (config.d_model, config.mlp_width(), config.head_size());
+        let matrices = [(d + 2 * k, d), (d, d), (f, d), (d, f)];
+        let product = |(rows, columns): (usize, usize)| {
+            tiles(rows) * (columns / 32 * STEP_BYTES + ROWS_BYTES)
+        };
+        let layer_bytes =
+            matrices.into_iter().map(product).sum::<usize>() + 4 * d * (2 + config.conv_width);
+        let expected = (d, config.predictor_width());
+        let tail = product((V, d)) + 4 * d + if expected.1 > 0 { product(expected) } else { 0 };
+        let filter_floats = config.predictor.iter().map(|p| p.taps + ring(p.taps)).sum();
+        let mut layout = Self {
+            kernels,
+            image_bytes: config.n_layers() * layer_bytes + tail,
+            layer_bytes,
+            lane_bytes: 0,
+            fresh_bytes: 4 * config.n_layers() * config.conv_width * d + 4 * filter_floats,
+            filter_floats,
+        };
+        let blocks = |slots: usize| slots.div_ceil(16) * SLOT_BLOCK;
+        let caches = config.layers.iter().map(|layer| blocks(layer.n_slots()));
+        layout.lane_bytes = (layout.caches() + caches.sum::<usize>()).next_multiple_of(128);
+        layout
+    }
+
+    /// The most lanes of a cluster.
+    pub fn most_lanes(&self) -> usize {
+        BLOCKS * MOST_OWN
+    }
+
+    /// Where a lane's caches begin.
+    fn caches(&self) -> usize {
+        (HEAD_BYTES + self.fresh_bytes).next_multiple_of(128)
+    }
+
+    /// Shared memory of a block, of a cluster of so many lanes.
+    pub fn shared(&self, n_lanes: usize) -> usize {
+        match n_lanes {
+            1 => ROOMS_OF_ONE + self.image_bytes + 4 * self.filter_floats,
+            _ => ROOMS_OF_MANY + self.image_bytes,
+        }
+    }
+
+    /// Where each layer's cache begins within a lane.
+    pub fn cache_starts(&self, config: &ModelConfig) -> Vec<usize> {
+        let starts = config.layers.iter().scan(self.caches(), |at, layer| {
+            let start = *at;
+            *at += layer.n_slots().div_ceil(16) * SLOT_BLOCK;
+            Some(start)
+        });
+        starts.collect()
+    }
+
+    /// A launch of a model whose weights and tables lie at these places.
+    pub fn plan(&self, config: &ModelConfig, tables: &[Memory; 4]) -> Plan {
+        let mut layers = [LayerPlan::default(); MOST_LAYERS];
+        let starts = self.cache_starts(config);
+        for ((plan, layer), start) in layers.iter_mut().zip(&config.layers).zip(starts) {
+            let spacing = layer.spacing().expect("`of` has looked");
+            (plan.stride, plan.rows) = (spacing.stride as u32, spacing.rows as u32);
+            plan.cache = start as u64;
+        }
+        let mut filter = [FilterPlan::default(); MOST_FILTERS];
+        let mut at = 0;
+        for (plan, of) in filter.iter_mut().zip(&config.predictor) {
+            *plan = FilterPlan {
+                taps: of.taps as u32,
+                ring: ring(of.taps) as u32,
+                rate: of.rate,
+                kept: 1.0 - of.leak,
+                weights: at as u32,
+                heard: (at + of.taps) as u32,
+            };
+            at += of.taps + ring(of.taps);
+        }
+        let [image, embed, samples, angles] = tables.each_ref().map(Memory::address);
+        let taps = HEAD_BYTES;
+        let filters = taps + 4 * config.n_layers() * config.conv_width * config.d_model;
+        Plan {
+            image,
+            embed,
+            samples,
+            angles,
+            image_bytes: self.image_bytes as u32,
+            layer_bytes: self.layer_bytes as u32,
+            n_layers: config.n_layers() as u32,
+            conv_width: config.conv_width as u32,
+            n_filters: config.predictor.len() as u32,
+            rope_period: config.rope_period as u32,
+            filter_floats: self.filter_floats as u32,
+            taps: taps as u32,
+            filters: filters as u32,
+            n_steps: 0,
+            lanes_per_cluster: 1,
+            norm_eps: config.norm_eps,
+            score_unit: std::f32::consts::LOG2_E / (config.head_size() as f32).sqrt(),
+            layers,
+            filter,
+        }
+    }
+}
+
+/// Whether a layer's run, widened to whole blocks of sixteen, is one that a block's warps hold.
+fn can_see(layer: &Arc<dyn Pattern>) -> bool {
+    let rows = layer.max_visible();
+    // A run of an odd number of slots may begin anywhere in a block.
+    let most = rows.next_multiple_of(16) + if rows.is_multiple_of(16) { 0 } else { 16 };
+    layer.spacing().is_some() && most <= MOST_SLOTS
+}
+
+/// Room for a `LaneHead`, on whole lines.
+pub const HEAD_BYTES: usize = 384;
+/// `kStepBytes`, `kRowsBytes`
+const STEP_BYTES: usize = 8 * 32;
+const ROWS_BYTES: usize = 3 * 8 * 4;
+
+/// Tiles of eight rows that a block holds of a matrix of so many rows.
+pub fn tiles(rows: usize) -> usize {
+    rows.div_ceil(8).div_ceil(BLOCKS)
+}
+
+/// Places of a filter's ring: one more than it sees, at least, and a power of two.
+fn ring(taps: usize) -> usize {
+    (taps + 1).next_power_of_two()
+}
