@@ -5,6 +5,7 @@
 //! comes to when it is absent stands in this file only, each with its reason (but for how codes are
 //! drawn: that is the model's). Used at start, on the main thread.
 
+mod device;
 mod fault;
 mod find;
 mod isa;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::DrawParams;
+use crate::engine::{Device, DrawParams};
 use fault::{Fault, blame, fault, locate, out_of, path_of, value_error};
 use find::is_bare_name;
 
@@ -37,6 +38,7 @@ pub struct Config {
     /// A model's directory, or its bare name: see [`find_model`].
     pub model: PathBuf,
     /// What computes.
+    #[serde(with = "device")]
     pub device: Device,
     /// Forces an instruction set; the best that this machine has when absent.
     pub isa: Option<String>,
@@ -57,15 +59,6 @@ pub struct Config {
     /// The streams, at least one.
     #[serde(rename = "station")]
     pub stations: Vec<StationConfig>,
-}
-
-/// What computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Device {
-    /// This machine's processor.
-    #[default]
-    Cpu,
 }
 
 /// One `[[station]]`: a stream that all its listeners share.
@@ -144,6 +137,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             model: DEFAULT_MODEL.into(),
+            // A stream alone is drawn faster by a processor; a GPU is for many.
             device: Device::Cpu,
             isa: None,
             isa_from: "the configuration",

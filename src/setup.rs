@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::capacity::{Capacity, EngineLoad};
 use crate::config::{Config, ConfigError, NetworkConfig, StationConfig, find_model};
-use crate::engine::{self, Decoder, Footprint};
+use crate::engine::{self, Decoder, DeviceError, Footprint};
 use crate::machine::{self, Machine, Work};
 use crate::model::{Model, ModelConfig, ModelError};
 use crate::mulaw;
@@ -26,6 +26,9 @@ pub enum SetupError {
     /// See [`ModelError`].
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// See [`DeviceError`].
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A prompt cannot be heard.
     #[error("no prompt: {0}")]
     Prompt(#[from] WavError),
@@ -56,6 +59,8 @@ pub struct ModelEngine {
     /// The lanes that play, the first ones. The spare ones cost memory and are not counted as load:
     /// a station draws in one of them for a quarter of a second, when it returns from a collapse.
     pub n_stations: usize,
+    /// Where it computes, and why there, where there was a choice.
+    pub device_why: Option<String>,
     /// Why its steps are shared by so many threads.
     pub threads_why: String,
 }
@@ -99,16 +104,18 @@ impl Setup {
             let of_engine = places.iter().zip(&spares);
             let of_engine = of_engine.filter(|(place, _)| place.engine == index);
             let n_spares = of_engine.flat_map(|(_, spares)| spares).flatten().count();
-            let decoder = engine::open(&model, &settings, n_stations + n_spares);
-            ModelEngine {
+            let n_lanes = n_stations + n_spares;
+            let opened = engine::open_on(config.device, &model, &settings, n_lanes)?;
+            Ok(ModelEngine {
                 model,
-                decoder: decoder.expect("the instruction set is available"),
+                decoder: opened.decoder,
                 n_stations,
+                device_why: opened.why,
                 threads_why,
-            }
+            })
         });
         Ok(Self {
-            engines: engines.collect(),
+            engines: engines.collect::<Result<_, DeviceError>>()?,
             starts,
             places,
             spares,

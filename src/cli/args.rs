@@ -15,9 +15,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use longwave::bench::Case;
 use longwave::config::limits::{self, Limits};
-use longwave::config::{self, CardUse, Config, ConfigError, Device};
+use longwave::config::{self, CardUse, Config, ConfigError};
 use longwave::corpus::Split;
-use longwave::engine::Isa;
+use longwave::engine::{Device, Isa};
 use longwave::wav::WavFormat;
 
 use audit::AuditArgs;
@@ -189,8 +189,8 @@ pub struct ModelArgs {
     #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub model: Option<PathBuf>,
 
-    /// What computes [default: cpu]
-    #[arg(long, value_name = "DEVICE", value_parser = device())]
+    /// What computes: cpu, cuda:N, or auto, a GPU if there is one that holds the model [default: cpu]
+    #[arg(long, value_name = "DEVICE")]
     pub device: Option<Device>,
 
     /// Force an instruction set [default: the best this machine has]
@@ -534,10 +534,6 @@ where
         let value: T = text.parse().map_err(|why: T::Err| why.to_string())?;
         limits.check(value.into()).map(|()| value)
     }
-}
-
-fn device() -> impl TypedValueParser<Value = Device> {
-    PossibleValuesParser::new(["cpu"]).map(|_| Device::Cpu)
 }
 
 fn format() -> impl TypedValueParser<Value = WavFormat> {

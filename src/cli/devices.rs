@@ -1,4 +1,4 @@
-//! `devices`: the sound cards that `--output-device` can name.
+//! `devices`: the sound cards that `--output-device` can name, and the GPUs that `--device` can.
 
 use std::fmt::Display;
 
@@ -10,10 +10,11 @@ use super::pages::print;
 /// One line a card; with `only_names` what a script wants.
 pub fn run(only_names: bool) -> Outcome {
     let devices = card::devices()?;
-    if devices.is_empty() {
+    let gpus = if only_names { String::new() } else { gpus() };
+    if devices.is_empty() && gpus.is_empty() {
         return Err(CardError::NoCard.into());
     }
-    let mut page = String::new();
+    let mut page = gpus;
     for device in devices {
         page += &describe(&device, only_names);
     }
@@ -33,6 +34,27 @@ fn describe(device: &OutputDevice, only_name: bool) -> String {
     let rates = rates.collect::<Vec<_>>().join(", ");
     let channels = range(device.channels.0, device.channels.1);
     format!("{mark} {id}  {name}, {rates} Hz, {channels} channels\n")
+}
+
+/// One line a GPU.
+#[cfg(feature = "cuda")]
+fn gpus() -> String {
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    let gpus = longwave::engine::gpus();
+    let lines = gpus.into_iter().enumerate().map(|(number, gpu)| match gpu {
+        Ok((name, free, all)) => {
+            let (free, all) = (gib(free), gib(all));
+            format!("  cuda:{number}  {name}, {all:.0} GiB, {free:.0} of them free\n")
+        }
+        Err(why) => format!("  cuda:{number}  cannot be used: {why}\n"),
+    });
+    lines.collect()
+}
+
+/// Built without their engine, there are none.
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> String {
+    String::new()
 }
 
 fn range<T: PartialEq + Display>(lowest: T, highest: T) -> String {

@@ -76,6 +76,12 @@ fn is_out_of_room(cause: &(dyn Error + 'static)) -> bool {
 }
 
 fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
+    if let Some(SetupError::Device(_)) = cause.downcast_ref() {
+        return Some(UNAVAILABLE);
+    }
+    if cause.is::<longwave::engine::DeviceError>() {
+        return Some(UNAVAILABLE);
+    }
     if cause.is::<ConfigError>() || cause.is::<ModelError>() || cause.is::<SetupError>() {
         return Some(CONFIG);
     }
@@ -112,6 +118,7 @@ fn of_audit(error: &AuditError) -> Option<u8> {
 
 fn of_daemon(error: &DaemonError) -> Option<u8> {
     match error {
+        DaemonError::Setup(SetupError::Device(_)) => Some(UNAVAILABLE),
         DaemonError::Setup(_) | DaemonError::Overload(_) => Some(CONFIG),
         DaemonError::Listen { .. } | DaemonError::Card(_) | DaemonError::Network(_) => {
             Some(UNAVAILABLE)

@@ -118,7 +118,7 @@ fn a_value_out_of_its_limits_is_named_with_its_line() {
     assert!(refusal("[[station]]\ntemperature = 1e-3").contains("must be 0, or at least 0.01"));
     assert!(refusal("[network]\njitter_ms = 3001").contains("at most 3000"));
     assert!(refusal("station = []").contains("there must be at least 1 and at most 64"));
-    assert!(refusal("device = \"gpu\"").contains("cpu"));
+    assert!(refusal("device = \"gpu\"").contains("auto, cpu or cuda:N"));
     assert!(refusal("isa = \"mmx\"").contains("must be one of avx512-vnni, avx-vnni"));
     assert!(refusal("threads = 0").contains("line 1, `threads = 0`: must be at least 1"));
 }

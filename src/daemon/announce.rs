@@ -4,13 +4,21 @@ use crate::capacity::Capacity;
 use crate::config::Config;
 use crate::setup::{ModelEngine, Setup};
 
+/// What the engine on a GPU calls itself.
+const GPU: &str = "cuda";
+
 /// The models, what computes them, and the streams.
 pub(super) fn setup(config: &Config, setup: &Setup) {
     for engine in &setup.engines {
         tracing::info!("{}", model_line(engine));
-        tracing::info!("{}", threads_line(engine, &setup.cpus));
+        if let Some(why) = &engine.device_why {
+            tracing::info!("{} computes {why}", engine.model.name);
+        }
+        if engine.decoder.isa() != GPU {
+            tracing::info!("{}", threads_line(engine, &setup.cpus));
+        }
     }
-    if let Some(engine) = setup.engines.first() {
+    if let Some(engine) = setup.engines.iter().find(|e| e.decoder.isa() != GPU) {
         let isa = engine.decoder.isa();
         tracing::info!("computed by {isa}: {}", config.why_isa(isa));
     }
