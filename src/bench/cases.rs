@@ -313,7 +313,7 @@ fn open(subject: &Subject<'_>) -> Option<Box<dyn Decoder>> {
 }
 
 /// Times calls from a thread of its own, kept where the pump's would be: ours stays free.
-fn time_apart(engine: &mut dyn Decoder, n_codes: usize, time: Duration) -> Times {
+pub(super) fn time_apart(engine: &mut dyn Decoder, n_codes: usize, time: Duration) -> Times {
     let cpus = machine::placement(engine.n_threads(), None, &Machine::read());
     let apart = || {
         if let Some(cpu) = cpus.first() {
@@ -342,11 +342,13 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::engine::Device;
 
     fn run(cases: &[Case]) -> Record {
         let model = Arc::new(Model::load(Path::new("models/tiny")).unwrap());
         let plan = Plan {
             cases: cases.to_vec(),
+            device: Device::Cpu,
             isa: None,
             threads: None,
             time_per_case: Duration::from_millis(2),
@@ -355,7 +357,8 @@ mod tests {
         let mut n_seen = 0;
         let record = crate::bench::run(&model, &plan, &mut |seen| {
             n_seen += usize::from(!matches!(seen, Seen::Case(_)));
-        });
+        })
+        .unwrap();
         let n_kept = record.results.len() + record.prefill.len() + record.chunks.len();
         assert_eq!(n_seen, n_kept);
         record

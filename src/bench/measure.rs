@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::engine::{Decoder, DrawParams, Turn, uniform};
 
 /// A stream of this age has wrapped every ring, and its caches are full.
-const AGE: u64 = 100 * 3600 * 16_000;
+pub(super) const AGE: u64 = 100 * 3600 * 16_000;
 /// No more calls are kept: at 20 µs a step, the steps of 20 seconds.
 const MAX_CALLS: usize = 1 << 20;
 

@@ -8,6 +8,7 @@
 mod beside;
 mod cases;
 mod floor;
+mod gpu;
 mod host;
 mod measure;
 mod models;
@@ -25,7 +26,7 @@ pub use measure::Times;
 pub use plot::{PlotError, write as plot};
 pub use record::{CaseResult, ChunkResult, NOISE, PrefillResult, Record, RecordError, verdict};
 
-use crate::engine::Isa;
+use crate::engine::{Device, DeviceError, Isa};
 use crate::model::Model;
 
 /// What is measured.
@@ -33,6 +34,8 @@ use crate::model::Model;
 pub struct Plan {
     /// Which cases, in the order of [`Case::ALL`].
     pub cases: Vec<Case>,
+    /// A GPU is measured by cases of its own: one stream, and the most that it plays in time.
+    pub device: Device,
     /// Only this instruction set; otherwise the best, and in the first case every one the CPU has.
     pub isa: Option<Isa>,
     /// Threads that share a step; otherwise one, so that a case tells what one core does.
@@ -52,12 +55,22 @@ pub enum Seen<'a> {
     Steps(&'a CaseResult),
     /// A prompt was heard.
     Prefill(&'a PrefillResult),
+    /// Streams on a GPU begin to be measured.
+    Gpu(&'a str),
     /// Chunks were measured.
     Chunks(&'a ChunkResult),
 }
 
-/// Measures all cases of the plan, telling of each result as it comes.
-pub fn run(model: &Arc<Model>, plan: &Plan, see: &mut dyn FnMut(Seen<'_>)) -> Record {
+/// Measures all cases of the plan, telling of each result as it comes. Only a GPU that is asked for
+/// by its number is measured, and then alone.
+pub fn run(
+    model: &Arc<Model>,
+    plan: &Plan,
+    see: &mut dyn FnMut(Seen<'_>),
+) -> Result<Record, DeviceError> {
+    if let Device::Cuda(_) = plan.device {
+        return gpu::run(model, plan, see);
+    }
     let mut bench = cases::Bench::new(model, plan, see);
     for case in Case::ALL
         .into_iter()
@@ -65,5 +78,5 @@ pub fn run(model: &Arc<Model>, plan: &Plan, see: &mut dyn FnMut(Seen<'_>)) -> Re
     {
         bench.run(case);
     }
-    bench.record
+    Ok(bench.record)
 }

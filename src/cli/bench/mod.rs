@@ -30,6 +30,7 @@ pub fn run(mut args: BenchArgs) -> Outcome {
         .map(|_| setup::threads(&config, &model.config, &Machine::read()));
     let plan = Plan {
         cases: cases(&args),
+        device: config.device,
         isa: config.available_isa()?,
         threads: asked.map(|(n_threads, _)| n_threads),
         time_per_case: Duration::from_secs_f64(args.seconds),
@@ -90,7 +91,7 @@ fn measure(
         }
     });
     spinner.finish_and_clear();
-    told.map(|()| record)
+    told.and(Ok(record?))
 }
 
 /// The command has a process group of its own, which Ctrl-C does not reach.

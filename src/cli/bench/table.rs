@@ -51,6 +51,7 @@ impl<'a> Table<'a> {
     pub fn lines(&mut self, seen: &Seen<'_>) -> String {
         match seen {
             Seen::Case(case) => format!("\n{}\n", case.title()),
+            Seen::Gpu(title) => format!("\n{title}\n"),
             Seen::Steps(result) => {
                 let ratio = self.old.and_then(|old| old.ratio_of_steps(result));
                 let row = steps(result) + &self.compared(ratio) + "\n";

@@ -1,0 +1,63 @@
+//! The cases of a GPU: one stream, and as many as it plays in time, in chunks of 20 ms.
+
+use std::sync::Arc;
+
+use super::cases::{CHUNKS_PER_S, time_apart};
+use super::measure::AGE;
+use super::record::{CaseResult, Record};
+use super::{Plan, Seen};
+use crate::engine::{self, DeviceError, Settings};
+use crate::model::Model;
+
+/// Lanes are looked for in steps of so many.
+const GRAIN: usize = 15;
+/// More are not looked for.
+const MOST: usize = 40 * GRAIN;
+
+/// Measures one lane, then the most that are in time.
+pub(super) fn run(
+    model: &Arc<Model>,
+    plan: &Plan,
+    see: &mut dyn FnMut(Seen<'_>),
+) -> Result<Record, DeviceError> {
+    let mut record = Record::new(model);
+    see(Seen::Gpu("One stream on a GPU, in chunks of 20 ms"));
+    let one = measure(model, plan, 1)?;
+    see(Seen::Steps(&one));
+    record.results.push(one);
+    see(Seen::Gpu(
+        "Streams on a GPU: the most whose chunks are in time, 99 of 100",
+    ));
+    let (mut least, mut beyond) = (0, MOST / GRAIN + 1);
+    while beyond - least > 1 {
+        let middle = (least + beyond) / 2;
+        let result = measure(model, plan, middle * GRAIN)?;
+        see(Seen::Steps(&result));
+        match is_in_time(&result, model) {
+            true => least = middle,
+            false => beyond = middle,
+        }
+        record.results.push(result);
+    }
+    Ok(record)
+}
+
+fn is_in_time(result: &CaseResult, model: &Model) -> bool {
+    result.step_ns_p99 * u64::from(model.config.sample_rate_hz) <= 1_000_000_000
+}
+
+/// Steps of so many lanes, timed by the chunk.
+fn measure(model: &Arc<Model>, plan: &Plan, n_lanes: usize) -> Result<CaseResult, DeviceError> {
+    let opened = engine::open_on(plan.device, model, &Settings::default(), n_lanes)?;
+    let mut engine = opened.decoder;
+    engine.age(0, AGE);
+    // Noise takes long to make: once will do.
+    (1..n_lanes).for_each(|lane| engine.copy(0, lane));
+    let n_codes = (model.config.sample_rate_hz / CHUNKS_PER_S) as usize;
+    let times = time_apart(engine.as_mut(), n_codes, plan.time_per_case).of_codes(n_codes);
+    let mut result = CaseResult::new("gpu", engine.isa(), &times);
+    result.device = plan.device.to_string();
+    result.lanes = n_lanes;
+    result.x_realtime = result.steps_per_s / f64::from(model.config.sample_rate_hz);
+    Ok(result)
+}
