@@ -181,7 +181,7 @@ struct Step {
         }
         if (turn.forced) return turn.forced[at];
         Draw draw{turn, logits, own.scratch, own.scratch + kCodes, Codes(),
-                  &own.head.missing};
+                  &own.head.recent};
         if (n_filters) draw.codes = Codes(own.head, n_filters, site.rooms().samples);
         return draw.draw(uniform, reinterpret_cast<uint64_t*>(own.scratch + 2 * kCodes));
     }

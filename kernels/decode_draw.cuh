@@ -21,8 +21,8 @@ struct Codes {
     }
 };
 
-// How fast a thermostat forgets, by how much it warms for each bit that is missing, and at most.
-constexpr float kForgets = 1.0f / 65536.0f, kWarms = 0.1f, kWarmest = 0.04f;
+// How fast a stream forgets how uncertain it has been, and the bits that a draw may always hold.
+constexpr float kForgets = 1.0f / 48.0f, kAlways = 2.8f;
 
 // Straight between powers of two: what a float's bits are, read as a number.
 __device__ inline float straight_log2(float x) {
@@ -35,7 +35,7 @@ struct Draw {
     float* shares;        // [V]
     float* sums;          // [V]
     Codes codes;
-    float* missing;  // what the lane remembers of how sure it has been
+    float* recent;  // bits that the lane's draws have held on average
     const int lane = thread_index() % 32;
 
     // The first of the likeliest codes.
@@ -51,25 +51,28 @@ struct Draw {
         return best < kCodes ? best : codes.first;
     }
 
-    // Takes in how many bits a draw held.
-    __device__ void feel(float bits) const {
-        const float before = *missing;
+    // The bits that this draw may hold.
+    __device__ float cap() const {
+        const float risen = larger(*recent + turn.max_rise, kAlways);
+        return risen < turn.max_entropy ? risen : turn.max_entropy;
+    }
+
+    // Takes in how many bits a draw held, before it is narrowed.
+    __device__ void take_in(float bits) const {
+        const float before = *recent;
         warp_sync();
-        if (lane == 0) *missing = before + kForgets * (turn.mean_entropy - bits - before);
+        if (lane == 0) *recent = before + kForgets * (bits - before);
     }
 
     // What each code's probability is to that of the likeliest. Half a warp takes the even
     // sixteens of the codes looked at, half the odd ones.
     __device__ void share() {
         const int j = lane % 16, upper = lane / 16, n = codes.end - codes.first;
-        const bool is_held = turn.mean_entropy > 0.0f, is_narrowed = turn.max_entropy < 8.0f;
-        float temperature = turn.temperature;
-        if (is_held) temperature = temperature * (1.0f + held(kWarms * *missing, kWarmest));
         float powers[8], top = -INFINITY;
 #pragma unroll
         for (int c = 0; c < 8; c++) {
             const int i = 16 * (2 * c + upper) + j;
-            powers[c] = i < n ? logits[codes.first + i] / temperature : -INFINITY;
+            powers[c] = i < n ? logits[codes.first + i] / turn.temperature : -INFINITY;
             top = larger(top, powers[c]);
         }
         for (int m = 16; m > 0; m /= 2) top = larger(top, shuffle_xor(top, m));
@@ -80,7 +83,7 @@ struct Draw {
             powers[c] = is_in ? powers[c] - top : 0.0f;
             own[c] = is_in ? exp2_of(powers[c] * (1.0f * kLog2E)) : 0.0f;
         }
-        if (is_held || is_narrowed) {
+        if (turn.max_entropy < 8.0f || turn.max_rise < 8.0f) {
 #pragma unroll
             for (int c = 0; c < 8; c++) {
                 const float share = shuffle_xor(own[c], 16), power = shuffle_xor(powers[c], 16);
@@ -92,9 +95,9 @@ struct Draw {
             sum = sum_of_sixteen(sum);
             product = sum_of_sixteen(product);
             const float mean = product / sum * kLog2E;
-            if (is_held && isfinite(mean)) feel(straight_log2(sum) - mean);
-            const float cooling = exp2_of(2.0f * (turn.max_entropy + mean)) / (sum * sum);
-            if (is_narrowed && cooling < 1.0f) {
+            const float cooling = exp2_of(2.0f * (cap() + mean)) / (sum * sum);
+            if (isfinite(mean)) take_in(straight_log2(sum) - mean);
+            if (cooling < 1.0f) {
                 const float unit = 1.0f / cooling * kLog2E;
 #pragma unroll
                 for (int c = 0; c < 8; c++) {

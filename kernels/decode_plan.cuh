@@ -66,7 +66,7 @@ struct LaneHead {
     float energy[kMostFilters];
     float prediction[kMostFilters];
     uint32_t newest[kMostFilters];  // where a ring's newest lies
-    float missing;                  // bits that draws have lacked on average
+    float recent;                   // bits that draws have held on average
 };
 
 // One lane's part in a launch.
@@ -78,7 +78,7 @@ struct Turn {
     float* logits;                // [n, V], or null
     float temperature, max_entropy, top_p, min_p;
     uint32_t is_drawn;  // whether logits are wanted
-    float mean_entropy;  // 0 where no mean is held
+    float max_rise;
 };
 
 __host__ __device__ constexpr int larger_of(int a, int b) { return a > b ? a : b; }

@@ -77,8 +77,7 @@ pub struct TurnPlan {
     pub top_p: f32,
     pub min_p: f32,
     pub is_drawn: u32,
-    /// 0 where no mean is held.
-    pub mean_entropy: f32,
+    pub max_rise: f32,
 }
 
 /// The part of a lane that changes as a whole.
@@ -94,7 +93,7 @@ pub struct LaneHead {
     energy: [f32; MOST_FILTERS],
     prediction: [f32; MOST_FILTERS],
     newest: [u32; MOST_FILTERS],
-    missing: f32,
+    recent: f32,
 }
 
 impl LaneHead {
@@ -110,7 +109,7 @@ impl LaneHead {
             energy: [0.0; MOST_FILTERS],
             prediction: [0.0; MOST_FILTERS],
             newest: [0; MOST_FILTERS],
-            missing: 0.0,
+            recent: 0.0,
         }
     }
 }
