@@ -69,7 +69,7 @@ struct Step {
         site.meet_inputs();
         const int columns = 32 * (site.plan.n_filters + 1);
         const Product p = site.product(site.tail() + S::kExpectedAt, S::D, columns);
-        site.template multiply<0>(p, columns / 32, [](float y) { return y; });
+        site.template multiply<0>(p, columns / 32, [](float y) { return y; }, [] {});
         take_back();
     }
 
@@ -125,11 +125,11 @@ struct Step {
                 sum[i] = fmaf(taps[j * S::D + e], load_fresh(all + then * S::D + e), sum[i]);
             }
         }
+        site.quantise(sum);
         if (!kSolo || site.rank == 0) {
 #pragma unroll
             for (int i = 0; i < S::kOwn; i++) all[now * S::D + element<S>(i)] = normed[i];
         }
-        site.quantise(sum);
     }
 
     __device__ void norm(const unsigned char* gain) {
@@ -143,31 +143,33 @@ struct Step {
         Attention<S, kSolo> attention(site, layer);
         if (site.is_leader()) convolve(layer);
         site.meet_inputs();
-        site.template multiply<S::D>(site.product(weights + S::kQkvAt, S::kQkv, S::D));
+        site.template multiply<S::D>(site.product(weights + S::kQkvAt, S::kQkv, S::D),
+                                     [&] { attention.foresee(); });
         attention.attend();
         site.meet_inputs();
-        site.template multiply<S::D>(site.product(weights + S::kOutAt, S::D, S::D));
+        site.template multiply<S::D>(site.product(weights + S::kOutAt, S::D, S::D),
+                                     [&] { attention.append(); });
         take_back();
     }
 
     __device__ void mlp(int layer) {
         const unsigned char* weights = site.layer(layer);
         if (site.is_leader()) norm(weights + S::kMlpGainAt);
-        recall(layer + 1);
         site.meet_inputs();
         site.template multiply<S::D / 32>(site.product(weights + S::kUpAt, S::F, S::D), 0,
-                                          [](float y) { return gelu(y); });
+                                          [](float y) { return gelu(y); },
+                                          [&] { recall(layer + 1); });
         constexpr int kPer = (S::F / 4 + 31) / 32;
         site.template quantise_long<kPer>(S::F, [&](int r) { return site.returned(r); });
         site.meet_inputs();
-        site.template multiply<S::F>(site.product(weights + S::kDownAt, S::D, S::F));
+        site.template multiply<S::F>(site.product(weights + S::kDownAt, S::D, S::F), [] {});
         take_back();
     }
 
     __device__ void unembed() {
         if (site.is_leader()) norm(site.tail() + S::kGainAt);
         site.meet_inputs();
-        site.template multiply<S::D>(site.product(site.tail(), kCodes, S::D));
+        site.template multiply<S::D>(site.product(site.tail(), kCodes, S::D), [] {});
     }
 
     // Says which code comes next in the lane that this warp leads.

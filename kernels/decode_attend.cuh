@@ -45,9 +45,20 @@ struct Attention {
     float2 scores[kLanes][2];
     uint32_t values[kLanes][kPairs][2];
 
-    // Asks for keys and scales.
+    // Of the head that this half warp turns.
+    float cos, sin;
+
     __device__ Attention(Site<S, kSolo>& site, int layer)
-        : site(site), layer(layer), g(site.lane / 4), t(site.lane % 4) {
+        : site(site), layer(layer), g(site.lane / 4), t(site.lane % 4) {}
+
+    // Asks for keys, scales and angles.
+    __device__ void foresee() {
+        const int r = (2 * site.warp + site.lane / 16) / (S::H + 2);
+        if (r < site.n_own && site.lane % 16 < S::K / 2) {
+            const float* angles = site.plan.angles + site.own(r).spots[layer].rotation * S::K;
+            cos = load_constant(angles + site.lane % 16);
+            sin = load_constant(angles + S::K / 2 + site.lane % 16);
+        }
         each([&](int r) {
             const Run seen = run(r);
             if (site.warp >= seen.n_blocks) return;
@@ -85,9 +96,6 @@ struct Attention {
             const float* v = site.returned(is_on ? r : 0) + head * S::K;
             float a = is_pair ? v[j] : 0.0f, b = is_pair ? v[j + kHalf] : 0.0f;
             if (is_pair && head <= S::H) {
-                const float* angles = site.plan.angles + own.spots[layer].rotation * S::K;
-                const float cos = load_constant(angles + j);
-                const float sin = load_constant(angles + kHalf + j);
                 const float low = fmaf(a, cos, b * (0.0f - sin));
                 b = fmaf(a, sin, b * cos);
                 a = low;
@@ -287,7 +295,6 @@ struct Attention {
     __device__ void attend() {
         quantise_heads();
         block_sync();
-        append();
         each([&](int r) { score(r); });
         block_sync();
         each([&](int r) { share(r); });

@@ -50,14 +50,43 @@ struct Heard {
         const float missed = head.places[n_filters - 1] * 256.0f - (float)code;
         const float trust = 1.0f / (1.0f + 4.0f * head.spread * head.spread);
         const float shift = trust * held(missed, 0.5f);
-        const int neighbour =
-            shift < 0.0f ? (code > 0 ? code - 1 : 0) : code < 255 ? code + 1 : 255;
+        const int below = code > 0 ? code - 1 : 0, above = code < 255 ? code + 1 : 255;
+        const int neighbour = shift < 0.0f ? below : above;
         const float own = samples[code];
         const float finer = own + fabsf(shift) * (samples[neighbour] - own);
         spread = moved(head.spread, fabsf(missed));
         const float off = finer - head.expected, most = kReach * (head.error + kFaint);
         error = moved(head.error, fabsf(off));
         rest = head.expected + held(off, most);
+    }
+};
+
+// A thread's way along a filter: every sixteenth of its taps.
+struct Tap {
+    float* weights;
+    const float* ring;
+    int head, mask;
+    float gain, kept, newest, sum, energy;
+
+    // So many of them, from `start` on: all are read before any is written.
+    template <int kTaps>
+    __device__ void pass(int start) {
+        float w[kTaps], now[kTaps], before[kTaps];
+#pragma unroll
+        for (int c = 0; c < kTaps; c++) {
+            const int at = start + 16 * c;
+            w[c] = weights[at];
+            now[c] = ring[(head + at) & mask];
+            before[c] = ring[(head + at + 1) & mask];
+        }
+        if (start == 0) now[0] = newest;
+#pragma unroll
+        for (int c = 0; c < kTaps; c++) {
+            const float corrected = before[c] * gain + w[c] * kept;
+            if (thread_index() % 32 < 16) weights[start + 16 * c] = corrected;
+            sum = corrected * now[c] + sum;
+            energy = now[c] * now[c] + energy;
+        }
     }
 };
 
@@ -89,28 +118,13 @@ struct Prediction {
         float* weights = filters(own) + plan.weights;
         float* ring = filters(own) + plan.heard;
         const int head = (own.head.newest[f] + mask) & mask;
-        float sum = 0.0f, energy = 0.0f;
+        Tap tap{weights, ring, head, mask, gain, kept, newest, 0.0f, 0.0f};
+        int at = j;
 #pragma unroll 1
-        for (int start = 0; start < n; start += 16 * kAtOnce) {
-            float w[kAtOnce], now[kAtOnce], before[kAtOnce];
-#pragma unroll
-            for (int c = 0; c < kAtOnce; c++) {
-                const int at = start + 16 * c + j;
-                if (at >= n) break;
-                w[c] = weights[at];
-                now[c] = at == 0 ? newest : ring[(head + at) & mask];
-                before[c] = ring[(head + at + 1) & mask];
-            }
-#pragma unroll
-            for (int c = 0; c < kAtOnce; c++) {
-                const int at = start + 16 * c + j;
-                if (at >= n) break;
-                const float corrected = before[c] * gain + w[c] * kept;
-                if (site.lane < 16) weights[at] = corrected;
-                sum = corrected * now[c] + sum;
-                energy = now[c] * now[c] + energy;
-            }
-        }
+        for (; at + 16 * (kAtOnce - 1) < n; at += 16 * kAtOnce) tap.template pass<kAtOnce>(at);
+#pragma unroll 1
+        for (; at < n; at += 16) tap.template pass<1>(at);
+        float sum = tap.sum, energy = tap.energy;
         if (site.lane == 0) ring[head] = newest;
         sum = sum_of_sixteen(sum);
         energy = sum_of_sixteen(energy);

@@ -145,8 +145,9 @@ struct Site {
 
     // y = f(matrix · input + bias) for every lane of the cluster, then all meet. Warps take tiles
     // in turn. `kSteps` columns of 32, or `n_steps` if it is 0.
-    template <int kSteps, class Finish>
-    __device__ void multiply(const Product& p, int n_steps, Finish f) {
+    // `meanwhile` is done while the others' rows are on their way.
+    template <int kSteps, class Finish, class Meanwhile>
+    __device__ void multiply(const Product& p, int n_steps, Finish f, Meanwhile meanwhile) {
         const int g = lane / 4, t = lane % 4;
         const int n_halves = kSolo ? 1 : (n_lanes + 15) / 16;
         const int n = kSteps ? kSteps : n_steps;
@@ -172,12 +173,13 @@ struct Site {
             finish(p, tile, kSolo ? 0 : 16 * half + g, c0[0], c0[1], f);
             if (!kSolo) finish(p, tile, 16 * half + g + 8, c0[2], c0[3], f);
         }
+        meanwhile();
         meet_outputs();
     }
 
-    template <int kColumns>
-    __device__ void multiply(const Product& p) {
-        multiply<kColumns / 32>(p, 0, [](float y) { return y; });
+    template <int kColumns, class Meanwhile>
+    __device__ void multiply(const Product& p, Meanwhile meanwhile) {
+        multiply<kColumns / 32>(p, 0, [](float y) { return y; }, meanwhile);
     }
 
     // The leader quantises the elements that its threads own, and hands them out.
