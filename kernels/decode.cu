@@ -37,6 +37,11 @@
 // all that it will overwrite, for it needs this block's rows of the product between. What a step
 // writes to a lane in the GPU's memory (the new slots, the convolutions' inputs) other blocks read
 // after the cluster's barrier that the step ends with, waited for in the next. Nobody polls memory.
+//
+// In `one` compute-sanitizer's racecheck warns of `Rooms::input` and `scale`, read by `multiply` and
+// written by the next `quantise`: a row that has come back was computed from what its sender had
+// read, so all reads are over, but racecheck knows no order by what a value was made of. And of a
+// filter's newest place, which `Tap::pass` reads beside the lane that writes it, and does not use.
 #include "decode_attend.cuh"
 #include "decode_draw.cuh"
 
