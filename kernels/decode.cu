@@ -187,8 +187,7 @@ struct Step {
             for (int c = site.lane; c < kCodes; c += 32) turn.logits[at * kCodes + c] = logits[c];
         }
         if (turn.forced) return turn.forced[at];
-        Draw draw{turn, logits, own.scratch, own.scratch + kCodes, Codes(),
-                  &own.head.recent};
+        Draw draw{turn, logits, own.scratch, own.scratch + kCodes, Codes(), own.head};
         if (n_filters) draw.codes = Codes(own.head, n_filters, site.rooms().samples);
         return draw.draw(uniform, reinterpret_cast<uint64_t*>(own.scratch + 2 * kCodes));
     }

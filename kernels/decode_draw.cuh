@@ -10,7 +10,7 @@ struct Codes {
 
     // Within reach of what a predictor expects.
     __device__ Codes(const LaneHead& head, int n_filters, const float* samples) {
-        const float reach = kReach * (head.error + kFaint);
+        const float reach = kReach * (smaller(head.error, head.usual) + kFaint);
         const float at = head.places[n_filters - 1] * 256.0f + 0.5f;
         const int nearest = at > 0.0f ? (at < 255.0f ? (int)at : 255) : 0;
         const int below = samples_below<false>(samples, head.expected - reach);
@@ -23,6 +23,9 @@ struct Codes {
 
 // How fast a stream forgets how uncertain it has been, and the bits that a draw may always hold.
 constexpr float kForgets = 1.0f / 48.0f, kAlways = 2.8f;
+// How fast it forgets how loud it has been; the loudness at which the temperature is what it is said
+// to be, in codes from the middle; codes of an octave.
+constexpr float kLoudnessRate = 1.0f / 2048.0f, kMiddling = 64.0f, kOctave = 16.0f;
 
 // Straight between powers of two: what a float's bits are, read as a number.
 __device__ inline float straight_log2(float x) {
@@ -35,7 +38,7 @@ struct Draw {
     float* shares;        // [V]
     float* sums;          // [V]
     Codes codes;
-    float* recent;  // bits that the lane's draws have held on average
+    LaneHead& head;
     const int lane = thread_index() % 32;
 
     // The first of the likeliest codes.
@@ -53,26 +56,39 @@ struct Draw {
 
     // The bits that this draw may hold.
     __device__ float cap() const {
-        const float risen = larger(*recent + turn.max_rise, kAlways);
+        const float risen = larger(head.recent + turn.max_rise, kAlways);
         return risen < turn.max_entropy ? risen : turn.max_entropy;
     }
 
     // Takes in how many bits a draw held, before it is narrowed.
     __device__ void take_in(float bits) const {
-        const float before = *recent;
+        const float before = head.recent;
         warp_sync();
-        if (lane == 0) *recent = before + kForgets * (bits - before);
+        if (lane == 0) head.recent = before + kForgets * (bits - before);
+    }
+
+    __device__ float temperature() const {
+        const float octaves_down = (kMiddling - head.loudness) / kOctave;
+        return turn.temperature * (1.0f + turn.leveling * octaves_down);
+    }
+
+    // Takes in a code that was drawn.
+    __device__ void hear(int code) const {
+        const float before = head.loudness, distance = fabsf((float)code - 127.5f);
+        warp_sync();
+        if (lane == 0) head.loudness = before + kLoudnessRate * (distance - before);
     }
 
     // What each code's probability is to that of the likeliest. Half a warp takes the even
     // sixteens of the codes looked at, half the odd ones.
     __device__ void share() {
         const int j = lane % 16, upper = lane / 16, n = codes.end - codes.first;
+        const float temperature = this->temperature();
         float powers[8], top = -INFINITY;
 #pragma unroll
         for (int c = 0; c < 8; c++) {
             const int i = 16 * (2 * c + upper) + j;
-            powers[c] = i < n ? logits[codes.first + i] / turn.temperature : -INFINITY;
+            powers[c] = i < n ? logits[codes.first + i] / temperature : -INFINITY;
             top = larger(top, powers[c]);
         }
         for (int m = 16; m > 0; m /= 2) top = larger(top, shuffle_xor(top, m));
@@ -176,6 +192,12 @@ struct Draw {
 
     // `order` is room for [V].
     __device__ int draw(float uniform, uint64_t* order) {
+        const int code = choose(uniform, order);
+        hear(code);
+        return code;
+    }
+
+    __device__ int choose(float uniform, uint64_t* order) {
         if (turn.temperature == 0.0f) return likeliest();
         share();
         unsigned least = kCodes, most = 0;

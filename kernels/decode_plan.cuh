@@ -61,12 +61,13 @@ struct Plan {
 struct LaneHead {
     uint64_t position;
     uint32_t last;  // the code drawn last
-    float expected, error, spread;
+    float expected, error, usual, spread;
     float places[kMostFilters + 1];
     float energy[kMostFilters];
     float prediction[kMostFilters];
     uint32_t newest[kMostFilters];  // where a ring's newest lies
     float recent;                   // bits that draws have held on average
+    float loudness;                 // codes that they lay from the middle
 };
 
 // One lane's part in a launch.
@@ -78,7 +79,8 @@ struct Turn {
     float* logits;                // [n, V], or null
     float temperature, max_entropy, top_p, min_p;
     uint32_t is_drawn;  // whether logits are wanted
-    float max_rise;
+    float max_rise, leveling;
+    uint32_t fill;
 };
 
 __host__ __device__ constexpr int larger_of(int a, int b) { return a > b ? a : b; }
@@ -137,8 +139,8 @@ struct alignas(16) Own {
     float head_scales[S::H + 2];
     // What quantising wants to know of the others: lows and highs of four warps.
     float ranges[2][4];
-    // Predictions and energies of all filters, error, spread.
-    float fresh[2 * kMostFilters + 2];
+    // Predictions and energies of all filters, error, what is usual, spread.
+    float fresh[2 * kMostFilters + 3];
     alignas(16) LaneHead head;
     Turn turn;
     Spot spots[kMostLayers];

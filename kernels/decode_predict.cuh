@@ -3,7 +3,7 @@
 #pragma once
 #include "decode_product.cuh"
 
-constexpr float kQuiet = 1e-7f, kErrorRate = 1.0f / 8.0f, kReach = 8.0f, kFaint = 2e-4f;
+constexpr float kQuiet = 1e-7f, kErrorRate = 1.0f / 8.0f, kUsualRate = 1.0f / 64.0f, kReach = 8.0f, kFaint = 2e-4f;
 constexpr float kInaudible = 1e-12f;
 
 __device__ inline float harmonic(int i) {
@@ -11,8 +11,8 @@ __device__ inline float harmonic(int i) {
     return i == 0 ? 1.0f : (float)((i % 2 ? 2 : 3) << (i - 1) / 2);
 }
 
-__device__ inline float moved(float mean, float error) {
-    return larger(mean + kErrorRate * (error - mean), kInaudible);
+__device__ inline float moved(float mean, float error, float rate) {
+    return larger(mean + rate * (error - mean), kInaudible);
 }
 
 __device__ inline float held(float x, float most) { return smaller(larger(x, -most), most); }
@@ -43,7 +43,7 @@ __device__ inline float place_of_spread(float spread) {
 
 // What a lane's code says: the first filter's input, and the mean errors after it.
 struct Heard {
-    float rest, error, spread;
+    float rest, error, usual, spread;
 
     __device__ Heard(const LaneHead& head, int n_filters, const float* samples) {
         const int code = head.last;
@@ -54,9 +54,10 @@ struct Heard {
         const int neighbour = shift < 0.0f ? below : above;
         const float own = samples[code];
         const float finer = own + fabsf(shift) * (samples[neighbour] - own);
-        spread = moved(head.spread, fabsf(missed));
+        spread = moved(head.spread, fabsf(missed), kErrorRate);
         const float off = finer - head.expected, most = kReach * (head.error + kFaint);
-        error = moved(head.error, fabsf(off));
+        error = moved(head.error, fabsf(off), kErrorRate);
+        usual = moved(head.usual, fabsf(off), kUsualRate);
         rest = head.expected + held(off, most);
     }
 };
@@ -133,7 +134,8 @@ struct Prediction {
             own.fresh[kMostFilters + f] = energy;
             if (f == 0) {
                 own.fresh[2 * kMostFilters] = heard.error;
-                own.fresh[2 * kMostFilters + 1] = heard.spread;
+                own.fresh[2 * kMostFilters + 1] = heard.usual;
+                own.fresh[2 * kMostFilters + 2] = heard.spread;
             }
         }
     }
@@ -155,10 +157,11 @@ struct Prediction {
                 if (place == n_filters - 1) head.expected = held(expected, 1.0f);
             }
         } else {
-            const float spread = own.fresh[2 * kMostFilters + 1];
+            const float spread = own.fresh[2 * kMostFilters + 2];
             y = place_of_spread(spread);
             if (site.lane == 0) {
                 head.error = own.fresh[2 * kMostFilters];
+                head.usual = own.fresh[2 * kMostFilters + 1];
                 head.spread = spread;
             }
         }

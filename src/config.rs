@@ -77,6 +77,8 @@ pub struct StationConfig {
     pub max_entropy: Option<f32>,
     /// See [`DrawParams::max_rise`].
     pub max_rise: Option<f32>,
+    /// See [`DrawParams::leveling`].
+    pub leveling: Option<f32>,
     /// See [`DrawParams::top_p`].
     pub top_p: Option<f32>,
     /// See [`DrawParams::min_p`].
@@ -163,6 +165,7 @@ impl Default for StationConfig {
             temperature: None,
             max_entropy: None,
             max_rise: None,
+            leveling: None,
             top_p: None,
             min_p: None,
             prompt: None,
@@ -367,6 +370,7 @@ impl StationConfig {
             temperature: self.temperature.unwrap_or(usual.temperature),
             max_entropy: self.max_entropy.unwrap_or(usual.max_entropy),
             max_rise: self.max_rise.unwrap_or(usual.max_rise),
+            leveling: self.leveling.unwrap_or(usual.leveling),
             top_p: self.top_p.unwrap_or(usual.top_p),
             min_p: self.min_p.unwrap_or(usual.min_p),
         }
@@ -383,6 +387,7 @@ impl StationConfig {
             (limits::TEMPERATURE, "temperature", self.temperature),
             (limits::MAX_ENTROPY, "max_entropy", self.max_entropy),
             (limits::MAX_RISE, "max_rise", self.max_rise),
+            (limits::LEVELING, "leveling", self.leveling),
             (limits::TOP_P, "top_p", self.top_p),
             (limits::MIN_P, "min_p", self.min_p),
         ]

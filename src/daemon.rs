@@ -359,6 +359,7 @@ fn facts(name: &str, start: &Start, engine: &ModelEngine, chunk: ChunkShape) -> 
             temperature: start.draw.temperature,
             max_entropy: start.draw.max_entropy,
             max_rise: start.draw.max_rise,
+            leveling: start.draw.leveling,
             top_p: start.draw.top_p,
             min_p: start.draw.min_p,
         },

@@ -28,6 +28,9 @@ const CODES: f32 = 256.0;
 const QUIET: f32 = 1e-7;
 /// How fast the mean errors forget.
 const ERROR_RATE: f32 = 1.0 / 8.0;
+/// And the one that says what is usual: a wild sample makes the others so large that they let the next
+/// one be wilder, while a note that begins needs some milliseconds.
+const USUAL_RATE: f32 = 1.0 / 64.0;
 /// Mean errors that a sample may be away from what is expected. Hardly one of a recording lies
 /// farther off: the filters do not believe one that does, which would disturb them for as long as
 /// they remember it, and a stream never goes on with one.
@@ -60,8 +63,9 @@ pub struct Predictor {
     samples: Box<[f32; 256]>,
     /// What all filters together expect next.
     expected: f32,
-    /// Mean distance of samples from what was expected.
+    /// Mean distance of samples from what was expected, of the last few and of some more.
     error: f32,
+    usual: f32,
     /// The same in codes.
     spread: f32,
     places: Vec<f32>,
@@ -79,6 +83,7 @@ impl Predictor {
             samples,
             expected: 0.0,
             error: 0.0,
+            usual: 0.0,
             spread: 0.0,
             places: vec![0.0; n_places(plan)],
         };
@@ -94,7 +99,8 @@ impl Predictor {
     /// Forgets all.
     pub fn reset(&mut self) {
         self.filters.iter_mut().for_each(Filter::reset);
-        (self.expected, self.error, self.spread) = (0.0, 1.0, 1.0);
+        self.expected = 0.0;
+        (self.error, self.usual, self.spread) = (1.0, 1.0, 1.0);
         self.places.fill(f32::from(mulaw::SILENCE) / CODES);
     }
 
@@ -103,7 +109,8 @@ impl Predictor {
         for (filter, other) in self.filters.iter_mut().zip(&other.filters) {
             filter.copy(other);
         }
-        (self.expected, self.error, self.spread) = (other.expected, other.error, other.spread);
+        (self.expected, self.spread) = (other.expected, other.spread);
+        (self.error, self.usual) = (other.error, other.usual);
         self.places.copy_from_slice(&other.places);
     }
 
@@ -113,9 +120,10 @@ impl Predictor {
         let n = self.filters.len();
         let missed = self.places[n - 1] * CODES - f32::from(code);
         let mut rest = self.finer_than(code, missed);
-        self.spread = moved(self.spread, missed.abs());
+        self.spread = moved(self.spread, missed.abs(), ERROR_RATE);
         let (off, most) = (rest - self.expected, REACH * (self.error + FAINT));
-        self.error = moved(self.error, off.abs());
+        self.error = moved(self.error, off.abs(), ERROR_RATE);
+        self.usual = moved(self.usual, off.abs(), USUAL_RATE);
         rest = self.expected + off.clamp(-most, most);
         let mut expected = 0.0;
         for (filter, place) in self.filters.iter_mut().zip(&mut self.places) {
@@ -147,7 +155,7 @@ impl Predictor {
     /// The codes that a stream may go on with: none that lies so far from what is expected that no
     /// recording would, which is how a rare draw becomes a click.
     pub fn within_reach(&self) -> RangeInclusive<u8> {
-        let reach = REACH * (self.error + FAINT);
+        let reach = REACH * (self.error.min(self.usual) + FAINT);
         let nearest = (self.places[self.filters.len() - 1] * CODES + 0.5) as u8;
         let below = |x: f32| self.samples.partition_point(|sample| *sample < x);
         let first = below(self.expected - reach).min(255) as u8;
@@ -315,8 +323,8 @@ impl Filter {
 
 /// A mean error after one more.
 #[inline(always)]
-fn moved(mean: f32, error: f32) -> f32 {
-    (mean + ERROR_RATE * (error - mean)).max(INAUDIBLE)
+fn moved(mean: f32, error: f32, rate: f32) -> f32 {
+    (mean + rate * (error - mean)).max(INAUDIBLE)
 }
 
 /// What is left over, unless it is next to nothing: where a stream holds one code the rest dwindles to

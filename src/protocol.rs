@@ -298,6 +298,9 @@ pub struct Draw {
     pub max_entropy: f32,
     /// Bits that a draw may hold more than the last ones did; 8 leaves all.
     pub max_rise: f32,
+    /// The share by which the temperature rises for each octave that the stream is too quiet; 0
+    /// leaves it.
+    pub leveling: f32,
     /// The fewest codes whose probabilities reach this sum are kept.
     pub top_p: f32,
     /// Codes at least this likely are kept, as a share of the likeliest.

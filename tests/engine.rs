@@ -18,6 +18,7 @@ const DRAW: DrawParams = DrawParams {
     temperature: 1.0,
     max_entropy: 3.0,
     max_rise: 0.5,
+    leveling: 0.02,
     top_p: 0.95,
     min_p: 0.01,
 };

@@ -68,6 +68,7 @@ const DRAW: DrawParams = DrawParams {
     temperature: 1.0,
     max_entropy: 4.0,
     max_rise: 1.0,
+    leveling: 0.0,
     top_p: 1.0,
     min_p: 0.0,
 };

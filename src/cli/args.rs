@@ -228,6 +228,12 @@ pub struct StreamArgs {
         value_parser = within::<f32>(limits::MAX_RISE))]
     pub max_rise: Option<f32>,
 
+    /// Raise the temperature by this share for each octave that the stream is quieter than middling, and
+    /// lower it for each that it is louder; 0 leaves it [default: the model's]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true,
+        value_parser = within::<f32>(limits::LEVELING))]
+    pub leveling: Option<f32>,
+
     /// Keep the fewest codes whose probabilities reach P; 1 keeps all [default: the model's]
     #[arg(long, value_name = "P", allow_negative_numbers = true,
         value_parser = within::<f32>(limits::TOP_P))]
@@ -446,6 +452,7 @@ impl StreamArgs {
             station.temperature = self.temperature.or(station.temperature);
             station.max_entropy = self.max_entropy.or(station.max_entropy);
             station.max_rise = self.max_rise.or(station.max_rise);
+            station.leveling = self.leveling.or(station.leveling);
             station.top_p = self.top_p.or(station.top_p);
             station.min_p = self.min_p.or(station.min_p);
             station.prompt = self.prompt.clone().or(station.prompt.take());

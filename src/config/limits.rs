@@ -25,6 +25,8 @@ pub const TEMPERATURE: Limits = Limits {
 pub const MAX_ENTROPY: Limits = Limits::within(DrawParams::MAX_ENTROPIES);
 /// Bits; 8 is no limit.
 pub const MAX_RISE: Limits = Limits::within(DrawParams::MAX_RISES);
+/// A share of the temperature an octave; 0 leaves it.
+pub const LEVELING: Limits = Limits::within(DrawParams::LEVELINGS);
 /// A sum of probabilities; at 0 nothing would be left to draw.
 pub const TOP_P: Limits = Limits::between(Bound::Excluded(0.0), Bound::Included(1.0));
 /// A share of the likeliest code; at 1 nothing but it would be left, which is temperature 0.

@@ -164,7 +164,7 @@ impl CudaDecoder {
                 Task::Draw(draw, _) => {
                     (turn.uniforms, turn.is_drawn) = (input, 1);
                     (turn.temperature, turn.max_entropy) = (draw.temperature, draw.max_entropy);
-                    turn.max_rise = draw.max_rise;
+                    (turn.max_rise, turn.leveling) = (draw.max_rise, draw.leveling);
                     (turn.top_p, turn.min_p) = (draw.top_p, draw.min_p);
                 }
             }

@@ -18,13 +18,47 @@ const FORGETS: f32 = 1.0 / 48.0;
 /// Bits that a draw may hold at any time, or no sound would begin.
 const ALWAYS: f32 = 2.8;
 
-/// What a stream remembers of how uncertain its draws have been, for [`DrawParams::max_rise`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RecentEntropy {
+/// How fast a stream forgets how loud it has been: it looks back over an eighth of a second at 16 kHz,
+/// about what a note takes to begin and to be heard as loud.
+const LOUDNESS_RATE: f32 = 1.0 / 2048.0;
+/// The loudness at which the temperature is what it is said to be, in codes from the middle.
+const MIDDLING: f32 = 64.0;
+/// Codes of an octave of magnitude, where mu-law is logarithmic.
+const OCTAVE: f32 = 16.0;
+
+/// What a stream remembers of its draws.
+#[derive(Clone, Copy, Debug)]
+pub struct Recent {
+    /// How uncertain they have been, for [`DrawParams::max_rise`].
     mean_bits: f32,
+    /// How far from the middle they lay, in codes, for [`DrawParams::leveling`].
+    loudness: f32,
 }
 
-impl RecentEntropy {
+impl Default for Recent {
+    fn default() -> Self {
+        Self {
+            mean_bits: 0.0,
+            loudness: MIDDLING,
+        }
+    }
+}
+
+impl Recent {
+    /// That of the next draw.
+    #[inline(always)]
+    fn temperature(&self, params: &DrawParams) -> f32 {
+        let octaves_down = (MIDDLING - self.loudness) / OCTAVE;
+        params.temperature * (1.0 + params.leveling * octaves_down)
+    }
+
+    /// Takes in a code that was drawn.
+    #[inline(always)]
+    fn hear(&mut self, code: u8) {
+        let distance = (f32::from(code) - 127.5).abs();
+        self.loudness += LOUDNESS_RATE * (distance - self.loudness);
+    }
+
     /// The bits that the next draw may hold.
     #[inline(always)]
     fn cap(&self, params: &DrawParams) -> f32 {
@@ -41,13 +75,7 @@ impl RecentEntropy {
 
 /// Draws a code. `logits` `[V]` are finite, `uniform` lies in [0, 1).
 pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
-    draw_by::<Plain>(
-        logits,
-        &WHOLE,
-        params,
-        &mut RecentEntropy::default(),
-        uniform,
-    )
+    draw_by::<Plain>(logits, &WHOLE, params, &mut Recent::default(), uniform)
 }
 
 /// All codes.
@@ -59,7 +87,20 @@ pub(super) fn draw_by<F: Sixteen>(
     logits: &[f32],
     within: &RangeInclusive<u8>,
     params: &DrawParams,
-    recent: &mut RecentEntropy,
+    recent: &mut Recent,
+    uniform: f32,
+) -> u8 {
+    let code = choose::<F>(logits, within, params, recent, uniform);
+    recent.hear(code);
+    code
+}
+
+#[inline(always)]
+fn choose<F: Sixteen>(
+    logits: &[f32],
+    within: &RangeInclusive<u8>,
+    params: &DrawParams,
+    recent: &mut Recent,
     uniform: f32,
 ) -> u8 {
     let range = usize::from(*within.start())..=usize::from(*within.end());
@@ -90,13 +131,14 @@ pub(super) fn draw_by<F: Sixteen>(
 fn shares_of<F: Sixteen>(
     logits: &[f32],
     params: &DrawParams,
-    recent: &mut RecentEntropy,
+    recent: &mut Recent,
     shares: &mut [f32],
 ) {
     let mut powers = [0.0; V];
     let powers = &mut powers[..logits.len()];
+    let temperature = recent.temperature(params);
     for (power, logit) in powers.iter_mut().zip(logits) {
-        *power = logit / params.temperature;
+        *power = logit / temperature;
     }
     let top = powers.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     powers.iter_mut().for_each(|power| *power -= top);
@@ -219,6 +261,7 @@ mod tests {
         temperature: 1.0,
         max_entropy: DrawParams::MAX_ENTROPY_BITS,
         max_rise: 8.0,
+        leveling: 0.0,
         top_p: 1.0,
         min_p: 0.0,
     };
@@ -296,10 +339,10 @@ mod tests {
 
     /// Shannon's entropy of what is drawn, in bits.
     fn entropy(logits: &[f32], params: &DrawParams) -> f64 {
-        entropy_after(&mut RecentEntropy::default(), logits, params)
+        entropy_after(&mut Recent::default(), logits, params)
     }
 
-    fn entropy_after(recent: &mut RecentEntropy, logits: &[f32], params: &DrawParams) -> f64 {
+    fn entropy_after(recent: &mut Recent, logits: &[f32], params: &DrawParams) -> f64 {
         let mut shares = [0.0; V];
         shares_of::<Plain>(logits, params, recent, &mut shares);
         let sum: f64 = shares.iter().map(|share| f64::from(*share)).sum();
@@ -336,7 +379,7 @@ mod tests {
         let (sure, unsure) = (bell(2.0), bell(10.0));
         let (calm, wide) = (entropy(&sure, &ALL), entropy(&unsure, &ALL));
         assert!((3.0..3.1).contains(&calm) && wide > 5.3);
-        let mut recent = RecentEntropy::default();
+        let mut recent = Recent::default();
         for _ in 0..500 {
             entropy_after(&mut recent, &sure, &held);
         }
@@ -353,12 +396,38 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_is_too_quiet_is_drawn_hotter_and_one_that_is_too_loud_colder() {
+        let leveled = DrawParams {
+            leveling: 0.01,
+            ..ALL
+        };
+        let mut recent = Recent::default();
+        assert_eq!(recent.temperature(&leveled), 1.0);
+        for _ in 0..20_000 {
+            recent.hear(128);
+        }
+        let quiet = recent.temperature(&leveled);
+        assert!((quiet - 1.04).abs() < 1e-3, "{quiet}");
+        assert_eq!(recent.temperature(&ALL), 1.0);
+        for _ in 0..20_000 {
+            recent.hear(255);
+            recent.hear(0);
+        }
+        let loud = recent.temperature(&leveled);
+        assert!((loud - 0.96).abs() < 1e-3, "{loud}");
+        let calm = bell(4.0);
+        let wide = entropy_after(&mut Recent::default(), &calm, &leveled);
+        let narrow = entropy_after(&mut recent, &calm, &leveled);
+        assert!(narrow < wide - 0.02, "{narrow} of {wide}");
+    }
+
+    #[test]
     fn out_of_silence_a_sound_can_begin() {
         let held = DrawParams {
             max_rise: 0.0,
             ..ALL
         };
-        let mut recent = RecentEntropy::default();
+        let mut recent = Recent::default();
         for _ in 0..500 {
             entropy_after(&mut recent, &logits_of(&[(128, 1.0)]), &held);
         }

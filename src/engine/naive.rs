@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::draw::{RecentEntropy, WHOLE, draw_by};
+use super::draw::{Recent, WHOLE, draw_by};
 use super::{Decoder, See, Turn, check_turns, noise};
 use crate::compute::Plain;
 use crate::model::{LayerWeights, Model, ModelConfig, Pattern, Rotary, V};
@@ -27,7 +27,7 @@ struct Lane {
     /// The code drawn last: the next input.
     last: u8,
     predictor: Option<Predictor>,
-    recent: RecentEntropy,
+    recent: Recent,
     layers: Vec<LayerState>,
     logits: Vec<f32>,
 }
@@ -171,7 +171,7 @@ impl Lane {
         Self {
             position: 0,
             last: mulaw::SILENCE,
-            recent: RecentEntropy::default(),
+            recent: Recent::default(),
             predictor: Predictor::of(&config.predictor),
             layers: layers.collect(),
             logits: vec![0.0; V],

@@ -345,6 +345,7 @@ mod tests {
             ("temperature", 0.001),
             ("max_entropy", 8.5),
             ("max_rise", -1.0),
+            ("leveling", 0.3),
             ("top_p", 0.0),
             ("min_p", 1.0),
         ] {

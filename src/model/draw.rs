@@ -19,6 +19,9 @@ pub struct DrawParams {
     /// Bits by which a step may be less certain than the last milliseconds have been, before its
     /// temperature falls likewise; 8 leaves it as it is.
     pub max_rise: f32,
+    /// The share by which the temperature rises for each octave that the stream has been quieter than
+    /// middling in the last eighth of a second, and falls for each that it has been louder; 0 leaves it.
+    pub leveling: f32,
     /// Keep the fewest codes whose probabilities reach this sum; 1 keeps all.
     pub top_p: f32,
     /// Keep codes at least this likely, as a share of the likeliest; 0 keeps all.
@@ -31,6 +34,7 @@ impl Default for DrawParams {
             temperature: 1.0,
             max_entropy: Self::MAX_ENTROPY_BITS,
             max_rise: Self::MAX_ENTROPY_BITS,
+            leveling: 0.0,
             top_p: 1.0,
             min_p: 0.0,
         }
@@ -44,12 +48,16 @@ impl fmt::Display for DrawParams {
             temperature,
             max_entropy,
             max_rise,
+            leveling,
             top_p,
             min_p,
         } = self;
         write!(f, "temperature {temperature}, at most {max_entropy} bits")?;
         if *max_rise < Self::MAX_ENTROPY_BITS {
             write!(f, " and {max_rise} more than lately")?;
+        }
+        if *leveling > 0.0 {
+            write!(f, ", leveled by {leveling} an octave")?;
         }
         write!(f, ", top-p {top_p}, min-p {min_p}")
     }
@@ -64,6 +72,8 @@ impl DrawParams {
     /// Entropies. Below, the likeliest code alone would be left: that is temperature 0.
     pub const MAX_ENTROPIES: RangeInclusive<f32> = 0.1..=Self::MAX_ENTROPY_BITS;
 
+    /// Shares of the temperature: a stream is four octaves from middling at most.
+    pub const LEVELINGS: RangeInclusive<f32> = 0.0..=0.2;
     /// Rises.
     pub const MAX_RISES: RangeInclusive<f32> = 0.0..=Self::MAX_ENTROPY_BITS;
 
@@ -80,6 +90,9 @@ impl DrawParams {
         }
         if !Self::MAX_RISES.contains(&self.max_rise) {
             return refuse("max_rise", self.max_rise, "from 0 to 8 bits");
+        }
+        if !Self::LEVELINGS.contains(&self.leveling) {
+            return refuse("leveling", self.leveling, "from 0 to 0.2");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse("top_p", self.top_p, "above 0 and at most 1");

@@ -140,6 +140,7 @@ mod tests {
                 temperature: 1.0,
                 max_entropy: 8.0,
                 max_rise: 8.0,
+                leveling: 0.0,
                 top_p: 1.0,
                 min_p: 0.0,
             },

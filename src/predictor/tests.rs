@@ -177,6 +177,22 @@ fn what_follows_a_sound_is_within_reach() {
 }
 
 #[test]
+fn wild_samples_do_not_let_the_next_ones_be_ever_wilder() {
+    let mut predictor = Predictor::new(&plan());
+    for code in chord(6_000) {
+        predictor.hear::<Plain>(code);
+    }
+    let (error, usual) = (predictor.error, predictor.usual);
+    for _ in 0..6 {
+        let wildest = *predictor.within_reach().end();
+        predictor.hear::<Plain>(wildest);
+    }
+    // Grown by 7/64 of itself six times is less than twice, by 7/8 more than forty times.
+    assert!(predictor.usual < 2.0 * usual, "{}", predictor.usual / usual);
+    assert!(predictor.error > 2.0 * error, "{}", predictor.error / error);
+}
+
+#[test]
 fn a_click_does_not_disturb_what_is_expected_later() {
     let codes = chord(8_000);
     let mut clicked = codes.clone();

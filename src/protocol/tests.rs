@@ -22,6 +22,7 @@ fn hello() -> Hello {
                 temperature: 0.95,
                 max_entropy: 4.5,
                 max_rise: 1.25,
+                leveling: 0.015625,
                 top_p: 1.0,
                 min_p: 0.0,
             },

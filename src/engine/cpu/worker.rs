@@ -12,7 +12,7 @@ use super::embed::{self, Expected};
 use super::team::Seat;
 use super::weights::PackedWeights;
 use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
-use crate::engine::draw::RecentEntropy;
+use crate::engine::draw::Recent;
 use crate::model::{ModelConfig, V};
 use crate::mulaw;
 use crate::predictor::Predictor;
@@ -29,7 +29,7 @@ pub(super) struct Place<'a> {
     /// The lane's, which has heard all before.
     pub predictor: Option<&'a Predictor>,
     /// Likewise.
-    pub recent: &'a mut RecentEntropy,
+    pub recent: &'a mut Recent,
 }
 
 /// Who says which code it is.
@@ -57,7 +57,7 @@ pub(super) struct Lane {
     pub last: u8,
     pub predictor: Option<Predictor>,
     /// Of the first worker, who draws.
-    pub recent: RecentEntropy,
+    pub recent: Recent,
     pub layers: Vec<LaneLayer>,
     angles: Angles,
 }
@@ -348,7 +348,7 @@ impl Lane {
             position: 0,
             last: mulaw::SILENCE,
             predictor: Predictor::of(&config.predictor),
-            recent: RecentEntropy::default(),
+            recent: Recent::default(),
             layers: layers.collect(),
             angles: Angles::new(config),
         }
@@ -357,7 +357,7 @@ impl Lane {
     /// Back to the start of a stream.
     pub fn open(&mut self) {
         (self.position, self.last) = (0, mulaw::SILENCE);
-        self.recent = RecentEntropy::default();
+        self.recent = Recent::default();
         if let Some(predictor) = &mut self.predictor {
             predictor.reset();
         }

@@ -78,6 +78,9 @@ pub struct TurnPlan {
     pub min_p: f32,
     pub is_drawn: u32,
     pub max_rise: f32,
+    pub leveling: f32,
+    /// Nothing: bytes that are sent have no holes.
+    pub fill: u32,
 }
 
 /// The part of a lane that changes as a whole.
@@ -88,12 +91,14 @@ pub struct LaneHead {
     last: u32,
     expected: f32,
     error: f32,
+    usual: f32,
     spread: f32,
     places: [f32; MOST_FILTERS + 1],
     energy: [f32; MOST_FILTERS],
     prediction: [f32; MOST_FILTERS],
     newest: [u32; MOST_FILTERS],
     recent: f32,
+    loudness: f32,
 }
 
 impl LaneHead {
@@ -104,12 +109,14 @@ impl LaneHead {
             last: u32::from(mulaw::SILENCE),
             expected: 0.0,
             error: 1.0,
+            usual: 1.0,
             spread: 1.0,
             places: [f32::from(mulaw::SILENCE) / 256.0; MOST_FILTERS + 1],
             energy: [0.0; MOST_FILTERS],
             prediction: [0.0; MOST_FILTERS],
             newest: [0; MOST_FILTERS],
             recent: 0.0,
+            loudness: 64.0,
         }
     }
 }

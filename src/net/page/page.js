@@ -423,6 +423,7 @@ class Page {
       `temperature ${draw.temperature}`,
       `at most ${draw.max_entropy} bits`,
       ...(draw.max_rise < 8 ? [`${draw.max_rise} more than lately`] : []),
+      ...(draw.leveling ? [`leveled by ${draw.leveling} an octave`] : []),
       `top-p ${draw.top_p}`,
       `min-p ${draw.min_p}`,
       `${rateHz / 1000} kHz`,
