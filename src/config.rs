@@ -2,7 +2,7 @@
 //!
 //! The command line changes fields of a [`Config`] after the file was read and has it
 //! [checked](Config::check) again. Nothing here opens a model, a card or a socket. What a key
-//! comes to when it is absent stands in this file only, each with its reason (but for how codes are
+//! comes to when it is absent stands in this file and in `network.rs` only, each with its reason (but for how codes are
 //! drawn: that is the model's). Used at start, on the main thread.
 
 mod device;
@@ -10,6 +10,7 @@ mod fault;
 mod find;
 mod isa;
 pub mod limits;
+mod network;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -24,6 +25,7 @@ use fault::{Fault, blame, fault, locate, out_of, path_of, value_error};
 use find::is_bare_name;
 
 pub use find::find_model;
+pub use network::{NetworkConfig, check_address};
 
 /// The model that plays when none is named.
 pub const DEFAULT_MODEL: &str = "piano-16k";
@@ -117,24 +119,6 @@ pub enum CardUse {
     Off,
 }
 
-/// The `[network]` table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct NetworkConfig {
-    /// Whether to listen at all.
-    pub enabled: bool,
-    /// `HOST:PORT`; port 0 takes a free one.
-    pub listen: String,
-    /// Listeners of all stations together; one more is refused with 503.
-    pub max_listeners: usize,
-    /// Web pages of other origins that may connect, such as `https://radio.example`; `*` for all.
-    pub allowed_origins: Vec<String>,
-    /// Audio in one message.
-    pub packet_ms: u32,
-    /// What a listener is advised to gather before it plays.
-    pub jitter_ms: u32,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -187,23 +171,6 @@ impl Default for CardConfig {
             lead_ms: 100,
             // Short enough for the ring's fill to pace the pump evenly, long enough for any card.
             period_ms: 10,
-        }
-    }
-}
-
-impl Default for NetworkConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            // Nobody but this machine, until somebody decides otherwise.
-            listen: "127.0.0.1:8420".into(),
-            // At mu-law's 16 kB/s each, 1 MB/s in all: a home's upload.
-            max_listeners: 64,
-            allowed_origins: Vec::new(),
-            // 50 messages a second: headers stay below a tenth of the bytes.
-            packet_ms: 20,
-            // Ten packets: covers a Wi-Fi hiccup; the page adapts from there.
-            jitter_ms: 200,
         }
     }
 }
@@ -267,6 +234,8 @@ impl Config {
             }
         };
         at_home(&mut config.model);
+        let tokens = config.network.tokens.take();
+        config.network.tokens = tokens.map(|tokens| home.join(tokens));
         for station in &mut config.stations {
             station.model.as_mut().map(at_home);
             station.prompt = station.prompt.take().map(|prompt| home.join(prompt));
@@ -393,46 +362,6 @@ impl StationConfig {
         ]
         .into_iter()
         .find_map(|(limits, key, value)| out_of(limits, &at(key), value?))
-    }
-}
-
-impl NetworkConfig {
-    /// Codes in a packet of a model of this rate.
-    pub fn packet_len(&self, rate_hz: u32) -> usize {
-        (rate_hz * self.packet_ms / 1_000) as usize
-    }
-
-    fn first_fault(&self) -> Option<Fault> {
-        if let Err(why) = check_address(&self.listen) {
-            return fault(&["network", "listen"], why);
-        }
-        let is_origin = |origin: &&String| {
-            let rest = origin.split_once("://").map(|(_, host)| host);
-            let is_host = rest.is_some_and(|host| !host.is_empty() && !host.contains('/'));
-            is_host || *origin == "*"
-        };
-        if let Some(origin) = self.allowed_origins.iter().find(|o| !is_origin(o)) {
-            let why = format!("must hold origins such as https://radio.example, not {origin}");
-            return fault(&["network", "allowed_origins"], why);
-        }
-        let n_listeners = self.max_listeners as f64;
-        out_of(
-            limits::MAX_LISTENERS,
-            &["network", "max_listeners"],
-            n_listeners,
-        )
-        .or_else(|| out_of(limits::PACKET_MS, &["network", "packet_ms"], self.packet_ms))
-        .or_else(|| out_of(limits::JITTER_MS, &["network", "jitter_ms"], self.jitter_ms))
-    }
-}
-
-/// Refuses what is not `HOST:PORT`.
-pub fn check_address(address: &str) -> Result<(), String> {
-    match address.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
-        _ => Err(format!(
-            "must be HOST:PORT such as 127.0.0.1:8420, not {address}"
-        )),
     }
 }
 

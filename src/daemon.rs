@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time;
 
+use crate::access::{Tokens, TokensError};
 use crate::broadcast::{self, Source, Writer};
 use crate::capacity::{Capacity, Overload};
 use crate::config::{CardUse, Config, NetworkConfig};
@@ -59,6 +60,9 @@ pub enum DaemonError {
     /// Fatal: see [`Overload`].
     #[error(transparent)]
     Overload(#[from] Overload),
+    /// Fatal: see [`TokensError`].
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     /// Retry or fatal: the address cannot be had.
     #[error("cannot listen on {address}: {source}; name another with --listen")]
     Listen {
@@ -89,6 +93,7 @@ pub enum DaemonError {
 
 /// Plays what `config` says until a signal comes. `on_beat` hears ten times a second how it goes.
 pub fn run(config: &Config, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), DaemonError> {
+    let tokens = tokens(&config.network)?;
     let listener = config.network.enabled.then(|| bind(&config.network));
     let listener = listener.transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -98,7 +103,7 @@ pub fn run(config: &Config, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), Da
         .build()
         .map_err(DaemonError::System)?;
     let setup = Setup::new(config)?;
-    let result = match Running::start(config, setup, listener, &runtime) {
+    let result = match Running::start(config, setup, (listener, tokens), &runtime) {
         Ok(running) => runtime.block_on(running.live(on_beat)),
         Err(DaemonError::Pump(PumpError::Interrupted)) => Ok(()),
         Err(error) => Err(error),
@@ -128,7 +133,7 @@ impl Running {
     fn start(
         config: &Config,
         mut setup: Setup,
-        listener: Option<TcpListener>,
+        (listener, tokens): (Option<TcpListener>, Tokens),
         runtime: &Runtime,
     ) -> Result<Self, DaemonError> {
         let _inside = runtime.enter();
@@ -152,7 +157,7 @@ impl Running {
         let pump = primed.start()?;
         let house = House {
             stations,
-            settings: net_settings(&config.network),
+            settings: net_settings(&config.network, tokens),
             telemetry: telemetry.clone(),
             is_ready: is_ready.clone(),
         };
@@ -261,6 +266,12 @@ async fn network_end(network: &mut Option<Network>) -> io::Error {
     }
 }
 
+/// None where there is no file of them.
+fn tokens(network: &NetworkConfig) -> Result<Tokens, TokensError> {
+    let path = network.tokens_path().filter(|_| network.enabled);
+    path.map_or_else(|| Ok(Tokens::default()), |path| Tokens::read(&path))
+}
+
 fn bind(network: &NetworkConfig) -> Result<TcpListener, DaemonError> {
     let listen = || -> io::Result<TcpListener> {
         let listener = TcpListener::bind(&network.listen)?;
@@ -309,9 +320,11 @@ fn pump_settings(config: &Config, setup: &Setup) -> PumpSettings {
     }
 }
 
-fn net_settings(network: &NetworkConfig) -> net::Settings {
+fn net_settings(network: &NetworkConfig, tokens: Tokens) -> net::Settings {
     net::Settings {
         max_listeners: network.max_listeners,
+        max_per_address: network.max_per_address,
+        tokens,
         allowed_origins: network.allowed_origins.clone(),
         // Full on arrival: a newcomer hears something at once.
         burst_ms: network.jitter_ms,

@@ -4,6 +4,7 @@
 //! ring carries the sound to a sound card and to listeners on the network. The modules stand
 //! below in the order of the layers: each may name only those that `tests/layering.rs` allows.
 
+pub mod access;
 pub mod capacity;
 pub mod files;
 pub mod machine;

@@ -26,6 +26,7 @@ fn run(command: Command) -> Outcome {
         Command::Devices(args) => cli::devices::run(args.names),
         Command::Eval(args) => cli::eval::run(&args),
         Command::Inspect { model } => pages::inspect(model),
+        Command::Link(args) => cli::link::run(&args),
         Command::Listen(args) => cli::listen::run(args),
         Command::Man { output } => pages::man(output),
         #[cfg(feature = "playback")]

@@ -78,6 +78,8 @@ pub struct NetTelemetry {
     pub listeners_total: Counter,
     /// Listeners turned away because the house was full.
     pub refused: Counter,
+    /// Requests without a token that was wanted, or with a wrong one.
+    pub unauthorized: Counter,
     /// Packets sent.
     pub packets_sent: Counter,
     /// Packets a listener was too slow for (and was told of).

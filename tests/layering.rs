@@ -10,6 +10,7 @@ use std::path::Path;
 
 /// Who may name whom inside the crate: what a row does not list is forbidden to that module.
 const LAW: &[(&str, &[&str])] = &[
+    ("access", &[]),
     ("capacity", &[]),
     ("files", &[]),
     ("machine", &[]),
@@ -50,7 +51,7 @@ const LAW: &[(&str, &[&str])] = &[
     ),
     ("eval", &["corpus", "files", "model", "plot", "train"]),
     ("card", &["telemetry"]),
-    ("net", &["broadcast", "protocol", "telemetry"]),
+    ("net", &["access", "broadcast", "protocol", "telemetry"]),
     (
         "listen",
         &["protocol", "mulaw", "card", "resample", "telemetry", "wav"],
@@ -87,6 +88,7 @@ const LAW: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "access",
             "broadcast",
             "capacity",
             "card",
@@ -113,6 +115,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("cudarc", &["engine", "train"]),
     ("eyre", &[]),
     ("hound", &["corpus", "wav"]),
+    ("hmac", &["access"]),
     ("hyper", &["net"]),
     ("indicatif", &[]),
     ("jiff", &["bench"]),
@@ -125,6 +128,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("safetensors", &["model", "train"]),
     ("rustix", &["machine", "card", "bench"]),
     ("sd_notify", &["daemon"]),
+    ("subtle", &["access"]),
     ("symphonia", &["corpus"]),
     ("tokio", &["net", "listen", "daemon", "signals"]),
     ("tokio_tungstenite", &["listen"]),

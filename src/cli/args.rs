@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod eval;
 pub mod prepare;
+pub mod serve;
 pub mod train;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use longwave::wav::WavFormat;
 use audit::AuditArgs;
 use eval::EvalArgs;
 use prepare::PrepareArgs;
+use serve::{LinkArgs, ServeArgs};
 use train::TrainArgs;
 
 /// The whole command line.
@@ -69,7 +71,7 @@ pub enum Command {
     /// Run the daemon: listeners on the network, and the sound card if there is one
     #[command(after_help = "Examples:
   longwave serve
-  longwave serve --listen 0.0.0.0:8420 --no-card
+  longwave serve --listen 0.0.0.0:8420 --tokens /etc/longwave/tokens --no-card
   longwave serve --config /etc/longwave/config.toml")]
     Serve(ServeArgs),
 
@@ -92,6 +94,14 @@ Each second is measured and compared with those of a corpus; named are seconds o
 most one in a thousand of the corpus's own is of. Exit codes: 0 judged, 1 with --strict if any
 second is named, 78 if the recording, the corpus or the reference cannot be used.")]
     Audit(AuditArgs),
+
+    /// Make a link with which somebody may listen for a while
+    #[command(after_help = "Examples:
+  longwave link --tokens /etc/longwave/tokens --hours 12
+  longwave link --tokens tokens --url https://radio.example/stream.wav
+
+The link dies with the first token to listen with in the file, and needs no restart.")]
+    Link(LinkArgs),
 
     /// Hear or record a remote station
     #[command(after_help = "Examples:
@@ -276,45 +286,6 @@ pub struct PlayArgs {
     pub watch: WatchArgs,
 }
 
-/// `serve`
-#[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// Where to listen [default: 127.0.0.1:8420]
-    #[arg(long, short, value_name = "HOST:PORT", value_parser = address)]
-    pub listen: Option<String>,
-
-    /// Leave the sound card alone
-    #[arg(long, conflicts_with = "output_device")]
-    pub no_card: bool,
-
-    #[command(flatten)]
-    pub file: FileArgs,
-    #[command(flatten)]
-    pub card: CardArgs,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub stream: StreamArgs,
-    #[command(flatten)]
-    pub watch: WatchArgs,
-}
-
-/// The configuration file.
-#[derive(Debug, Default, Args)]
-pub struct FileArgs {
-    /// Read the configuration from a file; what the command line says goes before it
-    #[arg(long, short, value_name = "F.toml", value_hint = ValueHint::FilePath)]
-    pub config: Option<PathBuf>,
-}
-
-/// Which sound card.
-#[derive(Debug, Default, Args)]
-pub struct CardArgs {
-    /// A sound card, as `longwave devices` names it [default: the system's]
-    #[arg(long, value_name = "NAME")]
-    pub output_device: Option<String>,
-}
-
 /// `render`
 #[derive(Debug, Args)]
 pub struct RenderArgs {
@@ -414,6 +385,22 @@ pub struct CheckConfigArgs {
     pub config: PathBuf,
 }
 
+/// The configuration file.
+#[derive(Debug, Default, Args)]
+pub struct FileArgs {
+    /// Read the configuration from a file; what the command line says goes before it
+    #[arg(long, short, value_name = "F.toml", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+}
+
+/// Which sound card.
+#[derive(Debug, Default, Args)]
+pub struct CardArgs {
+    /// A sound card, as `longwave devices` names it [default: the system's]
+    #[arg(long, value_name = "NAME")]
+    pub output_device: Option<String>,
+}
+
 impl FileArgs {
     /// The file's configuration, or the defaults where none is named.
     pub fn read(&self) -> Result<Config, ConfigError> {
@@ -482,26 +469,6 @@ impl PlayArgs {
         config.card.enabled = CardUse::Required;
         config.network.enabled = false;
         config.card.output_device = self.card.output_device.or(config.card.output_device);
-        config.check().map(|()| config)
-    }
-}
-
-impl ServeArgs {
-    /// What the file and the command line come to.
-    pub fn resolve(self) -> Result<Config, ConfigError> {
-        let mut config = self.file.read()?;
-        self.model.apply(&mut config);
-        self.stream.apply(&mut config);
-        self.watch.apply(&mut config);
-        replace(&mut config.network.listen, self.listen);
-        if self.no_card {
-            config.card.enabled = CardUse::Off;
-        }
-        if self.card.output_device.is_some() {
-            // Whoever names a card wants to hear it.
-            config.card.enabled = CardUse::Required;
-            config.card.output_device = self.card.output_device;
-        }
         config.check().map(|()| config)
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
+use longwave::access::TokensError;
 use longwave::audit::AuditError;
 use longwave::bench::RecordError;
 use longwave::config::ConfigError;
@@ -85,7 +86,7 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     if cause.is::<ConfigError>() || cause.is::<ModelError>() || cause.is::<SetupError>() {
         return Some(CONFIG);
     }
-    if cause.is::<RecordError>() {
+    if cause.is::<RecordError>() || cause.is::<TokensError>() {
         return Some(CONFIG);
     }
     if cause.is::<CardError>() {
@@ -119,7 +120,7 @@ fn of_audit(error: &AuditError) -> Option<u8> {
 fn of_daemon(error: &DaemonError) -> Option<u8> {
     match error {
         DaemonError::Setup(SetupError::Device(_)) => Some(UNAVAILABLE),
-        DaemonError::Setup(_) | DaemonError::Overload(_) => Some(CONFIG),
+        DaemonError::Setup(_) | DaemonError::Overload(_) | DaemonError::Tokens(_) => Some(CONFIG),
         DaemonError::Listen { .. } | DaemonError::Card(_) | DaemonError::Network(_) => {
             Some(UNAVAILABLE)
         }

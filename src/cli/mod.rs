@@ -8,6 +8,7 @@ pub mod devices;
 pub mod eval;
 pub mod exit;
 pub mod interrupt;
+pub mod link;
 pub mod listen;
 pub mod live;
 pub mod pages;

@@ -48,6 +48,8 @@ pub const MAX_LISTENERS: Limits = Limits::between(Bound::Included(1.0), Bound::I
 pub const SECONDS: Limits = Limits::between(Bound::Excluded(0.0), Bound::Included(86_400.0));
 /// Minutes of sound that are drawn and judged: a day, of which a report still opens.
 pub const AUDIT_MINUTES: Limits = Limits::between(Bound::Excluded(0.0), Bound::Included(1_440.0));
+/// Hours that a link is good: up to a year.
+pub const LINK_HOURS: Limits = Limits::between(Bound::Excluded(0.0), Bound::Included(8_784.0));
 /// Minutes of a training, of which none lasts longer than a year.
 pub const MINUTES: Limits = Limits::between(Bound::Excluded(0.0), Bound::Included(525_600.0));
 /// Minutes from one to the next of what a training does beside; 0 never does it.

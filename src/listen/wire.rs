@@ -60,7 +60,7 @@ impl Wire {
             Some(path) => path.clone(),
             None => first_station(address).await?,
         };
-        let mut request = format!("ws://{}{path}", address.host)
+        let mut request = format!("ws://{}{path}{}", address.host, address.query)
             .into_client_request()
             .map_err(|error| ListenError::Url(error.to_string()))?;
         let name = Format::Mulaw.subprotocol();
@@ -167,6 +167,8 @@ struct Address {
     host: String,
     /// `None`: a server without a station named.
     path: Option<String>,
+    /// What a signed link says, `?` included; empty without one.
+    query: String,
 }
 
 impl Address {
@@ -184,7 +186,12 @@ impl Address {
         let has_port = host.rsplit_once(':').is_some_and(|(_, port)| {
             !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit())
         });
-        let path = path.split(['?', '#']).next().unwrap_or_default();
+        let path = path.split('#').next().unwrap_or_default();
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let pairs = query.split('&');
+        // The format is ours to choose.
+        let kept = pairs.filter(|pair| !pair.is_empty() && !pair.starts_with("format="));
+        let query = kept.collect::<Vec<_>>().join("&");
         let path = path.strip_suffix(".wav").unwrap_or(path);
         Ok(Self {
             host: match has_port {
@@ -192,6 +199,10 @@ impl Address {
                 false => format!("{host}:80"),
             },
             path: (!path.is_empty()).then(|| format!("/{path}")),
+            query: match query.is_empty() {
+                true => query,
+                false => format!("?{query}"),
+            },
         })
     }
 
@@ -211,13 +222,21 @@ async fn first_station(address: &Address) -> Result<String, ListenError> {
         stream: String,
     }
     let mut stream = address.dial().await?;
-    let host = &address.host;
-    let request = format!("GET /v1/stations HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    let Address { host, query, .. } = address;
+    let request = format!("GET /v1/stations{query} HTTP/1.0\r\nHost: {host}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(LIST_MAX).read_to_end(&mut answer).await?;
     let answer = String::from_utf8_lossy(&answer);
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    if let Some(status @ 400..) = status {
+        return Err(ListenError::Refused {
+            host: host.clone(),
+            status,
+            sentence: plain(body),
+        });
+    }
     let listings: Vec<Listing> = serde_json::from_str(body).unwrap_or_default();
     let first = listings.into_iter().next();
     let listing = first.ok_or_else(|| ListenError::NoStation { host: host.clone() })?;
@@ -257,6 +276,7 @@ mod tests {
         let address = |host: &str, path: Option<&str>| Address {
             host: host.into(),
             path: path.map(Into::into),
+            query: String::new(),
         };
         let stream = Some("/v1/stations/piano/stream");
         for (url, expected) in [
@@ -276,6 +296,8 @@ mod tests {
         ] {
             assert_eq!(Address::parse(url).unwrap(), expected, "{url}");
         }
+        let link = Address::parse("http://h/?expires=7&format=f32&signature=ab#piano").unwrap();
+        assert_eq!(link.query, "?expires=7&signature=ab");
         assert!(matches!(
             Address::parse("wss://h/"),
             Err(ListenError::Tls(_))

@@ -1,7 +1,9 @@
 //! One listener's way through a station: packets as they come, losses as they are.
 
-use super::{Lobby, Place, Tuned};
+use super::places::Place;
+use super::{Lobby, Tuned};
 use crate::broadcast::{Next, Reader};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -35,13 +37,14 @@ pub(super) enum Fed {
 }
 
 impl Feed {
-    /// Takes a place a little behind the station's head, or `None` if the house is full.
-    pub(super) fn open(lobby: &Lobby, tuned: &Tuned) -> Option<Self> {
+    /// Takes a place a little behind the station's head for somebody at `peer`, or tells what there are
+    /// no more of.
+    pub(super) fn open(lobby: &Lobby, tuned: &Tuned, peer: Option<IpAddr>) -> Result<Self, String> {
         let facts = &tuned.station.facts;
         let burst = u64::from(lobby.settings.burst_ms) * u64::from(facts.sample_rate_hz)
             / (1_000 * u64::from(facts.packet_len));
-        Some(Self {
-            place: lobby.seat()?,
+        Ok(Self {
+            place: lobby.places.take(peer)?,
             reader: tuned.station.source.subscribe(burst),
             ticks: tuned.ticks.clone(),
             stopping: lobby.stopping.clone(),
@@ -166,7 +169,7 @@ mod tests {
         let (_stop, stopping) = watch::channel(false);
         let mut tickers = JoinSet::new();
         let lobby = Lobby::open(house, stopping, &mut tickers);
-        let mut feed = Feed::open(&lobby, &lobby.stations[0]).unwrap();
+        let mut feed = Feed::open(&lobby, &lobby.stations[0], None).unwrap();
         tickers.shutdown().await;
         assert_eq!(feed.next().await, Fed::Stop);
     }

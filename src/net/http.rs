@@ -2,13 +2,15 @@
 
 use super::feed::{Fed, Feed};
 use super::socket::Listener;
+use super::visitor::Visitor;
 use super::{Lobby, Tuned, metrics};
+use crate::access::Role;
 use crate::protocol::{Facts, Format, HEADER_LEN, MAX_REQUEST_LEN};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Path, Query, State};
-use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -65,7 +67,7 @@ fn page(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter<A
 }
 
 /// An answer that is no sound: a status and a sentence.
-struct Refusal(StatusCode, String);
+pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -75,16 +77,20 @@ impl IntoResponse for Refusal {
             let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
         }
+        if status == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, bearer);
+        }
         response
     }
 }
 
-fn full(lobby: &Lobby) -> Refusal {
-    let n = lobby.settings.max_listeners;
-    Refusal(
-        StatusCode::SERVICE_UNAVAILABLE,
-        format!("all {n} places for listeners are taken; try again in {RETRY_AFTER_S} seconds"),
-    )
+/// Why there is no place for one more listener.
+pub(super) fn full(places: &str) -> Refusal {
+    let sentence = format!("{places} are taken; try again in {RETRY_AFTER_S} seconds");
+    Refusal(StatusCode::SERVICE_UNAVAILABLE, sentence)
 }
 
 impl Lobby {
@@ -101,27 +107,6 @@ impl Lobby {
             Refusal(StatusCode::NOT_FOUND, sentence)
         })
     }
-
-    /// Browsers tell where a page comes from; other programs do not, and are welcome.
-    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(origin) = headers.get(header::ORIGIN) else {
-            return Ok(());
-        };
-        let origin = origin.to_str().unwrap_or("an unreadable origin");
-        let host = headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok());
-        let authority = origin.split_once("://").map(|(_, authority)| authority);
-        let is_ours = matches!((authority, host), (Some(a), Some(h)) if a.eq_ignore_ascii_case(h));
-        let allowed = &self.settings.allowed_origins;
-        if is_ours || allowed.iter().any(|known| known == "*" || known == origin) {
-            return Ok(());
-        }
-        let sentence = format!(
-            "pages of {origin} may not listen here; the settings can name it among the allowed origins"
-        );
-        Err(Refusal(StatusCode::FORBIDDEN, sentence))
-    }
 }
 
 #[derive(Serialize)]
@@ -132,7 +117,8 @@ struct Listing<'a> {
     wav: String,
 }
 
-async fn stations(State(lobby): State<Arc<Lobby>>) -> Response {
+async fn stations(State(lobby): State<Arc<Lobby>>, visitor: Visitor) -> Result<Response, Refusal> {
+    lobby.admit(&visitor, Role::Listen)?;
     let listings: Vec<Listing<'_>> = (lobby.stations.iter())
         .map(|tuned| {
             let facts = &tuned.station.facts;
@@ -141,7 +127,7 @@ async fn stations(State(lobby): State<Arc<Lobby>>) -> Response {
             Listing { facts, stream, wav }
         })
         .collect();
-    ([(header::CACHE_CONTROL, "no-cache")], Json(listings)).into_response()
+    Ok(([(header::CACHE_CONTROL, "no-cache")], Json(listings)).into_response())
 }
 
 #[derive(Deserialize)]
@@ -175,18 +161,18 @@ fn choose_format(
 async fn stream_socket(
     State(lobby): State<Arc<Lobby>>,
     Path(name): Path<String>,
-    headers: HeaderMap,
+    visitor: Visitor,
     query: Result<Query<StreamQuery>, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
+    lobby.admit(&visitor, Role::Listen)?;
     let tuned = lobby.find(&name)?;
     let upgrade = upgrade.map_err(|error| {
         let sentence = format!("this path speaks WebSocket: {}", error.body_text());
         Refusal(error.status(), sentence)
     })?;
-    lobby.check_origin(&headers)?;
     let format = choose_format(query, &upgrade)?;
-    let feed = Feed::open(&lobby, tuned).ok_or_else(|| full(&lobby))?;
+    let feed = Feed::open(&lobby, tuned, visitor.peer()).map_err(|places| full(&places))?;
     let facts = tuned.station.facts.clone();
     let message_len = HEADER_LEN + facts.packet_len as usize * format.sample_len();
     let listener = Listener {
@@ -208,8 +194,10 @@ async fn stream_socket(
 async fn stream_wav(
     State(lobby): State<Arc<Lobby>>,
     Path(name): Path<String>,
+    visitor: Visitor,
     method: Method,
 ) -> Result<Response, Refusal> {
+    lobby.admit(&visitor, Role::Listen)?;
     let tuned = lobby.find(&name)?;
     let headers = [
         (header::CONTENT_TYPE, "audio/wav"),
@@ -224,7 +212,7 @@ async fn stream_wav(
         let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
         return Ok((headers, body).into_response());
     }
-    let feed = Feed::open(&lobby, tuned).ok_or_else(|| full(&lobby))?;
+    let feed = Feed::open(&lobby, tuned, visitor.peer()).map_err(|places| full(&places))?;
     let head = wav_header(tuned.station.facts.sample_rate_hz);
     let body = stream::unfold((feed, Vec::from(head)), wav_chunk);
     Ok((headers, Body::from_stream(body)).into_response())

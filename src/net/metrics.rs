@@ -28,7 +28,7 @@ struct Figures(Arc<Telemetry>);
 type Named<'a, T> = (&'static str, &'static str, &'a T);
 
 impl Figures {
-    fn counters(&self) -> [Named<'_, Counter>; 15] {
+    fn counters(&self) -> [Named<'_, Counter>; 16] {
         let Telemetry {
             pump, card, net, ..
         } = &*self.0;
@@ -72,6 +72,11 @@ impl Figures {
                 &net.listeners_total,
             ),
             ("listeners_refused", "Listeners turned away", &net.refused),
+            (
+                "unauthorized",
+                "Requests without the token that was wanted",
+                &net.unauthorized,
+            ),
             (
                 "packets_sent",
                 "Packets sent to listeners",

@@ -11,14 +11,19 @@
 mod feed;
 mod http;
 mod metrics;
+mod places;
 mod socket;
 mod timed_io;
+mod visitor;
 
+use crate::access::Tokens;
 use crate::broadcast::Source;
 use crate::protocol::Facts;
-use crate::telemetry::{NetTelemetry, Telemetry};
+use crate::telemetry::Telemetry;
+use axum::Extension;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use places::Places;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -26,9 +31,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use timed_io::TimedIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time;
+use visitor::Peer;
 
 /// Connections beyond the listeners: pages loading, scrapers, those about to be refused.
 const N_SPARE_CONNECTIONS: usize = 64;
@@ -66,6 +72,10 @@ pub struct Station {
 pub struct Settings {
     /// More listeners, WebSocket and WAV together, are refused.
     pub max_listeners: usize,
+    /// More from one address are refused; this machine's own has no such limit.
+    pub max_per_address: usize,
+    /// What has to be proved, and by what.
+    pub tokens: Tokens,
     /// Origins whose pages may open the WebSocket besides our own; `*` allows all.
     pub allowed_origins: Vec<String>,
     /// How much of the recent past a newcomer gets at once.
@@ -88,6 +98,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_listeners: 64,
+            max_per_address: 16,
+            tokens: Tokens::default(),
             allowed_origins: Vec::new(),
             // The jitter buffer of 200 ms is full on arrival.
             burst_ms: 200,
@@ -120,7 +132,7 @@ pub async fn serve(
     let lobby = Arc::new(Lobby::open(house, stopping, &mut tasks));
     let max_listeners = lobby.settings.max_listeners;
     let doors = Arc::new(Semaphore::new(max_listeners + N_SPARE_CONNECTIONS));
-    let service = TowerToHyperService::new(http::router(lobby.clone()));
+    let router = http::router(lobby.clone());
     tokio::pin!(shutdown);
     loop {
         let door = doors.clone().acquire_owned();
@@ -131,8 +143,9 @@ pub async fn serve(
             accepted = accept => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let connection = connection(stream, service.clone(), lobby.clone());
+            Ok((stream, peer)) => {
+                let router = router.clone().layer(Extension(Peer(peer)));
+                let connection = connection(stream, router, lobby.clone());
                 tasks.spawn(async move {
                     connection.await;
                     drop(door);
@@ -146,7 +159,7 @@ pub async fn serve(
     }
     drop(listener);
     stop.send_replace(true);
-    let farewell = lobby.places.acquire_many(max_listeners as u32);
+    let farewell = lobby.places.emptied();
     // Who could not be told in time is told by the end of the connection.
     let _ = time::timeout(FAREWELL, farewell).await;
     tasks.shutdown().await;
@@ -155,11 +168,7 @@ pub async fn serve(
 
 /// Speaks HTTP/1.1 on one connection until it ends or becomes a WebSocket, which then lives on in
 /// a task of its own.
-async fn connection(
-    stream: TcpStream,
-    service: TowerToHyperService<axum::Router>,
-    lobby: Arc<Lobby>,
-) {
+async fn connection(stream: TcpStream, router: axum::Router, lobby: Arc<Lobby>) {
     let settings = &lobby.settings;
     let socket = socket2::SockRef::from(&stream);
     // Packets are small and due now; a refusal of either option costs comfort, not correctness.
@@ -170,7 +179,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
         .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(io), service)
+        .serve_connection(TokioIo::new(io), TowerToHyperService::new(router))
         .with_upgrades()
         .await;
     if let Err(error) = served {
@@ -185,7 +194,7 @@ struct Lobby {
     settings: Settings,
     telemetry: Arc<Telemetry>,
     is_ready: Arc<AtomicBool>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -205,48 +214,22 @@ impl Lobby {
             tasks.spawn(ticker(station.clone(), bell));
             Tuned { station, ticks }
         });
+        let stations = stations.collect();
+        let House {
+            settings,
+            telemetry,
+            is_ready,
+            ..
+        } = house;
+        let (max, max_per_address) = (settings.max_listeners, settings.max_per_address);
         Self {
-            stations: stations.collect(),
-            places: Arc::new(Semaphore::new(house.settings.max_listeners)),
-            settings: house.settings,
-            telemetry: house.telemetry,
-            is_ready: house.is_ready,
+            stations,
+            places: Arc::new(Places::new(max, max_per_address, telemetry.clone())),
+            settings,
+            telemetry,
+            is_ready,
             stopping,
         }
-    }
-
-    /// A place for one more listener, if there is any.
-    fn seat(&self) -> Option<Place> {
-        let net = &self.telemetry.net;
-        let Ok(permit) = self.places.clone().try_acquire_owned() else {
-            net.refused.add(1);
-            return None;
-        };
-        net.listeners.add(1);
-        net.listeners_total.add(1);
-        Some(Place {
-            telemetry: self.telemetry.clone(),
-            _permit: permit,
-        })
-    }
-}
-
-/// A listener's place in the house, free again when dropped, however the connection ended.
-#[derive(Debug)]
-struct Place {
-    telemetry: Arc<Telemetry>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Place {
-    fn telemetry(&self) -> &NetTelemetry {
-        &self.telemetry.net
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.telemetry.net.listeners.sub(1);
     }
 }
 

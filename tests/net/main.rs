@@ -3,6 +3,7 @@
 //! The writer runs ahead of a listener only as far as a test says, so that nothing here depends on
 //! how fast this machine is.
 
+mod access;
 mod listening;
 mod server;
 

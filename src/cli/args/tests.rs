@@ -77,7 +77,7 @@ fn every_example_of_the_help_can_be_typed() {
 
 #[test]
 fn the_command_line_goes_before_the_defaults() {
-    let config = config("longwave serve --listen 0.0.0.0:1 --seed 7 --top-p 0.5 -m tiny");
+    let config = config("longwave serve --listen 0.0.0.0:1 --open --seed 7 --top-p 0.5 -m tiny");
     assert_eq!(config.network.listen, "0.0.0.0:1");
     assert_eq!(
         (config.stations[0].seed, config.stations[0].top_p),

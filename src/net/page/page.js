@@ -66,7 +66,8 @@ class Radio {
 
   connect() {
     this.say("connecting", "Connecting");
-    const url = new URL(this.station.stream, location.href);
+    // A link that was signed for us opens all that the page asks for.
+    const url = new URL(this.station.stream + location.search, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     this.socket = new WebSocket(url, [SUBPROTOCOL]);
     this.socket.binaryType = "arraybuffer";
@@ -383,7 +384,11 @@ class Page {
   async load() {
     this.play.disabled = true;
     try {
-      this.stations = await (await fetch("v1/stations")).json();
+      const answer = await fetch("v1/stations" + location.search);
+      if (answer.status === 401) {
+        return this.say("failed", "This daemon wants a link that has not expired; ask whoever runs it", true);
+      }
+      this.stations = await answer.json();
     } catch {
       this.say("failed", "The daemon does not answer; trying again", true);
       setTimeout(() => this.load(), 3000);
@@ -416,7 +421,7 @@ class Page {
   describe({ station, model, seed, draw, isa, sample_rate_hz: rateHz, wav }) {
     document.title = `${station} – longwave`;
     element("name").textContent = station;
-    element("wav").href = wav;
+    element("wav").href = wav + location.search;
     element("model").textContent = model.name;
     element("facts").textContent = [
       `seed ${seed}`,

@@ -1,0 +1,288 @@
+//! Who may do what: roles, the tokens that prove them, and links that stand in for a token for a while.
+//!
+//! Of a token only its SHA-256 digest is kept. A candidate is compared with all of them, each in
+//! constant time, and neither a log nor `Debug` can show one. A link is signed (HMAC-SHA256) with a
+//! digest for a key, so it dies with its token, and needs no memory of its own.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+/// The shortest token: 16 characters of a password generator are beyond guessing.
+const TOKEN_LEN_MIN: usize = 16;
+/// The longest: what a header may hold without trouble.
+const TOKEN_LEN_MAX: usize = 512;
+/// Longer than any list of tokens.
+const FILE_LEN_MAX: u64 = 64 * 1024;
+
+/// What somebody may do; each role may do what those before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Hear the stations and see which there are.
+    Listen,
+    /// Change how they play.
+    Control,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Listen, Self::Control];
+
+    /// As a file of tokens has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Listen => "listen",
+            Self::Control => "control",
+        }
+    }
+}
+
+type Sum = [u8; 32];
+
+/// The tokens of a house.
+#[derive(Clone, Default)]
+pub struct Tokens(Vec<(Role, Sum)>);
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tokens({})", self.0.len())
+    }
+}
+
+/// Why a file of tokens is refused. *Fatal*: a human must change it.
+#[derive(Debug, thiserror::Error)]
+pub enum TokensError {
+    /// It cannot be read.
+    #[error("cannot read the tokens in {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It says what it should not; the line is not shown, for it may hold a secret.
+    #[error("the tokens in {}, line {line}: {why}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Nobody could come in.
+    #[error("there is no token in {}; a line of it is `listen TOKEN` or `control TOKEN`", .0.display())]
+    Empty(PathBuf),
+}
+
+impl Tokens {
+    /// Reads a file: a line is a role, a token, and whatever else helps to tell whose it is.
+    pub fn read(path: &Path) -> Result<Self, TokensError> {
+        let text = read_text(path).map_err(|source| TokensError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Understands `text`; `path` is what errors call it.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, TokensError> {
+        let mut tokens = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            if line.trim_start().starts_with('#') || line.trim().is_empty() {
+                continue;
+            }
+            let token = token_of(line).map_err(|why| TokensError::Line {
+                path: path.to_owned(),
+                line: index + 1,
+                why,
+            })?;
+            tokens.push(token);
+        }
+        match tokens.is_empty() {
+            true => Err(TokensError::Empty(path.to_owned())),
+            false => Ok(Self(tokens)),
+        }
+    }
+
+    /// Whether a role has to be proved.
+    pub fn guard(&self, role: Role) -> bool {
+        self.0.iter().any(|(of, _)| *of == role)
+    }
+
+    /// What the owner of `token` may do, if it is one of ours.
+    pub fn role_of(&self, token: &str) -> Option<Role> {
+        let sum = sum_of(token);
+        let mut found = 0u8;
+        for (role, known) in &self.0 {
+            let rank = 1 + *role as u8;
+            let is_it: Choice = known.ct_eq(&sum);
+            found = u8::conditional_select(&found, &found.max(rank), is_it);
+        }
+        Role::ALL.into_iter().find(|role| 1 + *role as u8 == found)
+    }
+
+    /// The signature of a link that lets its bearer listen until then, in seconds since 1970; `None`
+    /// where there is no token to listen with.
+    pub fn sign(&self, expires_s: u64) -> Option<String> {
+        let (_, key) = self.0.iter().find(|(role, _)| *role == Role::Listen)?;
+        let bytes = mac(key, expires_s).finalize().into_bytes();
+        Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Whether one of the tokens to listen with has signed a link that is still good.
+    pub fn is_signed(&self, expires_s: u64, signature: &str, now_s: u64) -> bool {
+        let Some(bytes) = bytes_of(signature) else {
+            return false;
+        };
+        let keys = self.0.iter().filter(|(role, _)| *role == Role::Listen);
+        let is_ours = keys.fold(false, |is_ours, (_, key)| {
+            is_ours | mac(key, expires_s).verify_slice(&bytes).is_ok()
+        });
+        is_ours && now_s < expires_s
+    }
+}
+
+/// The role and the digest of a line.
+fn token_of(line: &str) -> Result<(Role, Sum), &'static str> {
+    let mut words = line.split_whitespace();
+    let role = words.next().unwrap_or_default();
+    let role = Role::ALL.into_iter().find(|known| known.name() == role);
+    let role = role.ok_or("it must begin with listen or control")?;
+    let token = words.next().ok_or("there is no token behind the role")?;
+    if !(TOKEN_LEN_MIN..=TOKEN_LEN_MAX).contains(&token.len()) {
+        return Err(
+            "a token must have from 16 to 512 characters, such as `openssl rand -hex 16` gives",
+        );
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a token must be of ASCII letters, digits and signs");
+    }
+    Ok((role, sum_of(token)))
+}
+
+fn sum_of(token: &str) -> Sum {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+fn mac(key: &Sum, expires_s: u64) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any length is a key");
+    mac.update(format!("longwave listen {expires_s}").as_bytes());
+    mac
+}
+
+/// 64 digits as 32 bytes.
+fn bytes_of(digits: &str) -> Option<[u8; 32]> {
+    let digits: &[u8; 64] = digits.as_bytes().try_into().ok()?;
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+        let pair = std::str::from_utf8(pair).ok()?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path)?;
+    let n_bytes = file.take(FILE_LEN_MAX + 1).read_to_string(&mut text)?;
+    match n_bytes as u64 > FILE_LEN_MAX {
+        true => Err(io::Error::other("it is longer than 64 KiB")),
+        false => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAR: &str = "hear-hear-hear-hear";
+    const STEER: &str = "steer-steer-steer-steer";
+
+    fn tokens(text: &str) -> Result<Tokens, String> {
+        Tokens::parse(text, Path::new("tokens")).map_err(|error| error.to_string())
+    }
+
+    fn both() -> Tokens {
+        tokens(&format!(
+            "# ours\n\nlisten {HEAR} the kitchen\ncontrol {STEER}\n"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_token_proves_its_role_and_nothing_else_does() {
+        let tokens = both();
+        assert_eq!(tokens.role_of(HEAR), Some(Role::Listen));
+        assert_eq!(tokens.role_of(STEER), Some(Role::Control));
+        for wrong in [
+            "",
+            "the",
+            "hear-hear-hear-hea",
+            "hear-hear-hear-hear ",
+            "listen",
+        ] {
+            assert_eq!(tokens.role_of(wrong), None, "{wrong:?}");
+        }
+        assert!(Role::Control > Role::Listen);
+    }
+
+    #[test]
+    fn a_role_is_guarded_where_it_has_a_token() {
+        let only_control = tokens(&format!("control {STEER}")).unwrap();
+        assert!(only_control.guard(Role::Control) && !only_control.guard(Role::Listen));
+        assert!(both().guard(Role::Listen));
+        assert!(!Tokens::default().guard(Role::Control));
+    }
+
+    #[test]
+    fn a_link_is_good_until_it_expires_and_only_as_it_was_signed() {
+        let tokens = both();
+        let signature = tokens.sign(1_000).unwrap();
+        assert!(tokens.is_signed(1_000, &signature, 999));
+        assert!(!tokens.is_signed(1_000, &signature, 1_000));
+        assert!(!tokens.is_signed(1_001, &signature, 999));
+        let mut forged = signature.clone().into_bytes();
+        forged[5] ^= 1;
+        assert!(!tokens.is_signed(1_000, std::str::from_utf8(&forged).unwrap(), 999));
+        for wrong in ["", "é", &signature[1..], &"+1".repeat(32)] {
+            assert!(!tokens.is_signed(1_000, wrong, 999), "{wrong}");
+        }
+        let others = self::tokens(&format!("listen {STEER}")).unwrap();
+        assert!(!others.is_signed(1_000, &signature, 999));
+        assert_eq!(
+            self::tokens(&format!("control {STEER}")).unwrap().sign(1),
+            None
+        );
+    }
+
+    #[test]
+    fn what_is_no_list_of_tokens_is_refused_without_showing_a_secret() {
+        for (text, why) in [
+            ("", "there is no token"),
+            ("# nothing", "there is no token"),
+            ("hear hear-hear-hear-hear", "line 1: it must begin with"),
+            ("\nlisten", "line 2: there is no token behind"),
+            ("listen short-secret", "from 16 to 512"),
+            ("listen ümläuteümläuteümläute", "ASCII"),
+        ] {
+            let error = tokens(text).unwrap_err();
+            assert!(error.contains(why), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        assert_eq!(format!("{:?}", both()), "Tokens(2)");
+    }
+
+    #[test]
+    fn a_file_that_never_ends_is_refused() {
+        let error = Tokens::read(Path::new("/dev/zero"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("64 KiB"), "{error}");
+    }
+}

@@ -1,0 +1,80 @@
+//! What `serve` can be told, and how its listeners are let in.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+use longwave::config::{CardUse, Config, ConfigError};
+
+use super::{CardArgs, FileArgs, ModelArgs, StreamArgs, WatchArgs, address, replace, within};
+use longwave::config::limits;
+
+/// `serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen [default: 127.0.0.1:8420]
+    #[arg(long, short, value_name = "HOST:PORT", value_parser = address)]
+    pub listen: Option<String>,
+
+    /// A file of tokens: a line is `listen TOKEN` or `control TOKEN`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub tokens: Option<PathBuf>,
+
+    /// Let everybody listen who can reach the address, without a token
+    #[arg(long)]
+    pub open: bool,
+
+    /// Leave the sound card alone
+    #[arg(long, conflicts_with = "output_device")]
+    pub no_card: bool,
+
+    #[command(flatten)]
+    pub file: FileArgs,
+    #[command(flatten)]
+    pub card: CardArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub stream: StreamArgs,
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+/// `link`
+#[derive(Debug, Args)]
+pub struct LinkArgs {
+    /// The file of tokens of the daemon
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub tokens: PathBuf,
+
+    /// How long it is good
+    #[arg(long, value_name = "H", default_value_t = 24.0, allow_negative_numbers = true,
+        value_parser = within::<f64>(limits::LINK_HOURS))]
+    pub hours: f64,
+
+    /// Where it leads: the page, or a stream
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url,
+        default_value = "http://127.0.0.1:8420/")]
+    pub url: String,
+}
+
+impl ServeArgs {
+    /// What the file and the command line come to.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let mut config = self.file.read()?;
+        self.model.apply(&mut config);
+        self.stream.apply(&mut config);
+        self.watch.apply(&mut config);
+        replace(&mut config.network.listen, self.listen);
+        config.network.tokens = self.tokens.or(config.network.tokens.take());
+        config.network.open |= self.open;
+        if self.no_card {
+            config.card.enabled = CardUse::Off;
+        }
+        if self.card.output_device.is_some() {
+            // Whoever names a card wants to hear it.
+            config.card.enabled = CardUse::Required;
+            config.card.output_device = self.card.output_device;
+        }
+        config.check().map(|()| config)
+    }
+}

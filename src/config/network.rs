@@ -1,0 +1,123 @@
+//! The `[network]` table: where to listen, to whom, how much.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::fault::{Fault, fault, out_of};
+use super::limits;
+
+/// The name of the file of tokens among a service's credentials.
+const CREDENTIAL: &str = "tokens";
+
+/// The `[network]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkConfig {
+    /// Whether to listen at all.
+    pub enabled: bool,
+    /// `HOST:PORT`; port 0 takes a free one.
+    pub listen: String,
+    /// A file of tokens, see [`Tokens`](crate::access::Tokens); a service's credential `tokens` when
+    /// absent, if there is one.
+    pub tokens: Option<PathBuf>,
+    /// Whether everybody who can reach a wider address than this machine's own may listen.
+    pub open: bool,
+    /// Listeners of all stations together; one more is refused with 503.
+    pub max_listeners: usize,
+    /// Listeners from one address; this machine's own has no such limit.
+    pub max_per_address: usize,
+    /// Web pages of other origins that may connect, such as `https://radio.example`; `*` for all.
+    pub allowed_origins: Vec<String>,
+    /// Audio in one message.
+    pub packet_ms: u32,
+    /// What a listener is advised to gather before it plays.
+    pub jitter_ms: u32,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // Nobody but this machine, until somebody decides otherwise.
+            listen: "127.0.0.1:8420".into(),
+            tokens: None,
+            open: false,
+            // At mu-law's 16 kB/s each, 1 MB/s in all: a home's upload.
+            max_listeners: 64,
+            // A household behind one address, and no single stranger takes the house.
+            max_per_address: 16,
+            allowed_origins: Vec::new(),
+            // 50 messages a second: headers stay below a tenth of the bytes.
+            packet_ms: 20,
+            // Ten packets: covers a Wi-Fi hiccup; the page adapts from there.
+            jitter_ms: 200,
+        }
+    }
+}
+
+impl NetworkConfig {
+    /// Codes in a packet of a model of this rate.
+    pub fn packet_len(&self, rate_hz: u32) -> usize {
+        (rate_hz * self.packet_ms / 1_000) as usize
+    }
+
+    /// Where the tokens are, if there are any.
+    pub fn tokens_path(&self) -> Option<PathBuf> {
+        self.tokens.clone().or_else(|| {
+            let credentials = std::env::var_os("CREDENTIALS_DIRECTORY")?;
+            Some(PathBuf::from(credentials).join(CREDENTIAL)).filter(|path| path.exists())
+        })
+    }
+
+    pub(super) fn first_fault(&self) -> Option<Fault> {
+        if let Err(why) = check_address(&self.listen) {
+            return fault(&["network", "listen"], why);
+        }
+        if self.enabled && !self.open && is_wide(&self.listen) && self.tokens_path().is_none() {
+            let why = "lets everybody who can reach this machine listen: name a file of tokens with \
+                       tokens, or say open = true if that is meant";
+            return fault(&["network", "listen"], why.into());
+        }
+        let is_origin = |origin: &&String| {
+            let rest = origin.split_once("://").map(|(_, host)| host);
+            let is_host = rest.is_some_and(|host| !host.is_empty() && !host.contains('/'));
+            is_host || *origin == "*"
+        };
+        if let Some(origin) = self.allowed_origins.iter().find(|o| !is_origin(o)) {
+            let why = format!("must hold origins such as https://radio.example, not {origin}");
+            return fault(&["network", "allowed_origins"], why);
+        }
+        let n_listeners = self.max_listeners as f64;
+        out_of(
+            limits::MAX_LISTENERS,
+            &["network", "max_listeners"],
+            n_listeners,
+        )
+        .or_else(|| {
+            let n = self.max_per_address as f64;
+            out_of(limits::MAX_LISTENERS, &["network", "max_per_address"], n)
+        })
+        .or_else(|| out_of(limits::PACKET_MS, &["network", "packet_ms"], self.packet_ms))
+        .or_else(|| out_of(limits::JITTER_MS, &["network", "jitter_ms"], self.jitter_ms))
+    }
+}
+
+/// Refuses what is not `HOST:PORT`.
+pub fn check_address(address: &str) -> Result<(), String> {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+        _ => Err(format!(
+            "must be HOST:PORT such as 127.0.0.1:8420, not {address}"
+        )),
+    }
+}
+
+/// Whether others than this machine can reach an address.
+fn is_wide(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_own = host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    !is_own && !host.eq_ignore_ascii_case("localhost")
+}

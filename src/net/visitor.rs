@@ -1,0 +1,155 @@
+//! Who asks, and whether they may: tokens, signed links, where a page comes from, how many come from
+//! one address.
+
+use super::Lobby;
+use super::http::Refusal;
+use crate::access::Role;
+use axum::extract::{Extension, FromRequestParts, Query};
+use axum::http::StatusCode;
+use axum::http::header::{self, HeaderMap};
+use axum::http::request::Parts;
+use serde::Deserialize;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Names that a browser on this machine knows it by: another one in `Host` is a page's own name for
+/// us (DNS rebinding).
+const HERE: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// What a request says of whoever sent it.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    headers: HeaderMap,
+    peer: Option<IpAddr>,
+    link: Option<Link>,
+}
+
+/// The query of a link that `longwave link` has made.
+#[derive(Debug, Deserialize)]
+struct Link {
+    expires: u64,
+    signature: String,
+}
+
+/// Where a connection comes from; every request on it carries it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
+impl FromRequestParts<Arc<Lobby>> for Visitor {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        lobby: &Arc<Lobby>,
+    ) -> Result<Self, Self::Rejection> {
+        let link = Query::<Link>::from_request_parts(parts, lobby).await;
+        let peer = Extension::<Peer>::from_request_parts(parts, lobby).await;
+        Ok(Self {
+            headers: parts.headers.clone(),
+            peer: peer.ok().map(|Extension(Peer(address))| address.ip()),
+            link: link.ok().map(|Query(link)| link),
+        })
+    }
+}
+
+impl Visitor {
+    /// The address that the connection comes from.
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    fn token(&self) -> Option<&str> {
+        let value = self.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.headers.get(header::HOST)?.to_str().ok()
+    }
+
+    /// A program on this machine that speaks to us itself, and no page or proxy speaks through it.
+    fn is_here(&self) -> bool {
+        let host = self.host().unwrap_or_default();
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+        self.peer
+            .is_some_and(|peer| peer.to_canonical().is_loopback())
+            && HERE.contains(&name)
+            && forwarded
+                .iter()
+                .all(|name| !self.headers.contains_key(*name))
+    }
+}
+
+impl Lobby {
+    /// Refuses who may not do what `role` may.
+    pub(super) fn admit(&self, visitor: &Visitor, role: Role) -> Result<(), Refusal> {
+        self.check_origin(visitor)?;
+        let tokens = &self.settings.tokens;
+        if !tokens.guard(role) {
+            return match role {
+                Role::Listen => Ok(()),
+                Role::Control if visitor.is_here() => Ok(()),
+                Role::Control => Err(Refusal(
+                    StatusCode::FORBIDDEN,
+                    "without a control token in the settings only this machine's own programs may \
+                     control the stations"
+                        .into(),
+                )),
+            };
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now_s = now.map_or(u64::MAX, |since| since.as_secs());
+        let is_signed = |link: &Link| tokens.is_signed(link.expires, &link.signature, now_s);
+        if role == Role::Listen && visitor.link.as_ref().is_some_and(is_signed) {
+            return Ok(());
+        }
+        match visitor.token().and_then(|token| tokens.role_of(token)) {
+            Some(proved) if proved >= role => Ok(()),
+            Some(proved) => Err(Refusal(
+                StatusCode::FORBIDDEN,
+                format!(
+                    "this token is one to {}, not to {}",
+                    proved.name(),
+                    role.name()
+                ),
+            )),
+            None => {
+                self.telemetry.net.unauthorized.add(1);
+                Err(Refusal(
+                    StatusCode::UNAUTHORIZED,
+                    format!(
+                        "a token to {} is wanted: `Authorization: Bearer TOKEN`, or a link that has \
+                         not expired",
+                        role.name()
+                    ),
+                ))
+            }
+        }
+    }
+
+    /// Browsers tell where a page comes from; other programs do not, and are welcome.
+    fn check_origin(&self, visitor: &Visitor) -> Result<(), Refusal> {
+        let Some(origin) = visitor.headers.get(header::ORIGIN) else {
+            return Ok(());
+        };
+        let origin = origin.to_str().unwrap_or("an unreadable origin");
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        let is_ours =
+            matches!((authority, visitor.host()), (Some(a), Some(h)) if a.eq_ignore_ascii_case(h));
+        let allowed = &self.settings.allowed_origins;
+        if is_ours || allowed.iter().any(|known| known == "*" || known == origin) {
+            return Ok(());
+        }
+        let sentence = format!(
+            "pages of {origin} may not listen here; the settings can name it among the allowed origins"
+        );
+        Err(Refusal(StatusCode::FORBIDDEN, sentence))
+    }
+}
