@@ -4,10 +4,14 @@
 //! command carries is built by its sender and, once done with, comes back here to be freed: the
 //! pump neither allocates nor frees. This module moves commands and does not know what they do.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TryRecvError, bounded};
 
+use crate::model::DrawParams;
 use crate::resample::{ResampleError, Resampler};
 
 /// Commands under way at once; the pump takes them every few milliseconds.
@@ -15,6 +19,9 @@ const COMMANDS_MAX: usize = 16;
 
 /// How long a sender waits for the pump, which by then has missed hundreds of chances.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often a sender looks for an answer.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Why a command did not reach the pump.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +55,15 @@ pub enum Command {
         /// Which station.
         station: usize,
     },
+    /// Draw a station otherwise from its next chunk on.
+    Retune {
+        /// Which station.
+        station: usize,
+        /// Seeds its uniforms.
+        seed: u64,
+        /// How it draws.
+        draw: DrawParams,
+    },
     /// End the thread.
     Stop,
 }
@@ -76,6 +92,16 @@ pub struct Controls {
     commands: Sender<Command>,
     retired: Receiver<Box<CardLine>>,
     chunks: Box<[ChunkShape]>,
+    retuned: Arc<[Retuned]>,
+}
+
+/// The last retuning of a station.
+#[derive(Debug, Default)]
+struct Retuned {
+    /// How many there have been.
+    n: AtomicU64,
+    /// The first position that is drawn so.
+    since: AtomicU64,
 }
 
 /// The pump's side.
@@ -83,20 +109,24 @@ pub struct Controls {
 pub struct Inbox {
     commands: Receiver<Command>,
     retired: Sender<Box<CardLine>>,
+    retuned: Arc<[Retuned]>,
 }
 
 /// A way to command a pump whose stations are drawn in `chunks`, each in its own.
 pub fn channel(chunks: Vec<ChunkShape>) -> (Controls, Inbox) {
     let (command_sender, command_receiver) = bounded(COMMANDS_MAX);
     let (retired_sender, retired_receiver) = bounded(COMMANDS_MAX);
+    let retuned: Arc<[Retuned]> = chunks.iter().map(|_| Retuned::default()).collect();
     let controls = Controls {
         commands: command_sender,
         retired: retired_receiver,
         chunks: chunks.into(),
+        retuned: retuned.clone(),
     };
     let inbox = Inbox {
         commands: command_receiver,
         retired: retired_sender,
+        retuned,
     };
     (controls, inbox)
 }
@@ -123,9 +153,37 @@ impl Controls {
         self.send(Command::DetachCard { station })
     }
 
+    /// Lets a station draw otherwise, and waits for the pump to say from which position on. One caller
+    /// at a time for a station, or either may be told the other's.
+    pub fn retune(&self, station: usize, seed: u64, draw: DrawParams) -> Result<u64, ControlError> {
+        let told = self.retuned.get(station);
+        let told = told.ok_or(ControlError::NoStation(station))?;
+        // ORDERING: Acquire meets the pump's Release: `since` is that of the count.
+        let before = told.n.load(Ordering::Acquire);
+        self.send(Command::Retune {
+            station,
+            seed,
+            draw,
+        })?;
+        let asked = Instant::now();
+        while told.n.load(Ordering::Acquire) == before {
+            if asked.elapsed() > PATIENCE {
+                return Err(ControlError::Stuck);
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(told.since.load(Ordering::Relaxed))
+    }
+
     /// Asks the pump to end after the chunk it is at.
     pub fn stop(&self) -> Result<(), ControlError> {
         self.send(Command::Stop)
+    }
+
+    /// Leaves a command there without waiting for what comes of it.
+    #[cfg(test)]
+    pub(crate) fn send_now(&self, command: Command) {
+        self.send(command).expect("the pump's inbox has room");
     }
 
     fn send(&self, command: Command) -> Result<(), ControlError> {
@@ -147,6 +205,15 @@ impl Inbox {
             Ok(command) => Some(command),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => Some(Command::Stop),
+        }
+    }
+
+    /// Tells that a station is drawn as the last `Retune` says, from a position on.
+    pub fn retuned(&self, station: usize, since: u64) {
+        if let Some(told) = self.retuned.get(station) {
+            told.since.store(since, Ordering::Relaxed);
+            // ORDERING: Release, so that who sees the count sees the position.
+            told.n.fetch_add(1, Ordering::Release);
         }
     }
 

@@ -8,6 +8,7 @@
 
 mod announce;
 mod beat;
+mod desk;
 mod optional_card;
 
 use std::io;
@@ -28,12 +29,13 @@ use crate::capacity::{Capacity, Overload};
 use crate::config::{CardUse, Config, NetworkConfig};
 use crate::control::{ChunkShape, Controls};
 use crate::net::{self, House};
-use crate::protocol::{Draw, Facts, ModelFacts};
+use crate::protocol::{Facts, ModelFacts};
 use crate::pump::{Engine, Opening, Primed, Pump, PumpError, PumpSettings, Start};
 use crate::setup::{ModelEngine, Setup, SetupError};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use beat::Heart;
+use desk::PumpDesk;
 use optional_card::OptionalCard;
 
 pub use beat::Beat;
@@ -147,6 +149,10 @@ impl Running {
             .map(|engine| chunk_of(engine, &config.network));
         let packet_len = chunks.map(|chunk| chunk.len as u64).min().unwrap_or(0);
         let (openings, stations) = stations(config, &setup);
+        let present = stations
+            .iter()
+            .map(|station| (station.facts.seed, station.facts.draw))
+            .collect();
         // From here on nothing is cut: neither a prompt nor, later, what sounds.
         let mut signals = Signals::new().map_err(DaemonError::System)?;
         let told = telemetry.clone();
@@ -156,6 +162,7 @@ impl Running {
         let card = runtime.block_on(opening)?;
         let pump = primed.start()?;
         let house = House {
+            desk: Arc::new(PumpDesk::new(pump.controls(), present)),
             stations,
             settings: net_settings(&config.network, tokens),
             telemetry: telemetry.clone(),
@@ -368,14 +375,8 @@ fn facts(name: &str, start: &Start, engine: &ModelEngine, chunk: ChunkShape) -> 
             sha256: engine.model.sha256.clone(),
         },
         seed: start.seed,
-        draw: Draw {
-            temperature: start.draw.temperature,
-            max_entropy: start.draw.max_entropy,
-            max_rise: start.draw.max_rise,
-            leveling: start.draw.leveling,
-            top_p: start.draw.top_p,
-            min_p: start.draw.min_p,
-        },
+        draw: desk::draw_of(&start.draw),
+        since: start.prompt.len() as u64,
         isa: engine.decoder.isa().to_owned(),
         sample_rate_hz: chunk.rate_hz,
         packet_len: chunk.len as u32,

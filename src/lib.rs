@@ -17,7 +17,6 @@ pub mod broadcast;
 pub mod protocol;
 pub mod resample;
 
-pub mod control;
 pub mod wav;
 
 pub mod corpus;
@@ -27,6 +26,8 @@ pub mod compute;
 pub mod predictor;
 
 pub mod model;
+
+pub mod control;
 
 pub mod engine;
 pub mod train;

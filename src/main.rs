@@ -22,6 +22,7 @@ fn run(command: Command) -> Outcome {
         Command::Bench(args) => cli::bench::run(args),
         Command::CheckConfig(args) => pages::check_config(&args.config),
         Command::Completions { shell } => pages::completions(shell),
+        Command::Control(args) => cli::control::run(&args),
         #[cfg(feature = "playback")]
         Command::Devices(args) => cli::devices::run(args.names),
         Command::Eval(args) => cli::eval::run(&args),

@@ -6,8 +6,12 @@
 //! decoding returns a value or a [`ProtocolError`] and never panics. What a station says is made
 //! fit for a terminal ([`plain`]).
 
+mod change;
+
 use crate::mulaw;
 use serde::{Deserialize, Deserializer, Serialize};
+
+pub use change::{Change, Changed};
 
 /// Version of this protocol; the `v1` in subprotocols and paths.
 pub const VERSION: u32 = 1;
@@ -224,6 +228,8 @@ pub enum Event {
         /// Where in the stream the first one lost begins.
         position: u64,
     },
+    /// The station plays otherwise from a position on.
+    Changed(Changed),
     /// The connection ends; the close frame says the same.
     Closing {
         /// One of [`close`].
@@ -253,7 +259,7 @@ impl Event {
     }
 }
 
-/// All that stays the same while a station runs.
+/// What there is to know of a station. Only seed and draw change while it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// Its name, as in the path.
@@ -267,6 +273,8 @@ pub struct Facts {
     pub seed: u64,
     /// How codes are drawn.
     pub draw: Draw,
+    /// The position from which seed and draw have been so.
+    pub since: u64,
     /// What computes, for the record: every instruction set gives the same codes.
     #[serde(deserialize_with = "plain_string")]
     pub isa: String,

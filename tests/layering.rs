@@ -22,7 +22,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("protocol", &["mulaw"]),
     ("resample", &[]),
     ("wav", &["resample"]),
-    ("control", &["resample"]),
+    // Values only: how a stream draws.
+    ("control", &["model", "resample"]),
     ("corpus", &["files", "resample", "wav"]),
     ("compute", &[]),
     ("predictor", &["compute", "mulaw"]),
@@ -94,6 +95,8 @@ const LAW: &[(&str, &[&str])] = &[
             "card",
             "config",
             "control",
+            // Values only: how a stream draws.
+            "model",
             "net",
             "protocol",
             "pump",
@@ -134,6 +137,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tokio_tungstenite", &["listen"]),
     ("toml", &["config"]),
     ("tracing", &["daemon", "net"]),
+    ("ureq", &[]),
     ("walkdir", &["corpus"]),
 ];
 

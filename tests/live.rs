@@ -276,6 +276,65 @@ fn a_recording_holds_the_codes_that_render_writes() {
     assert!(find(&rendered(30 * 16_000), &heard).is_some());
 }
 
+/// What the daemon's station answers to `longwave control`, and whether it said yes.
+fn control(daemon: &Daemon, changes: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_longwave"))
+        .args(["control", "piano", "--url"])
+        .arg(format!("http://{}/", daemon.address))
+        .args(changes)
+        .env_remove("LONGWAVE_TOKEN")
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test]
+async fn a_station_is_changed_from_the_position_that_all_are_told() {
+    let daemon = Daemon::start(&["--no-card"], &[]);
+    let (hello, before, mut socket) = listen(&daemon, 10).await;
+    let (is_done, said) = control(&daemon, &["temperature=0"]);
+    assert!(is_done, "{said}");
+    let mut codes = before;
+    let since = loop {
+        match socket.next().await.unwrap().unwrap() {
+            Message::Binary(message) => codes.extend(Packet::decode(&message).unwrap().codes()),
+            Message::Text(text) => {
+                let Event::Changed(changed) = Event::from_json(&text).unwrap() else {
+                    panic!("{text} is no change");
+                };
+                assert_eq!(changed.draw.temperature, 0.0);
+                break changed.since;
+            }
+            _ => {}
+        }
+    };
+    assert!(
+        said.contains(&format!("from position {since} seed={SEED} temperature=0")),
+        "{said}"
+    );
+    let n_before = (since - hello.position) as usize;
+    while codes.len() < n_before + 3_200 {
+        if let Message::Binary(message) = socket.next().await.unwrap().unwrap() {
+            codes.extend(Packet::decode(&message).unwrap().codes());
+        }
+    }
+    let written = rendered(hello.position + codes.len() as u64);
+    let written = &written[hello.position as usize..];
+    assert!(
+        codes[..n_before] == written[..n_before],
+        "changed too early"
+    );
+    assert!(codes[n_before..] != written[n_before..], "not changed");
+
+    assert_eq!(control(&daemon, &[]), (true, said));
+    let (is_done, said) = control(&daemon, &["temperature=-1"]);
+    assert!(
+        !is_done && said.contains("the daemon answers 400"),
+        "{said}"
+    );
+}
+
 /// A card made of software (`tests/fakecard`): what it played lies in a file.
 #[cfg(feature = "playback")]
 struct FakeCard {

@@ -15,8 +15,10 @@ use std::str::FromStr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use longwave::bench::Case;
+#[cfg(feature = "playback")]
+use longwave::config::CardUse;
 use longwave::config::limits::{self, Limits};
-use longwave::config::{self, CardUse, Config, ConfigError};
+use longwave::config::{self, Config, ConfigError};
 use longwave::corpus::Split;
 use longwave::engine::{Device, Isa};
 use longwave::wav::WavFormat;
@@ -24,7 +26,7 @@ use longwave::wav::WavFormat;
 use audit::AuditArgs;
 use eval::EvalArgs;
 use prepare::PrepareArgs;
-use serve::{LinkArgs, ServeArgs};
+use serve::{ControlArgs, LinkArgs, ServeArgs};
 use train::TrainArgs;
 
 /// The whole command line.
@@ -94,6 +96,15 @@ Each second is measured and compared with those of a corpus; named are seconds o
 most one in a thousand of the corpus's own is of. Exit codes: 0 judged, 1 with --strict if any
 second is named, 78 if the recording, the corpus or the reference cannot be used.")]
     Audit(AuditArgs),
+
+    /// Change how a station of a running daemon plays, without a click, or see how it does
+    #[command(after_help = "Examples:
+  longwave control piano
+  longwave control piano temperature=1.02 seed=7
+  longwave control piano leveling=0 --url http://radio.local:8420 --token-file token
+
+The change holds from the position that is printed; every listener is told.")]
+    Control(ControlArgs),
 
     /// Make a link with which somebody may listen for a while
     #[command(after_help = "Examples:

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use super::control::ControlError;
 use clap::error::ErrorKind;
 use longwave::access::TokensError;
 use longwave::audit::AuditError;
@@ -89,6 +90,9 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     if cause.is::<RecordError>() || cause.is::<TokensError>() {
         return Some(CONFIG);
     }
+    if let Some(error) = cause.downcast_ref() {
+        return Some(of_control(error));
+    }
     if cause.is::<CardError>() {
         return Some(UNAVAILABLE);
     }
@@ -106,6 +110,14 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
         .or_else(train)
         .or_else(eval)
         .or_else(audit)
+}
+
+fn of_control(error: &ControlError) -> u8 {
+    use ControlError as E;
+    match error {
+        E::Unreachable { .. } | E::Refused { status: 503, .. } => UNAVAILABLE,
+        E::Typed(_) | E::NoStation { .. } | E::Refused { .. } | E::Foreign(_) => USAGE,
+    }
 }
 
 fn of_audit(error: &AuditError) -> Option<u8> {

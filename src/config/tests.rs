@@ -177,3 +177,21 @@ fn paths_in_a_file_start_from_the_file() {
     fs::write(&path, "model = \"x\"").unwrap();
     assert_eq!(Config::read(&path).unwrap().model, Path::new("x"));
 }
+
+#[test]
+fn a_wide_address_wants_tokens_or_the_word_open() {
+    let parse = |network: &str| {
+        let text = format!("[network]\n{network}");
+        Config::parse(&text, Path::new("c.toml")).map_err(|error| error.to_string())
+    };
+    for own in ["127.0.0.1:1", "localhost:1", "[::1]:1", "127.8.0.1:1"] {
+        assert!(parse(&format!("listen = \"{own}\"")).is_ok(), "{own}");
+    }
+    for wide in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "radio.example:1"] {
+        let listen = format!("listen = \"{wide}\"");
+        let error = parse(&listen).unwrap_err();
+        assert!(error.contains("name a file of tokens"), "{error}");
+        assert!(parse(&format!("{listen}\nopen = true")).is_ok());
+        assert!(parse(&format!("{listen}\ntokens = \"t\"")).is_ok());
+    }
+}

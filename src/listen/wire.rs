@@ -143,7 +143,7 @@ impl Wire {
                 Ok(Some(Item::Lost { n_packets }))
             }
             Event::Closing { code, reason } => Err(ListenError::Closed { code, reason }),
-            Event::Hello(_) | Event::Unknown => Ok(None),
+            Event::Hello(_) | Event::Changed(_) | Event::Unknown => Ok(None),
         }
     }
 

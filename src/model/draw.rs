@@ -78,7 +78,7 @@ impl DrawParams {
     pub const MAX_RISES: RangeInclusive<f32> = 0.0..=Self::MAX_ENTROPY_BITS;
 
     /// Refuses what nothing can be drawn with, in words that name the key.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         let refuse = |key: &str, value: f32, must: &str| {
             Err(format!("draw: {key} is {value}; it must be {must}"))
         };

@@ -125,11 +125,21 @@ impl Feed {
 mod tests {
     use super::*;
     use crate::broadcast;
-    use crate::net::{House, Settings, Station};
-    use crate::protocol::{Draw, Facts, ModelFacts};
+    use crate::net::{Desk, House, Settings, Station, Unchanged};
+    use crate::protocol::{Change, Changed, Draw, Facts, ModelFacts};
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
     use tokio::task::JoinSet;
+
+    /// Who changes nothing.
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Desk for Nobody {
+        fn change(&self, _: usize, _: &Change) -> Result<Changed, Unchanged> {
+            Err(Unchanged::Failed("nobody is there".into()))
+        }
+    }
 
     fn facts() -> Facts {
         Facts {
@@ -147,6 +157,7 @@ mod tests {
                 top_p: 1.0,
                 min_p: 0.0,
             },
+            since: 0,
             isa: "portable".into(),
             sample_rate_hz: 16_000,
             packet_len: 320,
@@ -165,6 +176,7 @@ mod tests {
             settings: Settings::default(),
             telemetry: Arc::default(),
             is_ready: Arc::new(AtomicBool::new(true)),
+            desk: Arc::new(Nobody),
         };
         let (_stop, stopping) = watch::channel(false);
         let mut tickers = JoinSet::new();

@@ -3,17 +3,17 @@
 use super::feed::{Fed, Feed};
 use super::socket::Listener;
 use super::visitor::Visitor;
-use super::{Lobby, Tuned, metrics};
+use super::{Lobby, Tuned, control, metrics};
 use crate::access::Role;
 use crate::protocol::{Facts, Format, HEADER_LEN, MAX_REQUEST_LEN};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{any, get, patch};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::stream;
@@ -41,6 +41,10 @@ pub(super) fn router(lobby: Arc<Lobby>) -> Router {
         .route("/worklet.js", page(script, include_str!("page/worklet.js")))
         .route("/style.css", page(style, include_str!("page/style.css")))
         .route("/v1/stations", get(stations))
+        .route(
+            "/v1/stations/{name}",
+            patch(control::change).layer(DefaultBodyLimit::max(control::MAX_BODY_LEN)),
+        )
         .route("/v1/stations/{name}/stream", any(stream_socket))
         .route("/v1/stations/{name}/stream.wav", get(stream_wav))
         .route("/healthz", get(async || "the daemon answers\n"))
@@ -94,7 +98,7 @@ pub(super) fn full(places: &str) -> Refusal {
 }
 
 impl Lobby {
-    fn find(&self, name: &str) -> Result<&Tuned, Refusal> {
+    pub(super) fn find(&self, name: &str) -> Result<&Tuned, Refusal> {
         let is_it = |tuned: &&Tuned| tuned.station.facts.station == name;
         self.stations.iter().find(is_it).ok_or_else(|| {
             let names: Vec<&str> = (self.stations.iter())
@@ -107,21 +111,28 @@ impl Lobby {
             Refusal(StatusCode::NOT_FOUND, sentence)
         })
     }
+
+    /// Where a station stands in the house's list.
+    pub(super) fn place_of(&self, tuned: &Tuned) -> usize {
+        let is_it = |other: &Tuned| std::ptr::eq(other, tuned);
+        let place = self.stations.iter().position(is_it);
+        place.expect("the station is one of the house's")
+    }
 }
 
 #[derive(Serialize)]
-struct Listing<'a> {
+struct Listing {
     #[serde(flatten)]
-    facts: &'a Facts,
+    facts: Facts,
     stream: String,
     wav: String,
 }
 
 async fn stations(State(lobby): State<Arc<Lobby>>, visitor: Visitor) -> Result<Response, Refusal> {
     lobby.admit(&visitor, Role::Listen)?;
-    let listings: Vec<Listing<'_>> = (lobby.stations.iter())
+    let listings: Vec<Listing> = (lobby.stations.iter())
         .map(|tuned| {
-            let facts = &tuned.station.facts;
+            let facts = tuned.facts();
             let stream = format!("/v1/stations/{}/stream", facts.station);
             let wav = format!("{stream}.wav");
             Listing { facts, stream, wav }
@@ -173,13 +184,15 @@ async fn stream_socket(
     })?;
     let format = choose_format(query, &upgrade)?;
     let feed = Feed::open(&lobby, tuned, visitor.peer()).map_err(|places| full(&places))?;
-    let facts = tuned.station.facts.clone();
+    let changes = tuned.changes.subscribe();
+    let facts = tuned.facts();
     let message_len = HEADER_LEN + facts.packet_len as usize * format.sample_len();
     let listener = Listener {
         lobby: lobby.clone(),
         facts,
         format,
         feed,
+        changes,
     };
     let upgrade = upgrade
         .protocols([format.subprotocol()])

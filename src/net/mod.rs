@@ -8,6 +8,7 @@
 //!
 //! The wire format is `docs/protocol.md`.
 
+mod control;
 mod feed;
 mod http;
 mod metrics;
@@ -18,7 +19,7 @@ mod visitor;
 
 use crate::access::Tokens;
 use crate::broadcast::Source;
-use crate::protocol::Facts;
+use crate::protocol::{Change, Changed, Facts};
 use crate::telemetry::Telemetry;
 use axum::Extension;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,7 +32,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use timed_io::TimedIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 use visitor::Peer;
@@ -56,6 +57,26 @@ pub struct House {
     pub telemetry: Arc<Telemetry>,
     /// Whether the stations play: the answer of `/readyz`.
     pub is_ready: Arc<AtomicBool>,
+    /// Carries out what controllers ask for.
+    pub desk: Arc<dyn Desk>,
+}
+
+/// Whoever can change how the stations play.
+pub trait Desk: std::fmt::Debug + Send + Sync {
+    /// Changes the station of that place in the house's list. Waits until it plays so, some
+    /// milliseconds as a rule.
+    fn change(&self, station: usize, change: &Change) -> Result<Changed, Unchanged>;
+}
+
+/// Why a station plays on as it did, in one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum Unchanged {
+    /// Nobody can play like that: mend the request.
+    #[error("{0}")]
+    Refused(String),
+    /// Retry: those who play do not answer.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// One station as listeners see it.
@@ -194,6 +215,9 @@ struct Lobby {
     settings: Settings,
     telemetry: Arc<Telemetry>,
     is_ready: Arc<AtomicBool>,
+    desk: Arc<dyn Desk>,
+    /// Held while a station changes: listeners hear of changes in their order.
+    changing: Mutex<()>,
     places: Arc<Places>,
     stopping: watch::Receiver<bool>,
 }
@@ -203,6 +227,19 @@ struct Lobby {
 struct Tuned {
     station: Station,
     ticks: watch::Receiver<u64>,
+    /// What it plays since the last change, if there was one.
+    changes: watch::Sender<Option<Changed>>,
+}
+
+impl Tuned {
+    /// The facts as they are now.
+    fn facts(&self) -> Facts {
+        let mut facts = self.station.facts.clone();
+        if let Some(changed) = &*self.changes.borrow() {
+            facts.change(changed);
+        }
+        facts
+    }
 }
 
 impl Lobby {
@@ -212,13 +249,18 @@ impl Lobby {
             assert_eq!(packet_len, station.source.slot_len(), "codes in a packet");
             let (bell, ticks) = watch::channel(0);
             tasks.spawn(ticker(station.clone(), bell));
-            Tuned { station, ticks }
+            Tuned {
+                station,
+                ticks,
+                changes: watch::Sender::new(None),
+            }
         });
         let stations = stations.collect();
         let House {
             settings,
             telemetry,
             is_ready,
+            desk,
             ..
         } = house;
         let (max, max_per_address) = (settings.max_listeners, settings.max_per_address);
@@ -228,6 +270,8 @@ impl Lobby {
             settings,
             telemetry,
             is_ready,
+            desk,
+            changing: Mutex::default(),
             stopping,
         }
     }

@@ -2,12 +2,13 @@
 
 use super::Lobby;
 use super::feed::{Fed, Feed};
-use crate::protocol::{self, Event, Facts, Format, Hello, Packet, Request, close};
+use crate::protocol::{self, Changed, Event, Facts, Format, Hello, Packet, Request, close};
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::Bytes;
 use futures_util::SinkExt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{self, Instant, MissedTickBehavior};
 
 /// More messages than this between two pings are a flood.
@@ -22,6 +23,8 @@ pub(super) struct Listener {
     pub(super) facts: Facts,
     pub(super) format: Format,
     pub(super) feed: Feed,
+    /// Of seed and draw since it came.
+    pub(super) changes: watch::Receiver<Option<Changed>>,
 }
 
 /// Why the conversation is over: a close code and a sentence, or nobody there to be told.
@@ -68,6 +71,13 @@ impl Listener {
         loop {
             tokio::select! {
                 fed = self.feed.next() => self.pass_on(socket, fed).await?,
+                Ok(()) = self.changes.changed() => {
+                    let changed = *self.changes.borrow_and_update();
+                    if let Some(changed) = changed {
+                        let event = Event::Changed(changed).to_json();
+                        self.send(socket, Message::text(event)).await?;
+                    }
+                }
                 message = socket.recv() => {
                     (last_heard, n_messages) = (Instant::now(), n_messages + 1);
                     if n_messages > MAX_MESSAGES {

@@ -26,6 +26,7 @@ fn hello() -> Hello {
                 top_p: 1.0,
                 min_p: 0.0,
             },
+            since: 16_000,
             isa: "avx512-vnni".into(),
             sample_rate_hz: 16_000,
             packet_len: 320,
@@ -87,6 +88,14 @@ fn the_messages_in_the_document_are_the_messages_on_the_wire() {
                 sequence: 510,
                 position: 179_200,
             },
+        ),
+        (
+            "changed",
+            Event::Changed(Changed {
+                since: 180_000,
+                seed: 7,
+                draw: hello().facts.draw,
+            }),
         ),
         (
             "closing",

@@ -202,6 +202,11 @@ impl Pump {
         !self.thread.is_finished()
     }
 
+    /// A way to command it.
+    pub fn controls(&self) -> Controls {
+        self.controls.clone()
+    }
+
     /// Ends the thread and waits for it, one chunk at most.
     pub fn stop(self) -> Result<(), PumpError> {
         match self.controls.stop() {
@@ -295,6 +300,17 @@ impl Body {
                 Command::Stop => return false,
                 Command::AttachCard { station, line } => (station, Some(line)),
                 Command::DetachCard { station } => (station, None),
+                Command::Retune {
+                    station,
+                    seed,
+                    draw,
+                } => {
+                    if let Some(of) = self.stations.get_mut(station) {
+                        of.stream.retune(seed, draw);
+                        self.inbox.retuned(station, of.stream.position());
+                    }
+                    continue;
+                }
             };
             // A station that does not exist plays nothing: its card goes back.
             let retired = match (self.stations.get_mut(station), line) {

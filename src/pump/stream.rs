@@ -60,6 +60,11 @@ impl Stream {
         })
     }
 
+    /// Draws otherwise from the next chunk on.
+    pub(super) fn retune(&mut self, seed: u64, draw: DrawParams) {
+        (self.seed, self.draw) = (seed, draw);
+    }
+
     /// The position of the next code to be drawn; a prompt counts. It never goes back, though the
     /// lane's may.
     pub fn position(&self) -> u64 {

@@ -406,3 +406,49 @@ fn a_prompt_is_heard_whole_or_broken_off_at_once() {
     });
     assert!(matches!(primed, Err(PumpError::Interrupted)) && n_told == 1);
 }
+
+#[test]
+fn a_retuned_station_draws_otherwise_from_the_position_that_is_told() {
+    let mut bench = Bench::new(2);
+    bench.settle();
+    let n_before = bench.sources[0].n_written();
+    let controls = bench.controls.clone();
+    let draw = DrawParams::default();
+    let asker = thread::spawn(move || controls.retune(0, 99, draw));
+    while !asker.is_finished() {
+        bench.now += CHUNK;
+        bench.settle();
+        thread::sleep(Duration::from_millis(1));
+    }
+    let since = asker.join().unwrap().unwrap();
+    let first = 7 + n_before * SHAPE.len as u64;
+    assert!(since >= first && (since - 7).is_multiple_of(SHAPE.len as u64));
+    // As one who changes his own stream at that position would have drawn it.
+    let mut alone = fake(1);
+    let mut stream = Stream::open(&mut *alone, 0, &start_of(0), SHAPE.len, &mut hear).unwrap();
+    let mut reader = bench.sources[0].subscribe(4_000);
+    let mut codes = vec![0; SHAPE.len];
+    while let Next::Packet { .. } = reader.next(&mut codes) {
+        if stream.position() == since {
+            stream.retune(99, draw);
+        }
+        assert_eq!(stream.next(&mut *alone), codes);
+    }
+    assert!(stream.position() > since);
+    assert!(matches!(
+        bench.controls.retune(5, 0, draw),
+        Err(ControlError::NoStation(5))
+    ));
+}
+
+#[test]
+fn retuning_allocates_nothing() {
+    let mut bench = Bench::new(1);
+    let command = Command::Retune {
+        station: 0,
+        seed: 1,
+        draw: DrawParams::default(),
+    };
+    bench.controls.send_now(command);
+    assert_no_alloc(|| assert!(bench.body.obey()));
+}

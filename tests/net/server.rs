@@ -2,8 +2,8 @@
 
 use futures_util::StreamExt;
 use longwave::broadcast::{self, Writer};
-use longwave::net::{self, House, Settings, Station};
-use longwave::protocol::{Draw, Event, Facts, Hello, ModelFacts, Packet};
+use longwave::net::{self, Desk, House, Settings, Station, Unchanged};
+use longwave::protocol::{Change, Changed, Draw, Event, Facts, Hello, ModelFacts, Packet};
 use longwave::telemetry::Telemetry;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,10 +45,33 @@ pub fn facts(station: &str) -> Facts {
             top_p: 1.0,
             min_p: 0.0,
         },
+        since: FIRST_POSITION,
         isa: "naive".into(),
         sample_rate_hz: 16_000,
         packet_len: PACKET_LEN as u32,
         first_position: FIRST_POSITION,
+    }
+}
+
+/// Plays at once as it is told, unless that is to draw at a negative temperature.
+#[derive(Debug)]
+struct Taker;
+
+/// The position from which what [`Taker`] is told holds.
+pub const SINCE: u64 = 4_200;
+
+impl Desk for Taker {
+    fn change(&self, _: usize, change: &Change) -> Result<Changed, Unchanged> {
+        let Facts { seed, draw, .. } = facts("piano");
+        let (seed, draw) = change.apply(seed, draw);
+        match draw.temperature < 0.0 {
+            true => Err(Unchanged::Refused("draw: temperature is negative".into())),
+            false => Ok(Changed {
+                since: SINCE,
+                seed,
+                draw,
+            }),
+        }
     }
 }
 
@@ -78,6 +101,7 @@ impl Server {
             settings,
             telemetry: telemetry.clone(),
             is_ready: is_ready.clone(),
+            desk: Arc::new(Taker),
         };
         let (shutdown, stopped) = oneshot::channel();
         let stopped = async move { stopped.await.unwrap_or(()) };

@@ -57,6 +57,28 @@ pub struct LinkArgs {
     pub url: String,
 }
 
+/// `control`
+#[derive(Debug, Args)]
+pub struct ControlArgs {
+    /// Which station
+    #[arg(value_name = "STATION")]
+    pub station: String,
+
+    /// What to change: seed, temperature, max_entropy, max_rise, leveling, top_p, min_p; without any,
+    /// how it plays is printed
+    #[arg(value_name = "KEY=VALUE")]
+    pub changes: Vec<String>,
+
+    /// The daemon
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url,
+        default_value = "http://127.0.0.1:8420/")]
+    pub url: String,
+
+    /// A file with a token to control, such as the daemon's own [default: $LONGWAVE_TOKEN]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+}
+
 impl ServeArgs {
     /// What the file and the command line come to.
     pub fn resolve(self) -> Result<Config, ConfigError> {

@@ -1,0 +1,231 @@
+//! `control`: tells a running daemon how a station shall play from here on.
+
+use std::io;
+use std::time::Duration;
+
+use longwave::protocol::{Change, Changed, Facts, plain};
+use serde_json::{Map, Value};
+use ureq::Agent;
+use ureq::http::Response;
+
+use super::args::serve::ControlArgs;
+use super::exit::Outcome;
+
+/// The daemon answers within a chunk, or is stuck.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// What was typed is no change.
+    #[error("{0}; a change is such as temperature=1.02 or seed=7")]
+    Typed(String),
+    /// There is no such station; those there are.
+    #[error("there is no station {wanted}; the stations are: {known}")]
+    NoStation {
+        /// The one asked for.
+        wanted: String,
+        /// Those there are.
+        known: String,
+    },
+    /// The daemon said no, in its own words.
+    #[error("the daemon answers {status}: {sentence}")]
+    Refused {
+        /// Of HTTP.
+        status: u16,
+        /// Its words.
+        sentence: String,
+    },
+    /// Nobody is there.
+    #[error("cannot reach the daemon at {url}: {source}; is it running?")]
+    Unreachable {
+        /// Where it was looked for.
+        url: String,
+        /// Why.
+        source: ureq::Error,
+    },
+    /// What answers is no daemon of this kind.
+    #[error("what answers at {0} is no longwave")]
+    Foreign(String),
+}
+
+/// Changes what was typed, or shows how the station plays.
+pub fn run(args: &ControlArgs) -> Outcome {
+    let token = args.token()?;
+    let change = change_of(&args.changes)?;
+    let daemon = Daemon::new(&args.url, token);
+    let changed = match change.is_empty() {
+        true => daemon.facts(&args.station)?,
+        false => daemon.change(&args.station, &change)?,
+    };
+    println!("{}", line(&args.station, &changed));
+    Ok(())
+}
+
+/// `KEY=VALUE`, as often as one likes.
+fn change_of(typed: &[String]) -> Result<Change, ControlError> {
+    let mut keys = Map::new();
+    for pair in typed {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| ControlError::Typed(format!("{pair} has no value")))?;
+        let number: Result<f64, _> = value.parse();
+        let value = match (key, number) {
+            // Beyond 2^53 a number of JSON is not what was typed.
+            ("seed", _) => Value::from(value),
+            (_, Ok(number)) => Value::from(number),
+            (_, Err(_)) => return Err(ControlError::Typed(format!("{pair} is no number"))),
+        };
+        keys.insert(key.to_owned(), value);
+    }
+    let error = |error: serde_json::Error| ControlError::Typed(error.to_string());
+    serde_json::from_value(Value::Object(keys)).map_err(error)
+}
+
+fn line(station: &str, changed: &Changed) -> String {
+    let Changed { since, seed, draw } = changed;
+    format!(
+        "{station}: from position {since} seed={seed} temperature={} max_entropy={} max_rise={} \
+         leveling={} top_p={} min_p={}",
+        draw.temperature, draw.max_entropy, draw.max_rise, draw.leveling, draw.top_p, draw.min_p
+    )
+}
+
+/// A daemon that is spoken to.
+struct Daemon {
+    agent: Agent,
+    url: String,
+    authorization: Option<String>,
+}
+
+impl Daemon {
+    fn new(url: &str, token: Option<String>) -> Self {
+        let config = Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .build();
+        Self {
+            agent: config.into(),
+            url: url.trim_end_matches('/').to_owned(),
+            authorization: token.map(|token| format!("Bearer {token}")),
+        }
+    }
+
+    fn facts(&self, station: &str) -> Result<Changed, ControlError> {
+        let mut request = self.agent.get(format!("{}/v1/stations", self.url));
+        if let Some(value) = &self.authorization {
+            request = request.header("authorization", value);
+        }
+        let body = self.body(request.call())?;
+        let all: Vec<Facts> = serde_json::from_str(&body).map_err(|_| self.foreign())?;
+        let found = all.iter().find(|facts| facts.station == station);
+        let facts = found.ok_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|facts| facts.station.as_str()).collect();
+            ControlError::NoStation {
+                wanted: station.to_owned(),
+                known: names.join(", "),
+            }
+        })?;
+        Ok(Changed {
+            since: facts.since,
+            seed: facts.seed,
+            draw: facts.draw,
+        })
+    }
+
+    fn change(&self, station: &str, change: &Change) -> Result<Changed, ControlError> {
+        let mut request = self
+            .agent
+            .patch(format!("{}/v1/stations/{station}", self.url));
+        if let Some(value) = &self.authorization {
+            request = request.header("authorization", value);
+        }
+        let body = self.body(request.send(change.to_json()))?;
+        serde_json::from_str(&body).map_err(|_| self.foreign())
+    }
+
+    /// What was answered, if it was yes.
+    fn body(
+        &self,
+        answer: Result<Response<ureq::Body>, ureq::Error>,
+    ) -> Result<String, ControlError> {
+        let unreachable = |source| ControlError::Unreachable {
+            url: self.url.clone(),
+            source,
+        };
+        let mut answer = answer.map_err(unreachable)?;
+        let status = answer.status();
+        let body = answer.body_mut().read_to_string().map_err(unreachable)?;
+        match status.is_success() {
+            true => Ok(body),
+            false => Err(ControlError::Refused {
+                status: status.as_u16(),
+                sentence: plain(&body),
+            }),
+        }
+    }
+
+    fn foreign(&self) -> ControlError {
+        ControlError::Foreign(self.url.clone())
+    }
+}
+
+/// A token from a file, its first word that is not a role: the daemon's own file will do.
+pub fn token_in(text: &str) -> Option<String> {
+    let lines = text.lines().map(str::trim);
+    let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let token = lines.find_map(|line| {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("control") => words.next(),
+            Some("listen") | None => None,
+            Some(token) => Some(token),
+        }
+    });
+    token.map(str::to_owned)
+}
+
+impl ControlArgs {
+    /// The token, from the file that was named or the environment.
+    fn token(&self) -> io::Result<Option<String>> {
+        match &self.token_file {
+            Some(path) => Ok(token_in(&std::fs::read_to_string(path)?)),
+            None => Ok(std::env::var("LONGWAVE_TOKEN").ok()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(words: &[&str]) -> Result<Change, String> {
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        change_of(&words).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_typed_becomes_a_change_or_a_sentence() {
+        let change = typed(&["temperature=1.02", "seed=18446744073709551615"]).unwrap();
+        assert_eq!(change.temperature, Some(1.02));
+        assert_eq!(change.seed, Some(u64::MAX));
+        assert!(typed(&[]).unwrap().is_empty());
+        for (words, why) in [
+            ("temperature", "has no value"),
+            ("temperature=hot", "is no number"),
+            ("luck=7", "unknown field `luck`"),
+            ("seed=-1", "invalid digit"),
+        ] {
+            let error = typed(&[words]).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_found_in_a_file_of_its_own_and_in_the_daemons() {
+        assert_eq!(token_in("secret\n"), Some("secret".into()));
+        let daemons = "# ours\nlisten hear\ncontrol steer the desk\n";
+        assert_eq!(token_in(daemons), Some("steer".into()));
+        assert_eq!(token_in("listen hear\n"), None);
+    }
+}
