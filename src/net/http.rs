@@ -47,6 +47,9 @@ pub(super) fn router(lobby: Arc<Lobby>) -> Router {
         )
         .route("/v1/stations/{name}/stream", any(stream_socket))
         .route("/v1/stations/{name}/stream.wav", get(stream_wav))
+        .route("/v1/stations/{name}/listen.m3u", get(playlist))
+        .route("/stream.wav", get(first_stream_wav))
+        .route("/listen.m3u", get(first_playlist))
         .route("/healthz", get(async || "the daemon answers\n"))
         .route("/readyz", get(readiness))
         .route("/metrics", get(figures))
@@ -110,6 +113,12 @@ impl Lobby {
             );
             Refusal(StatusCode::NOT_FOUND, sentence)
         })
+    }
+
+    /// The name of the first station; a house has one.
+    fn first(&self) -> &str {
+        let first = self.stations.first();
+        first.map_or("", |tuned| tuned.station.facts.station.as_str())
     }
 
     /// Where a station stands in the house's list.
@@ -231,6 +240,45 @@ async fn stream_wav(
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
+/// The first station's, for those who do not want to know its name.
+async fn first_stream_wav(
+    state: State<Arc<Lobby>>,
+    visitor: Visitor,
+    method: Method,
+) -> Result<Response, Refusal> {
+    let name = state.first().to_owned();
+    stream_wav(state, Path(name), visitor, method).await
+}
+
+/// What players open by a click: where the stream lies from here, whatever a proxy calls us.
+async fn playlist(
+    State(lobby): State<Arc<Lobby>>,
+    Path(name): Path<String>,
+    visitor: Visitor,
+    uri: Uri,
+) -> Result<Response, Refusal> {
+    lobby.admit(&visitor, Role::Listen)?;
+    lobby.find(&name)?;
+    Ok(m3u(&name, "stream.wav", &uri))
+}
+
+async fn first_playlist(
+    State(lobby): State<Arc<Lobby>>,
+    visitor: Visitor,
+    uri: Uri,
+) -> Result<Response, Refusal> {
+    lobby.admit(&visitor, Role::Listen)?;
+    Ok(m3u(lobby.first(), "stream.wav", &uri))
+}
+
+/// A list of one stream; a signed link is handed on.
+fn m3u(name: &str, path: &str, uri: &Uri) -> Response {
+    let link = uri.query().map(|query| format!("?{query}"));
+    let link = link.unwrap_or_default();
+    let text = format!("#EXTM3U\n#EXTINF:-1,{name}\n{path}{link}\n");
+    ([(header::CONTENT_TYPE, "audio/x-mpegurl")], text).into_response()
+}
+
 /// The next bytes of an endless WAV: what was pending (the header) and one packet.
 async fn wav_chunk(
     (mut feed, mut bytes): (Feed, Vec<u8>),
@@ -286,7 +334,7 @@ async fn figures(State(lobby): State<Arc<Lobby>>) -> Response {
 
 async fn nowhere(uri: Uri) -> Refusal {
     let sentence = format!(
-        "there is nothing at {:?}; try /, /v1/stations, /healthz, /readyz or /metrics",
+        "there is nothing at {:?}; try /, /v1/stations, /listen.m3u, /healthz, /readyz or /metrics",
         uri.path()
     );
     Refusal(StatusCode::NOT_FOUND, sentence)

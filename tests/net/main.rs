@@ -334,6 +334,26 @@ async fn the_page_comes_from_here_alone() {
 }
 
 #[tokio::test]
+async fn a_playlist_names_the_stream_and_hands_a_link_on() {
+    let mut server = Server::start(Settings::default()).await;
+    for path in ["/listen.m3u", "/v1/stations/piano/listen.m3u"] {
+        let answer = server
+            .text("GET", &format!("{path}?expires=7&signature=ab"))
+            .await;
+        assert!(answer.contains("content-type: audio/x-mpegurl"), "{answer}");
+        let list = "#EXTM3U\n#EXTINF:-1,piano\nstream.wav?expires=7&signature=ab\n";
+        assert!(answer.ends_with(list), "{answer}");
+    }
+    let answer = server.text("GET", "/v1/stations/nobody/listen.m3u").await;
+    assert!(answer.starts_with("HTTP/1.0 404"), "{answer}");
+    server.publish(30);
+    let mut wav = server.http("GET", "/stream.wav").await;
+    let mut head = [0; 15];
+    wav.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.0 200 OK");
+}
+
+#[tokio::test]
 async fn asking_for_the_head_of_the_wav_takes_no_place() {
     let server = Server::start(Settings::default()).await;
     let head = server.text("HEAD", "/v1/stations/piano/stream.wav").await;

@@ -84,6 +84,7 @@ class Radio {
     if (data instanceof ArrayBuffer) return this.onPacket(data);
     const event = JSON.parse(data);
     if (event.event === "hello") this.onHello(event);
+    if (event.event === "changed") this.describe(Object.assign(this.hello, event));
     if (event.event === "lost") counters.lost += event.n_packets;
     if (event.event === "closing") this.farewell = event.reason;
   }
