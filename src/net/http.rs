@@ -259,7 +259,7 @@ async fn playlist(
 ) -> Result<Response, Refusal> {
     lobby.admit(&visitor, Role::Listen)?;
     lobby.find(&name)?;
-    Ok(m3u(&name, "stream.wav", &uri))
+    Ok(m3u(&name, &uri))
 }
 
 async fn first_playlist(
@@ -268,14 +268,14 @@ async fn first_playlist(
     uri: Uri,
 ) -> Result<Response, Refusal> {
     lobby.admit(&visitor, Role::Listen)?;
-    Ok(m3u(lobby.first(), "stream.wav", &uri))
+    Ok(m3u(lobby.first(), &uri))
 }
 
 /// A list of one stream; a signed link is handed on.
-fn m3u(name: &str, path: &str, uri: &Uri) -> Response {
+fn m3u(name: &str, uri: &Uri) -> Response {
     let link = uri.query().map(|query| format!("?{query}"));
     let link = link.unwrap_or_default();
-    let text = format!("#EXTM3U\n#EXTINF:-1,{name}\n{path}{link}\n");
+    let text = format!("#EXTM3U\n#EXTINF:-1,{name}\nstream.wav{link}\n");
     ([(header::CONTENT_TYPE, "audio/x-mpegurl")], text).into_response()
 }
 

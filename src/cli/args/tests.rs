@@ -1,6 +1,7 @@
 //! The help teaches and tells the truth, and what is typed becomes the right configuration.
 
 use clap::CommandFactory;
+use longwave::config::CardUse;
 
 use super::*;
 
