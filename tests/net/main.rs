@@ -4,6 +4,7 @@
 //! how fast this machine is.
 
 mod access;
+mod contract;
 mod control;
 mod listening;
 mod server;
