@@ -188,7 +188,10 @@ struct Step {
         }
         if (turn.forced) return turn.forced[at];
         Draw draw{turn, logits, own.scratch, own.scratch + kCodes, Codes(), own.head};
-        if (n_filters) draw.codes = Codes(own.head, n_filters, site.rooms().samples);
+        if (n_filters) {
+            const bool may_leap = turn.leveling == 0.0f;
+            draw.codes = Codes(own.head, n_filters, site.rooms().samples, may_leap);
+        }
         return draw.draw(uniform, reinterpret_cast<uint64_t*>(own.scratch + 2 * kCodes));
     }
 

@@ -9,8 +9,9 @@ struct Codes {
     __device__ Codes() : first(0), end(kCodes) {}
 
     // Within reach of what a predictor expects.
-    __device__ Codes(const LaneHead& head, int n_filters, const float* samples) {
-        const float reach = kReach * (smaller(head.error, head.usual) + kFaint);
+    __device__ Codes(const LaneHead& head, int n_filters, const float* samples, bool may_leap) {
+        const float error = may_leap ? head.error : smaller(head.error, head.usual);
+        const float reach = kReach * (error + kFaint);
         const float at = head.places[n_filters - 1] * 256.0f + 0.5f;
         const int nearest = at > 0.0f ? (at < 255.0f ? (int)at : 255) : 0;
         const int below = samples_below<false>(samples, head.expected - reach);

@@ -153,9 +153,14 @@ impl Predictor {
     }
 
     /// The codes that a stream may go on with: none that lies so far from what is expected that no
-    /// recording would, which is how a rare draw becomes a click.
-    pub fn within_reach(&self) -> RangeInclusive<u8> {
-        let reach = REACH * (self.error.min(self.usual) + FAINT);
+    /// recording would, which is how a rare draw becomes a click. Where it may not leap, one wild code
+    /// does not let the next be wilder.
+    pub fn within_reach(&self, may_leap: bool) -> RangeInclusive<u8> {
+        let error = match may_leap {
+            true => self.error,
+            false => self.error.min(self.usual),
+        };
+        let reach = REACH * (error + FAINT);
         let nearest = (self.places[self.filters.len() - 1] * CODES + 0.5) as u8;
         let below = |x: f32| self.samples.partition_point(|sample| *sample < x);
         let first = below(self.expected - reach).min(255) as u8;

@@ -218,7 +218,7 @@ fn every_code_drawn_is_within_the_reach_of_the_predictor() {
         let mut n_narrow = 0;
         let heard = [vec![128; 401], drawn.clone()].concat();
         for (at, code) in heard.iter().enumerate() {
-            let reach = predictor.within_reach();
+            let reach = predictor.within_reach(DRAW.may_leap());
             if at > 400 {
                 assert!(reach.contains(code), "{}, {at}: {code}", engine.isa());
                 n_narrow += u32::from(reach.end() - reach.start() < 40);

@@ -27,7 +27,6 @@ use super::{
 };
 use crate::compute::{Ops, Plain, Stage, lanewise};
 use crate::model::{Model, V};
-use crate::predictor::Predictor;
 
 /// The engine for instruction set `O`.
 #[derive(Debug)]
@@ -111,7 +110,8 @@ impl<O: Ops> Stage for Draw<'_, O> {
             recent,
             ..
         } = self.place;
-        let within = predictor.map_or(WHOLE, Predictor::within_reach);
+        let may_leap = self.params.may_leap();
+        let within = predictor.map_or(WHOLE, |of| of.within_reach(may_leap));
         draw_by::<O::F>(logits, &within, self.params, recent, self.uniform)
     }
 }

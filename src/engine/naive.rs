@@ -93,10 +93,8 @@ impl NaiveDecoder {
             self.step(turn.lane);
             let lane = &mut self.lanes[turn.lane];
             see(i, &lane.logits);
-            let within = lane
-                .predictor
-                .as_ref()
-                .map_or(WHOLE, Predictor::within_reach);
+            let predictor = lane.predictor.as_ref();
+            let within = predictor.map_or(WHOLE, |of| of.within_reach(turn.draw.may_leap()));
             let Lane { logits, recent, .. } = lane;
             *code = draw_by::<Plain>(logits, &within, &turn.draw, recent, *uniform);
             lane.last = *code;

@@ -20,7 +20,8 @@ pub struct DrawParams {
     /// temperature falls likewise; 8 leaves it as it is.
     pub max_rise: f32,
     /// The share by which the temperature rises for each octave that the stream has been quieter than
-    /// middling in the last eighth of a second, and falls for each that it has been louder; 0 leaves it.
+    /// middling in the last eighth of a second, and falls for each that it has been louder; a stream
+    /// that is held so may not leap, either. 0 leaves both.
     pub leveling: f32,
     /// Keep the fewest codes whose probabilities reach this sum; 1 keeps all.
     pub top_p: f32,
@@ -76,6 +77,11 @@ impl DrawParams {
     pub const LEVELINGS: RangeInclusive<f32> = 0.0..=0.2;
     /// Rises.
     pub const MAX_RISES: RangeInclusive<f32> = 0.0..=Self::MAX_ENTROPY_BITS;
+
+    /// Whether a wild code may let the next one be wilder, as the hiss of speech does.
+    pub fn may_leap(&self) -> bool {
+        self.leveling == 0.0
+    }
 
     /// Refuses what nothing can be drawn with, in words that name the key.
     pub fn check(&self) -> Result<(), String> {

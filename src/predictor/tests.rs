@@ -165,7 +165,7 @@ fn what_follows_a_sound_is_within_reach() {
     let mut predictor = Predictor::new(&plan());
     let mut n_beyond = 0;
     for (at, code) in codes.iter().enumerate() {
-        let reach = predictor.within_reach();
+        let reach = predictor.within_reach(true);
         n_beyond += u32::from(!reach.contains(code));
         if at > 4_000 {
             assert!(reach.end() - reach.start() < 160, "{at}: {reach:?}");
@@ -184,7 +184,7 @@ fn wild_samples_do_not_let_the_next_ones_be_ever_wilder() {
     }
     let (error, usual) = (predictor.error, predictor.usual);
     for _ in 0..6 {
-        let wildest = *predictor.within_reach().end();
+        let wildest = *predictor.within_reach(false).end();
         predictor.hear::<Plain>(wildest);
     }
     // Grown by 7/64 of itself six times is less than twice, by 7/8 more than forty times.
@@ -222,7 +222,7 @@ fn no_sound_however_wild_leads_it_out_of_the_scale() {
     let mut predictor = Predictor::new(&plan());
     for code in wild {
         predictor.hear::<Plain>(code);
-        let reach = predictor.within_reach();
+        let reach = predictor.within_reach(true);
         assert!(reach.start() <= reach.end());
         assert!(predictor.expected.is_finite() && predictor.error.is_finite());
         for filter in &predictor.filters {
