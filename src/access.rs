@@ -25,18 +25,21 @@ const FILE_LEN_MAX: u64 = 64 * 1024;
 pub enum Role {
     /// Hear the stations and see which there are.
     Listen,
-    /// Change how they play.
+    /// Have a stream of one's own drawn.
+    Session,
+    /// Change how the stations play.
     Control,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Listen, Self::Control];
+    pub const ALL: [Self; 3] = [Self::Listen, Self::Session, Self::Control];
 
     /// As a file of tokens has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Listen => "listen",
+            Self::Session => "session",
             Self::Control => "control",
         }
     }
@@ -76,7 +79,7 @@ pub enum TokensError {
         why: &'static str,
     },
     /// Nobody could come in.
-    #[error("there is no token in {}; a line of it is `listen TOKEN` or `control TOKEN`", .0.display())]
+    #[error("there is no token in {}; a line of it is `listen TOKEN`, `session TOKEN` or `control TOKEN`", .0.display())]
     Empty(PathBuf),
 }
 
@@ -153,7 +156,7 @@ fn token_of(line: &str) -> Result<(Role, Sum), &'static str> {
     let mut words = line.split_whitespace();
     let role = words.next().unwrap_or_default();
     let role = Role::ALL.into_iter().find(|known| known.name() == role);
-    let role = role.ok_or("it must begin with listen or control")?;
+    let role = role.ok_or("it must begin with listen, session or control")?;
     let token = words.next().ok_or("there is no token behind the role")?;
     if !(TOKEN_LEN_MIN..=TOKEN_LEN_MAX).contains(&token.len()) {
         return Err(

@@ -58,9 +58,20 @@ pub struct Config {
     pub card: CardConfig,
     /// The network.
     pub network: NetworkConfig,
+    /// Streams of clients' own.
+    pub sessions: SessionsConfig,
     /// The streams, at least one.
     #[serde(rename = "station")]
     pub stations: Vec<StationConfig>,
+}
+
+/// The `[sessions]` table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionsConfig {
+    /// At once, as far as this machine has time for them; none by default, for each may hold a lane of
+    /// every model, and who listens should not be who decides how busy the machine is.
+    pub max: usize,
 }
 
 /// One `[[station]]`: a stream that all its listeners share.
@@ -133,6 +144,7 @@ impl Default for Config {
             overload: false,
             card: CardConfig::default(),
             network: NetworkConfig::default(),
+            sessions: SessionsConfig::default(),
             stations: vec![StationConfig::default()],
         }
     }
@@ -303,7 +315,17 @@ impl Config {
             .or_else(|| out_of(limits::THREADS, &["threads"], self.threads?))
             .or_else(|| self.card_fault(&names))
             .or_else(|| self.network.first_fault())
+            .or_else(|| self.sessions_fault())
             .or_else(|| self.idle_fault())
+    }
+
+    fn sessions_fault(&self) -> Option<Fault> {
+        // A lane more hears new prompts.
+        let n_lanes = self.stations.len() + self.sessions.max.saturating_add(1);
+        let why =
+            format!("must leave stations and sessions together below 64 streams, not {n_lanes}");
+        let is_too_many = self.sessions.max > 0 && limits::STATIONS.check(n_lanes as f64).is_err();
+        is_too_many.then(|| (path_of(&["sessions", "max"]), why))
     }
 
     fn idle_fault(&self) -> Option<Fault> {

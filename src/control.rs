@@ -1,27 +1,28 @@
 //! Typed commands to the pump.
 //!
-//! [`Controls`] is cloned to whoever may command: the daemon, the card's supervisor. What a
-//! command carries is built by its sender and, once done with, comes back here to be freed: the
-//! pump neither allocates nor frees. This module moves commands and does not know what they do.
+//! [`Controls`] is cloned to whoever may command: the daemon, the card's supervisor, the network. What
+//! a command carries is built by its sender and, once done with, comes back here to be freed: the
+//! pump neither allocates nor frees. What became of an [`Order`] its sender reads from a [`Receipt`];
+//! nobody is woken for it. This module moves commands and does not know what they do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TryRecvError, bounded};
 
-use crate::model::DrawParams;
+pub use crate::engine::DrawParams;
 use crate::resample::{ResampleError, Resampler};
 
 /// Commands under way at once; the pump takes them every few milliseconds.
 const COMMANDS_MAX: usize = 16;
 
+/// What may wait to be freed: every station's order at once, and more cards than anybody loses in a
+/// row.
+const RETIRED_MAX: usize = 256;
+
 /// How long a sender waits for the pump, which by then has missed hundreds of chances.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often a sender looks for an answer.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// Why a command did not reach the pump.
 #[derive(Debug, thiserror::Error)]
@@ -55,17 +56,149 @@ pub enum Command {
         /// Which station.
         station: usize,
     },
-    /// Draw a station otherwise from its next chunk on.
-    Retune {
-        /// Which station.
-        station: usize,
-        /// Seeds its uniforms.
-        seed: u64,
-        /// How it draws.
-        draw: DrawParams,
-    },
+    /// Play a stream otherwise.
+    Change(Box<Order>),
+    /// Draw a session.
+    Open(Box<Session>),
     /// End the thread.
     Stop,
+}
+
+/// What shall be different; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Change {
+    /// Seeds the uniforms from here on.
+    pub seed: Option<u64>,
+    /// How codes are chosen.
+    pub draw: Option<DrawParams>,
+    /// A factor of the samples at the card; what listeners get stays as it is.
+    pub gain: Option<f32>,
+    /// What the stream shall go on from, instead of its own past; at least one code.
+    pub prompt: Option<Box<[u8]>>,
+}
+
+/// A change that is wanted, and where to say what became of it.
+#[derive(Debug)]
+pub struct Order {
+    /// Whose.
+    pub whose: Whose,
+    /// What shall be different.
+    pub change: Change,
+    answer: Answer,
+}
+
+impl Order {
+    /// Tells the sender from which position on it is so, or why it will not be.
+    pub fn answer(&self, answer: Result<u64, Refusal>) {
+        self.answer.tell(answer);
+    }
+}
+
+/// Who is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// A station, by its place in the list the pump started with.
+    Station(usize),
+    /// A session, by its number.
+    Session(u64),
+}
+
+/// A client's own stream: how it begins, and where its codes go. It lasts as long as the other end of
+/// the ring does, and whatever ends that gives the lane back.
+#[derive(Debug)]
+pub struct Session {
+    /// Nobody else's.
+    pub number: u64,
+    /// Which engine draws it, by its place in the pump's list.
+    pub engine: usize,
+    /// How it begins: a seed, how codes are chosen, and what is heard first, if anything is.
+    pub start: Change,
+    /// The session whose past it has, instead of a prompt: as it is now.
+    pub branch_of: Option<u64>,
+    /// Room for at least a chunk. While there is none, nothing is drawn.
+    pub codes: rtrb::Producer<u8>,
+    answer: Answer,
+}
+
+impl Session {
+    /// What it hears first.
+    pub fn prompt(&self) -> &[u8] {
+        self.start.prompt.as_deref().unwrap_or_default()
+    }
+
+    /// Tells the sender at which position it begins, or why it does not.
+    pub fn answer(&self, answer: Result<u64, Refusal>) {
+        self.answer.tell(answer);
+    }
+}
+
+/// The pump's half of a receipt. Whoever drops it unused has said that there is nobody.
+#[derive(Debug)]
+struct Answer(Receipt);
+
+impl Answer {
+    fn tell(&self, answer: Result<u64, Refusal>) {
+        let word = match answer {
+            Ok(position) => position + 1,
+            Err(refusal) => u64::MAX - refusal as u64,
+        };
+        // ORDERING: Relaxed, the number stands for itself.
+        self.0.0.store(word, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.0.read().is_none() {
+            self.tell(Err(Refusal::Gone));
+        }
+    }
+}
+
+/// What became of an order.
+#[derive(Clone, Debug, Default)]
+pub struct Receipt(Arc<AtomicU64>);
+
+impl Receipt {
+    /// From which position on the change holds; `None` as long as nothing is decided.
+    pub fn read(&self) -> Option<Result<u64, Refusal>> {
+        let all = [Refusal::Gone, Refusal::NoLane, Refusal::Busy];
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            word => {
+                let refusal = all.into_iter().find(|r| u64::MAX - *r as u64 == word);
+                Some(refusal.map_or(Ok(word - 1), Err))
+            }
+        }
+    }
+}
+
+/// Why an order is not obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Fatal: there is nobody to obey it.
+    #[error("the stream or its generator has ended")]
+    Gone,
+    /// Fatal: a prompt is heard by a lane beside the stream's.
+    #[error(
+        "there is no spare lane for it; a station has one if it is watched (watch = true), and \
+         sessions have one together to hear new prompts with"
+    )]
+    NoLane,
+    /// Retry: one after the other.
+    #[error("it still listens to a prompt or fades over to one; try again in a few seconds")]
+    Busy,
+}
+
+/// What the pump is done with.
+#[derive(Debug)]
+pub enum Retired {
+    /// A card that plays no more.
+    Line(Box<CardLine>),
+    /// An order that was obeyed or refused.
+    Order(Box<Order>),
+    /// A session that has ended or did not begin.
+    Session(Box<Session>),
 }
 
 /// The way from the pump to a card: the model's rate to the device's, then the card's ring.
@@ -90,43 +223,29 @@ pub struct ChunkShape {
 #[derive(Clone, Debug)]
 pub struct Controls {
     commands: Sender<Command>,
-    retired: Receiver<Box<CardLine>>,
+    retired: Receiver<Retired>,
     chunks: Box<[ChunkShape]>,
-    retuned: Arc<[Retuned]>,
-}
-
-/// The last retuning of a station.
-#[derive(Debug, Default)]
-struct Retuned {
-    /// How many there have been.
-    n: AtomicU64,
-    /// The first position that is drawn so.
-    since: AtomicU64,
 }
 
 /// The pump's side.
 #[derive(Debug)]
 pub struct Inbox {
     commands: Receiver<Command>,
-    retired: Sender<Box<CardLine>>,
-    retuned: Arc<[Retuned]>,
+    retired: Sender<Retired>,
 }
 
 /// A way to command a pump whose stations are drawn in `chunks`, each in its own.
 pub fn channel(chunks: Vec<ChunkShape>) -> (Controls, Inbox) {
     let (command_sender, command_receiver) = bounded(COMMANDS_MAX);
-    let (retired_sender, retired_receiver) = bounded(COMMANDS_MAX);
-    let retuned: Arc<[Retuned]> = chunks.iter().map(|_| Retuned::default()).collect();
+    let (retired_sender, retired_receiver) = bounded(RETIRED_MAX);
     let controls = Controls {
         commands: command_sender,
         retired: retired_receiver,
         chunks: chunks.into(),
-        retuned: retuned.clone(),
     };
     let inbox = Inbox {
         commands: command_receiver,
         retired: retired_sender,
-        retuned,
     };
     (controls, inbox)
 }
@@ -153,26 +272,45 @@ impl Controls {
         self.send(Command::DetachCard { station })
     }
 
-    /// Lets a station draw otherwise, and waits for the pump to say from which position on. One caller
-    /// at a time for a station, or either may be told the other's.
-    pub fn retune(&self, station: usize, seed: u64, draw: DrawParams) -> Result<u64, ControlError> {
-        let told = self.retuned.get(station);
-        let told = told.ok_or(ControlError::NoStation(station))?;
-        // ORDERING: Acquire meets the pump's Release: `since` is that of the count.
-        let before = told.n.load(Ordering::Acquire);
-        self.send(Command::Retune {
-            station,
-            seed,
-            draw,
-        })?;
-        let asked = Instant::now();
-        while told.n.load(Ordering::Acquire) == before {
-            if asked.elapsed() > PATIENCE {
-                return Err(ControlError::Stuck);
-            }
-            thread::sleep(LOOK);
+    /// Asks for a change, which is made at the next border of a chunk; one with a prompt once that
+    /// was heard. Waits for nothing: while the pump takes no commands, it is refused.
+    pub fn change(&self, whose: Whose, change: Change) -> Result<Receipt, ControlError> {
+        if let Whose::Station(station) = whose
+            && station >= self.chunks.len()
+        {
+            return Err(ControlError::NoStation(station));
         }
-        Ok(told.since.load(Ordering::Relaxed))
+        let receipt = Receipt::default();
+        let order = Box::new(Order {
+            whose,
+            change,
+            answer: Answer(receipt.clone()),
+        });
+        self.send_within(Command::Change(order), Duration::ZERO)?;
+        Ok(receipt)
+    }
+
+    /// Asks for a session of `engine` whose codes go into a ring of `ring_len`; it ends when the ring's
+    /// other end is dropped. Waits for nothing, like [`change`](Self::change).
+    pub fn open_session(
+        &self,
+        number: u64,
+        engine: usize,
+        (start, branch_of): (Change, Option<u64>),
+        ring_len: usize,
+    ) -> Result<(rtrb::Consumer<u8>, Receipt), ControlError> {
+        let receipt = Receipt::default();
+        let (codes, ring) = rtrb::RingBuffer::new(ring_len);
+        let session = Box::new(Session {
+            number,
+            engine,
+            start,
+            branch_of,
+            codes,
+            answer: Answer(receipt.clone()),
+        });
+        self.send_within(Command::Open(session), Duration::ZERO)?;
+        Ok((ring, receipt))
     }
 
     /// Asks the pump to end after the chunk it is at.
@@ -180,16 +318,14 @@ impl Controls {
         self.send(Command::Stop)
     }
 
-    /// Leaves a command there without waiting for what comes of it.
-    #[cfg(test)]
-    pub(crate) fn send_now(&self, command: Command) {
-        self.send(command).expect("the pump's inbox has room");
+    fn send(&self, command: Command) -> Result<(), ControlError> {
+        self.send_within(command, PATIENCE)
     }
 
-    fn send(&self, command: Command) -> Result<(), ControlError> {
+    fn send_within(&self, command: Command, patience: Duration) -> Result<(), ControlError> {
         self.retired.try_iter().for_each(drop);
         self.commands
-            .send_timeout(command, PATIENCE)
+            .send_timeout(command, patience)
             .map_err(|error| match error {
                 SendTimeoutError::Timeout(_) => ControlError::Stuck,
                 SendTimeoutError::Disconnected(_) => ControlError::Gone,
@@ -208,20 +344,10 @@ impl Inbox {
         }
     }
 
-    /// Tells that a station is drawn as the last `Retune` says, from a position on.
-    pub fn retuned(&self, station: usize, since: u64) {
-        if let Some(told) = self.retuned.get(station) {
-            told.since.store(since, Ordering::Relaxed);
-            // ORDERING: Release, so that who sees the count sees the position.
-            told.n.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    /// Gives a line back to be freed elsewhere. Lines come one by one, as cards do, and every
-    /// command sent empties this queue: that it is full, and the line freed here, needs more
-    /// cards lost in a row than there is room for.
-    pub fn retire(&self, line: Box<CardLine>) {
-        drop(self.retired.try_send(line));
+    /// Gives something back to be freed elsewhere. Every command sent empties this queue: that it is
+    /// full, and the thing freed here, needs more cards lost in a row than there is room for.
+    pub fn retire(&self, retired: Retired) {
+        drop(self.retired.try_send(retired));
     }
 }
 
@@ -260,12 +386,36 @@ mod tests {
         let (frames, ring) = rtrb::RingBuffer::<f32>::new(8);
         controls.attach_card(0, frames, 48_000).unwrap();
         assert_no_alloc(|| match inbox.take() {
-            Some(Command::AttachCard { line, .. }) => inbox.retire(line),
+            Some(Command::AttachCard { line, .. }) => inbox.retire(Retired::Line(line)),
             _ => unreachable!(),
         });
         assert!(!ring.is_abandoned());
         controls.detach_card(0).unwrap();
         assert!(ring.is_abandoned());
+    }
+
+    #[test]
+    fn an_order_is_answered_whatever_becomes_of_it() {
+        let (controls, inbox) = channel(vec![CHUNK]);
+        let seed = |seed| Change {
+            seed: Some(seed),
+            ..Change::default()
+        };
+        let receipts = [7, 8, 9].map(|n| controls.change(Whose::Station(0), seed(n)).unwrap());
+        let mut orders = Vec::new();
+        while let Some(Command::Change(order)) = inbox.take() {
+            orders.push(order);
+        }
+        assert_eq!(receipts[0].read(), None);
+        orders[0].answer(Ok(0));
+        orders[1].answer(Err(Refusal::Busy));
+        drop(orders);
+        let read = receipts.map(|receipt| receipt.read().unwrap());
+        assert_eq!(read, [Ok(0), Err(Refusal::Busy), Err(Refusal::Gone)]);
+        assert!(matches!(
+            controls.change(Whose::Station(1), seed(7)),
+            Err(ControlError::NoStation(1))
+        ));
     }
 
     #[test]

@@ -8,7 +8,6 @@
 
 mod announce;
 mod beat;
-mod desk;
 mod optional_card;
 
 use std::io;
@@ -29,13 +28,12 @@ use crate::capacity::{Capacity, Overload};
 use crate::config::{CardUse, Config, NetworkConfig};
 use crate::control::{ChunkShape, Controls};
 use crate::net::{self, House};
-use crate::protocol::{Facts, ModelFacts};
+use crate::protocol::{Draw, Facts, ModelFacts};
 use crate::pump::{Engine, Opening, Primed, Pump, PumpError, PumpSettings, Start};
 use crate::setup::{ModelEngine, Setup, SetupError};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use beat::Heart;
-use desk::PumpDesk;
 use optional_card::OptionalCard;
 
 pub use beat::Beat;
@@ -142,17 +140,14 @@ impl Running {
         let telemetry = Arc::new(Telemetry::default());
         let is_ready = Arc::new(AtomicBool::new(false));
         announce::setup(config, &setup);
-        admit(config, &mut setup, &telemetry)?;
+        let n_sessions = admit(config, &mut setup, &telemetry)?;
         let chunks = setup
             .engines
             .iter()
             .map(|engine| chunk_of(engine, &config.network));
         let packet_len = chunks.map(|chunk| chunk.len as u64).min().unwrap_or(0);
         let (openings, stations) = stations(config, &setup);
-        let present = stations
-            .iter()
-            .map(|station| (station.facts.seed, station.facts.draw))
-            .collect();
+        let sessions = sessions(config, &setup, n_sessions);
         // From here on nothing is cut: neither a prompt nor, later, what sounds.
         let mut signals = Signals::new().map_err(DaemonError::System)?;
         let told = telemetry.clone();
@@ -160,10 +155,12 @@ impl Running {
         // A card that is there before the first code plays it.
         let opening = open_card(config, primed.controls(), &telemetry, &mut signals);
         let card = runtime.block_on(opening)?;
+        let controls = primed.controls();
         let pump = primed.start()?;
         let house = House {
-            desk: Arc::new(PumpDesk::new(pump.controls(), present)),
             stations,
+            controls,
+            sessions,
             settings: net_settings(&config.network, tokens),
             telemetry: telemetry.clone(),
             is_ready: is_ready.clone(),
@@ -300,7 +297,8 @@ fn page_address(address: SocketAddr) -> String {
 }
 
 /// Measures what the stations cost here, says so, and refuses more than there is time for.
-fn admit(config: &Config, setup: &mut Setup, telemetry: &Telemetry) -> Result<(), Overload> {
+/// Says how many sessions there is time for besides.
+fn admit(config: &Config, setup: &mut Setup, telemetry: &Telemetry) -> Result<usize, Overload> {
     let capacity: Capacity = setup.warm_up(&config.network);
     let engines: Vec<usize> = setup.places.iter().map(|place| place.engine).collect();
     let warning = capacity.judge(&engines, config.overload)?;
@@ -309,7 +307,16 @@ fn admit(config: &Config, setup: &mut Setup, telemetry: &Telemetry) -> Result<()
     let n_lanes = capacity.n_lanes();
     telemetry.lanes.open.set(n_lanes as u64);
     telemetry.lanes.capacity.set((n_lanes + n_more) as u64);
-    Ok(())
+    // Nobody knows which models clients will want.
+    let all = 0..setup.engines.len();
+    let n_fit = all
+        .map(|engine| capacity.room_for(engine))
+        .min()
+        .unwrap_or(0);
+    let max = config.sessions.max;
+    let n_sessions = if config.overload { max } else { max.min(n_fit) };
+    announce::sessions(n_sessions, max);
+    Ok(n_sessions)
 }
 
 /// What an engine draws at a time: a packet.
@@ -362,9 +369,32 @@ fn stations(config: &Config, setup: &Setup) -> (Vec<Opening>, Vec<net::Station>)
                 spares,
                 writer,
             };
-            (opening, net::Station { facts, source })
+            let hears = engine.model.config.receptive_field() as usize;
+            let station = net::Station {
+                facts,
+                source,
+                hears,
+            };
+            (opening, station)
         })
         .unzip()
+}
+
+/// What clients may have of their own.
+fn sessions(config: &Config, setup: &Setup, max: usize) -> net::Sessions {
+    let models = setup.engines.iter().map(|engine| {
+        let start = Start {
+            draw: engine.model.config.draw,
+            ..Start::default()
+        };
+        let chunk = chunk_of(engine, &config.network);
+        net::SessionModel {
+            facts: facts("session", &start, engine, chunk),
+            hears: engine.model.config.receptive_field() as usize,
+        }
+    });
+    let models = models.collect();
+    net::Sessions { max, models }
 }
 
 fn facts(name: &str, start: &Start, engine: &ModelEngine, chunk: ChunkShape) -> Facts {
@@ -375,12 +405,20 @@ fn facts(name: &str, start: &Start, engine: &ModelEngine, chunk: ChunkShape) -> 
             sha256: engine.model.sha256.clone(),
         },
         seed: start.seed,
-        draw: desk::draw_of(&start.draw),
+        draw: Draw {
+            temperature: start.draw.temperature,
+            max_entropy: start.draw.max_entropy,
+            max_rise: start.draw.max_rise,
+            leveling: start.draw.leveling,
+            top_p: start.draw.top_p,
+            min_p: start.draw.min_p,
+        },
         since: start.prompt.len() as u64,
         isa: engine.decoder.isa().to_owned(),
         sample_rate_hz: chunk.rate_hz,
         packet_len: chunk.len as u32,
         first_position: start.prompt.len() as u64,
+        prompt_sha256: net::prompt_sha256(&start.prompt),
     }
 }
 
@@ -399,6 +437,7 @@ fn prime(
     let settings = pump_settings(config, &setup);
     let engines = setup.engines.into_iter().map(|engine| Engine {
         chunk: chunk_of(&engine, &config.network),
+        sessions: engine.sessions,
         decoder: engine.decoder,
     });
     Primed::new(

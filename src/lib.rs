@@ -27,9 +27,9 @@ pub mod predictor;
 
 pub mod model;
 
-pub mod control;
-
 pub mod engine;
+
+pub mod control;
 pub mod train;
 
 pub mod eval;

@@ -6,12 +6,13 @@
 //! decoding returns a value or a [`ProtocolError`] and never panics. What a station says is made
 //! fit for a terminal ([`plain`]).
 
-mod change;
+mod session;
 
 use crate::mulaw;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use change::{Change, Changed};
+pub use session::{PromptHead, Start, Wish};
 
 /// Version of this protocol; the `v1` in subprotocols and paths.
 pub const VERSION: u32 = 1;
@@ -33,10 +34,14 @@ const KIND_PACKET: u8 = 1;
 
 /// Why a station closed the connection.
 pub mod close {
+    /// The session has ended as it was asked to.
+    pub const NORMAL: u16 = 1000;
     /// The daemon stops; come back later.
     pub const GOING_AWAY: u16 = 1001;
     /// The listener sent more messages than it has reason to.
     pub const POLICY: u16 = 1008;
+    /// There is no room for a session; come back later.
+    pub const TRY_LATER: u16 = 1013;
     /// The listener fell behind again and again and cannot keep up.
     pub const TOO_SLOW: u16 = 4000;
     /// Nothing was heard from the listener, not even an answer to pings.
@@ -228,8 +233,8 @@ pub enum Event {
         /// Where in the stream the first one lost begins.
         position: u64,
     },
-    /// The station plays otherwise from a position on.
-    Changed(Changed),
+    /// The station plays otherwise.
+    Changed(Box<Changed>),
     /// The connection ends; the close frame says the same.
     Closing {
         /// One of [`close`].
@@ -259,7 +264,7 @@ impl Event {
     }
 }
 
-/// What there is to know of a station. Only seed and draw change while it runs.
+/// What a station is; all of it but seed and draw parameters stays the same while it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// Its name, as in the path.
@@ -284,6 +289,94 @@ pub struct Facts {
     pub packet_len: u32,
     /// Where in the stream packet 0 begins: after the prompt, if there was one.
     pub first_position: u64,
+    /// Of the prompt's codes, in hexadecimal; absent where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "plain_option")]
+    pub prompt_sha256: Option<String>,
+}
+
+/// How a station plays from a position on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The first position that is drawn so.
+    pub since: u64,
+    /// See [`Facts::seed`].
+    #[serde(with = "as_string")]
+    pub seed: u64,
+    /// How codes are drawn.
+    pub draw: Draw,
+    /// Of the codes that the stream goes over to, in hexadecimal; absent where it goes on from its own
+    /// past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "plain_option")]
+    pub prompt_sha256: Option<String>,
+    /// How loud its card plays, 0 at most; listeners get the codes as they are.
+    pub volume_db: f32,
+    /// Whether its card is silent.
+    pub mute: bool,
+}
+
+/// What is asked of a station; what is absent stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Patch {
+    /// See [`Facts::seed`]; a number is understood, too.
+    #[serde(deserialize_with = "seed_option", serialize_with = "seed_text")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// See [`Draw::temperature`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    /// See [`Draw::max_entropy`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_entropy: Option<f32>,
+    /// See [`Draw::max_rise`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rise: Option<f32>,
+    /// See [`Draw::leveling`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leveling: Option<f32>,
+    /// See [`Draw::top_p`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f32>,
+    /// See [`Draw::min_p`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f32>,
+    /// See [`Changed::volume_db`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_db: Option<f32>,
+    /// See [`Changed::mute`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mute: Option<bool>,
+}
+
+impl Patch {
+    /// Reads the body of a request.
+    pub fn from_json(text: &[u8]) -> Result<Self, ProtocolError> {
+        serde_json::from_slice(text).map_err(text_error)
+    }
+
+    /// The body of a request.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a change has string keys and finite numbers")
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These parameters, changed as it says.
+    pub fn draw(&self, now: Draw) -> Draw {
+        Draw {
+            temperature: self.temperature.unwrap_or(now.temperature),
+            max_entropy: self.max_entropy.unwrap_or(now.max_entropy),
+            max_rise: self.max_rise.unwrap_or(now.max_rise),
+            leveling: self.leveling.unwrap_or(now.leveling),
+            top_p: self.top_p.unwrap_or(now.top_p),
+            min_p: self.min_p.unwrap_or(now.min_p),
+        }
+    }
 }
 
 /// The model, so that a stream can be computed again.
@@ -331,6 +424,10 @@ pub struct Hello {
     pub position: u64,
     /// How much a listener should gather before it plays.
     pub jitter_buffer_ms: u32,
+    /// The name of a session, by which another can have its past; absent for a station.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "plain_option")]
+    pub session: Option<String>,
     /// About the station.
     #[serde(flatten)]
     pub facts: Facts,
@@ -431,6 +528,36 @@ pub fn plain(text: &str) -> String {
 
 fn plain_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(plain(&String::deserialize(deserializer)?))
+}
+
+fn plain_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.map(|text| plain(&text)))
+}
+
+/// Beyond 2^53 a number is not what some readers take it for.
+fn seed_text<S: Serializer>(seed: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match seed {
+        Some(seed) => serializer.collect_str(seed),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn seed_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Seed {
+        Number(u64),
+        Text(String),
+    }
+    match Option::<Seed>::deserialize(deserializer) {
+        Ok(None) => Ok(None),
+        Ok(Some(Seed::Number(seed))) => Ok(Some(seed)),
+        Ok(Some(Seed::Text(text))) if text.parse::<u64>().is_ok() => Ok(text.parse().ok()),
+        _ => Err(D::Error::custom(
+            "a seed is a whole number from 0 to 18446744073709551615",
+        )),
+    }
 }
 
 mod as_string {

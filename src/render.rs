@@ -6,8 +6,9 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use crate::control::{Change, ChunkShape};
 use crate::mulaw;
-use crate::pump::Stream;
+use crate::pump::{Replay, ReplayError};
 use crate::resample::{ResampleError, Resampler};
 use crate::setup::Setup;
 use crate::wav::{WavError, WavFormat, WavWriter};
@@ -26,6 +27,8 @@ pub struct Order {
     pub rate_hz: Option<u32>,
     /// How the file holds its samples.
     pub format: WavFormat,
+    /// What is changed on the way, and where: with prompts, the setup's stream must be a watched one.
+    pub changes: Vec<(u64, Change)>,
 }
 
 /// How far it has come, in codes.
@@ -48,6 +51,9 @@ pub enum RenderError {
     /// *Fatal*: no way from the model's rate to the file's.
     #[error(transparent)]
     Rate(#[from] ResampleError),
+    /// *Fatal*: the changes are not those of one stream.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
     /// The caller wanted no more.
     #[error("interrupted, and {} was not written", .0.display())]
     Interrupted(PathBuf),
@@ -80,13 +86,26 @@ pub fn render(
         })
     };
     let interrupted = || RenderError::Interrupted(order.output.clone());
-    let stream = Stream::open(decoder, place.lane, start, CHUNK_LEN, &mut on_prompt);
+    let lanes = [
+        place.lane,
+        setup.spares[0].map_or(place.lane, |[spare, _]| spare),
+    ];
+    let chunk = ChunkShape {
+        rate_hz: model_hz,
+        len: CHUNK_LEN,
+    };
+    let stream = Replay::open(decoder, lanes, start, chunk, &mut on_prompt);
     let mut stream = stream.ok_or_else(interrupted)?;
+    for (position, change) in &order.changes {
+        stream.expect(*position, change.clone())?;
+    }
     let mut samples = Vec::with_capacity(CHUNK_LEN);
     let mut n_drawn = 0;
     while n_drawn < n_codes {
         let wanted = (n_codes - n_drawn).min(CHUNK_LEN as u64);
-        let codes = &stream.next(decoder)[..wanted as usize];
+        let codes = stream.next(decoder)?;
+        let wanted = wanted.min(codes.len() as u64);
+        let codes = &codes[..wanted as usize];
         samples.clear();
         samples.extend(codes.iter().map(|&code| mulaw::decode(code)));
         file.write(resampler.process(&samples))?;

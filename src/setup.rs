@@ -59,6 +59,8 @@ pub struct ModelEngine {
     /// The lanes that play, the first ones. The spare ones cost memory and are not counted as load:
     /// a station draws in one of them for a quarter of a second, when it returns from a collapse.
     pub n_stations: usize,
+    /// The lanes of sessions, and one more to hear their new prompts with.
+    pub sessions: Vec<usize>,
     /// Where it computes, and why there, where there was a choice.
     pub device_why: Option<String>,
     /// Why its steps are shared by so many threads.
@@ -104,12 +106,17 @@ impl Setup {
             let of_engine = places.iter().zip(&spares);
             let of_engine = of_engine.filter(|(place, _)| place.engine == index);
             let n_spares = of_engine.flat_map(|(_, spares)| spares).flatten().count();
-            let n_lanes = n_stations + n_spares;
+            let n_own = n_stations + n_spares;
+            let n_lanes = match config.sessions.max {
+                0 => n_own,
+                max => n_own + max + 1,
+            };
             let opened = engine::open_on(config.device, &model, &settings, n_lanes)?;
             Ok(ModelEngine {
                 model,
                 decoder: opened.decoder,
                 n_stations,
+                sessions: (n_own..n_lanes).collect(),
                 device_why: opened.why,
                 threads_why,
             })
@@ -121,6 +128,12 @@ impl Setup {
             spares,
             cpus,
         })
+    }
+
+    /// Reads prompts of the first stream's model: the codes it hears of each.
+    pub fn prompts(&self, paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, WavError> {
+        let model = &self.engines[self.places[0].engine].model;
+        paths.iter().map(|path| prompt_codes(path, model)).collect()
     }
 
     /// Measures what the stations take of the time there is, in about half a second. Leaves noise
@@ -147,7 +160,8 @@ fn loads(engines: &mut [ModelEngine], network: &NetworkConfig) -> Vec<EngineLoad
         let case = warm_up::Case {
             rate_hz,
             draw: engine.model.config.draw,
-            n_lanes: engine.n_stations,
+            // What sessions would cost is told by measuring with them.
+            n_lanes: engine.n_stations + engine.sessions.len().saturating_sub(1),
             chunk_len: network.packet_len(rate_hz),
             time,
         };

@@ -74,6 +74,8 @@ pub struct CardTelemetry {
 pub struct NetTelemetry {
     /// Listeners connected now, over WebSocket and HTTP.
     pub listeners: Gauge,
+    /// Sessions there are.
+    pub sessions: Gauge,
     /// Listeners ever connected.
     pub listeners_total: Counter,
     /// Listeners turned away because the house was full.

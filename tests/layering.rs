@@ -22,8 +22,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("protocol", &["mulaw"]),
     ("resample", &[]),
     ("wav", &["resample"]),
-    // Values only: how a stream draws.
-    ("control", &["model", "resample"]),
+    ("control", &["engine", "resample"]),
     ("corpus", &["files", "resample", "wav"]),
     ("compute", &[]),
     ("predictor", &["compute", "mulaw"]),
@@ -52,7 +51,18 @@ const LAW: &[(&str, &[&str])] = &[
     ),
     ("eval", &["corpus", "files", "model", "plot", "train"]),
     ("card", &["telemetry"]),
-    ("net", &["access", "broadcast", "protocol", "telemetry"]),
+    (
+        "net",
+        &[
+            "access",
+            "broadcast",
+            "control",
+            "mulaw",
+            "protocol",
+            "telemetry",
+            "wav",
+        ],
+    ),
     (
         "listen",
         &["protocol", "mulaw", "card", "resample", "telemetry", "wav"],
@@ -79,7 +89,10 @@ const LAW: &[(&str, &[&str])] = &[
             "capacity", "config", "engine", "machine", "model", "mulaw", "pump", "wav",
         ],
     ),
-    ("render", &["mulaw", "pump", "resample", "setup", "wav"]),
+    (
+        "render",
+        &["control", "mulaw", "pump", "resample", "setup", "wav"],
+    ),
     (
         "audit",
         &[
@@ -95,8 +108,6 @@ const LAW: &[(&str, &[&str])] = &[
             "card",
             "config",
             "control",
-            // Values only: how a stream draws.
-            "model",
             "net",
             "protocol",
             "pump",
@@ -126,7 +137,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("png", &["audit"]),
     ("prometheus_client", &["net"]),
     ("realfft", &["audit", "sound"]),
-    ("rtrb", &["pump", "card", "control"]),
+    ("rtrb", &["pump", "card", "control", "net"]),
     ("rubato", &["resample"]),
     ("safetensors", &["model", "train"]),
     ("rustix", &["machine", "card", "bench"]),

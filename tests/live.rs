@@ -630,3 +630,61 @@ fn the_log_says_what_computes_and_why() {
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_station_that_was_changed_is_drawn_again_from_what_it_says_of_itself() {
+    let daemon = Daemon::start(&["--no-card"], &[]);
+    let (before, mut codes, mut socket) = listen(&daemon, 10).await;
+    let (_, said) = control(&daemon, &["seed=77", "temperature=0.6", "mute=true"]);
+    assert!(
+        said.contains("seed=77") && said.contains("mute=true"),
+        "{said}"
+    );
+    control(&daemon, &["temperature=1.2"]);
+    let mut told = Vec::new();
+    let mut n_after = 0;
+    while n_after < 25 {
+        match socket.next().await.unwrap().unwrap() {
+            Message::Binary(message) => {
+                codes.extend(Packet::decode(&message).unwrap().codes());
+                n_after += u32::from(told.len() == 2);
+            }
+            Message::Text(text) => match Event::from_json(&text).unwrap() {
+                Event::Changed(changed) => told.push(changed),
+                other => panic!("{other:?}"),
+            },
+            _ => {}
+        }
+    }
+    assert_eq!((told[0].seed, told[1].seed), (77, 77));
+    assert!(told[0].since < told[1].since);
+
+    let mut answer = String::new();
+    daemon
+        .http("/v1/stations/piano")
+        .read_to_string(&mut answer)
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (changes, file) = (dir.path().join("changes.json"), dir.path().join("out.wav"));
+    std::fs::write(&changes, answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let first = before.position as usize;
+    let n_codes = first + codes.len();
+    let again = |more: &[&str]| {
+        let seconds = (n_codes as f64 / 16_000.0).to_string();
+        let command = [
+            "render", "--model", "tiny", "--seed", SEED, "--format", "f32",
+        ];
+        let status = Command::new(env!("CARGO_BIN_EXE_longwave"))
+            .args(command)
+            .args(["--seconds", &seconds, "--output", text(&file)])
+            .args(more)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        codes_of(&file)
+    };
+    assert!(codes == again(&["--changes", text(&changes)])[first..n_codes]);
+    assert!(codes != again(&[])[first..n_codes], "nothing was changed");
+}

@@ -271,6 +271,7 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
                     rate_hz: 16_000,
                     len: 320,
                 },
+                sessions: Vec::new(),
             }];
             let stations = vec![Opening {
                 start: start.clone(),

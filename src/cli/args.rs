@@ -101,6 +101,8 @@ second is named, 78 if the recording, the corpus or the reference cannot be used
     #[command(after_help = "Examples:
   longwave control piano
   longwave control piano temperature=1.02 seed=7
+  longwave control piano volume_db=-12 mute=false
+  longwave control piano --prompt seed.wav
   longwave control piano leveling=0 --url http://radio.local:8420 --token-file token
 
 The change holds from the position that is printed; every listener is told.")]
@@ -317,6 +319,14 @@ pub struct RenderArgs {
     #[arg(long, short, value_name = "FORMAT", value_parser = format())]
     pub format: Option<WavFormat>,
 
+    /// Change the stream as a station was changed: what GET /v1/stations/NAME said of it
+    #[arg(long, value_name = "F.json", value_hint = ValueHint::FilePath)]
+    pub changes: Option<PathBuf>,
+
+    /// The WAV file of a prompt that the station was given while it played; can be given several times
+    #[arg(long, value_name = "F.wav", value_hint = ValueHint::FilePath, requires = "changes")]
+    pub new_prompt: Vec<PathBuf>,
+
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -499,7 +509,10 @@ impl RenderArgs {
         let mut config = Config::default();
         std::mem::take(&mut self.model).apply(&mut config);
         std::mem::take(&mut self.stream).apply(&mut config);
-        WatchArgs::OFF.apply(&mut config);
+        // A new prompt is heard by a lane that a watched station has.
+        if self.new_prompt.is_empty() {
+            WatchArgs::OFF.apply(&mut config);
+        }
         config.check().map(|()| config)
     }
 }

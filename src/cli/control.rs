@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use longwave::protocol::{Change, Changed, Facts, plain};
+use eyre::WrapErr;
+use longwave::protocol::{Changed, Patch, plain};
 use serde_json::{Map, Value};
 use ureq::Agent;
 use ureq::http::Response;
@@ -11,8 +12,8 @@ use ureq::http::Response;
 use super::args::serve::ControlArgs;
 use super::exit::Outcome;
 
-/// The daemon answers within a chunk, or is stuck.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The daemon answers within a chunk, or once it has heard a prompt.
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -20,14 +21,6 @@ pub enum ControlError {
     /// What was typed is no change.
     #[error("{0}; a change is such as temperature=1.02 or seed=7")]
     Typed(String),
-    /// There is no such station; those there are.
-    #[error("there is no station {wanted}; the stations are: {known}")]
-    NoStation {
-        /// The one asked for.
-        wanted: String,
-        /// Those there are.
-        known: String,
-    },
     /// The daemon said no, in its own words.
     #[error("the daemon answers {status}: {sentence}")]
     Refused {
@@ -54,16 +47,20 @@ pub fn run(args: &ControlArgs) -> Outcome {
     let token = args.token()?;
     let change = change_of(&args.changes)?;
     let daemon = Daemon::new(&args.url, token);
-    let changed = match change.is_empty() {
-        true => daemon.facts(&args.station)?,
-        false => daemon.change(&args.station, &change)?,
-    };
-    println!("{}", line(&args.station, &changed));
+    if !change.is_empty() {
+        daemon.change(&args.station, &change)?;
+    }
+    if let Some(path) = &args.prompt {
+        let wav = std::fs::read(path);
+        let wav = wav.wrap_err_with(|| format!("cannot read {}", path.display()))?;
+        daemon.prime(&args.station, wav)?;
+    }
+    println!("{}", line(&args.station, &daemon.present(&args.station)?));
     Ok(())
 }
 
 /// `KEY=VALUE`, as often as one likes.
-fn change_of(typed: &[String]) -> Result<Change, ControlError> {
+fn change_of(typed: &[String]) -> Result<Patch, ControlError> {
     let mut keys = Map::new();
     for pair in typed {
         let (key, value) = pair
@@ -73,6 +70,7 @@ fn change_of(typed: &[String]) -> Result<Change, ControlError> {
         let value = match (key, number) {
             // Beyond 2^53 a number of JSON is not what was typed.
             ("seed", _) => Value::from(value),
+            ("mute", _) if value == "true" || value == "false" => Value::from(value == "true"),
             (_, Ok(number)) => Value::from(number),
             (_, Err(_)) => return Err(ControlError::Typed(format!("{pair} is no number"))),
         };
@@ -83,10 +81,17 @@ fn change_of(typed: &[String]) -> Result<Change, ControlError> {
 }
 
 fn line(station: &str, changed: &Changed) -> String {
-    let Changed { since, seed, draw } = changed;
+    let Changed {
+        since,
+        seed,
+        draw,
+        volume_db,
+        mute,
+        ..
+    } = changed;
     format!(
         "{station}: from position {since} seed={seed} temperature={} max_entropy={} max_rise={} \
-         leveling={} top_p={} min_p={}",
+         leveling={} top_p={} min_p={} volume_db={volume_db} mute={mute}",
         draw.temperature, draw.max_entropy, draw.max_rise, draw.leveling, draw.top_p, draw.min_p
     )
 }
@@ -111,29 +116,19 @@ impl Daemon {
         }
     }
 
-    fn facts(&self, station: &str) -> Result<Changed, ControlError> {
-        let mut request = self.agent.get(format!("{}/v1/stations", self.url));
+    /// How a station plays now.
+    fn present(&self, station: &str) -> Result<Changed, ControlError> {
+        let mut request = self
+            .agent
+            .get(format!("{}/v1/stations/{station}", self.url));
         if let Some(value) = &self.authorization {
             request = request.header("authorization", value);
         }
         let body = self.body(request.call())?;
-        let all: Vec<Facts> = serde_json::from_str(&body).map_err(|_| self.foreign())?;
-        let found = all.iter().find(|facts| facts.station == station);
-        let facts = found.ok_or_else(|| {
-            let names: Vec<&str> = all.iter().map(|facts| facts.station.as_str()).collect();
-            ControlError::NoStation {
-                wanted: station.to_owned(),
-                known: names.join(", "),
-            }
-        })?;
-        Ok(Changed {
-            since: facts.since,
-            seed: facts.seed,
-            draw: facts.draw,
-        })
+        serde_json::from_str(&body).map_err(|_| self.foreign())
     }
 
-    fn change(&self, station: &str, change: &Change) -> Result<Changed, ControlError> {
+    fn change(&self, station: &str, change: &Patch) -> Result<Changed, ControlError> {
         let mut request = self
             .agent
             .patch(format!("{}/v1/stations/{station}", self.url));
@@ -141,6 +136,16 @@ impl Daemon {
             request = request.header("authorization", value);
         }
         let body = self.body(request.send(change.to_json()))?;
+        serde_json::from_str(&body).map_err(|_| self.foreign())
+    }
+
+    fn prime(&self, station: &str, wav: Vec<u8>) -> Result<Changed, ControlError> {
+        let path = format!("{}/v1/stations/{station}/prime", self.url);
+        let mut request = self.agent.post(path).header("content-type", "audio/wav");
+        if let Some(value) = &self.authorization {
+            request = request.header("authorization", value);
+        }
+        let body = self.body(request.send(&wav[..]))?;
         serde_json::from_str(&body).map_err(|_| self.foreign())
     }
 
@@ -178,7 +183,7 @@ pub fn token_in(text: &str) -> Option<String> {
         let mut words = line.split_whitespace();
         match words.next() {
             Some("control") => words.next(),
-            Some("listen") | None => None,
+            Some("listen" | "session") | None => None,
             Some(token) => Some(token),
         }
     });
@@ -199,7 +204,7 @@ impl ControlArgs {
 mod tests {
     use super::*;
 
-    fn typed(words: &[&str]) -> Result<Change, String> {
+    fn typed(words: &[&str]) -> Result<Patch, String> {
         let words: Vec<String> = words.iter().map(ToString::to_string).collect();
         change_of(&words).map_err(|error| error.to_string())
     }
@@ -214,7 +219,7 @@ mod tests {
             ("temperature", "has no value"),
             ("temperature=hot", "is no number"),
             ("luck=7", "unknown field `luck`"),
-            ("seed=-1", "invalid digit"),
+            ("seed=-1", "a seed is a whole number"),
         ] {
             let error = typed(&[words]).unwrap_err();
             assert!(error.contains(why), "{error}");

@@ -116,7 +116,7 @@ fn of_control(error: &ControlError) -> u8 {
     use ControlError as E;
     match error {
         E::Unreachable { .. } | E::Refused { status: 503, .. } => UNAVAILABLE,
-        E::Typed(_) | E::NoStation { .. } | E::Refused { .. } | E::Foreign(_) => USAGE,
+        E::Typed(_) | E::Refused { .. } | E::Foreign(_) => USAGE,
     }
 }
 
@@ -145,6 +145,7 @@ fn of_render(error: &RenderError) -> Option<u8> {
         // More than a file can hold, a rate that nothing converts to, or no file was asked for.
         RenderError::Rate(_) => Some(USAGE),
         RenderError::Write(WavError::TooLong { .. } | WavError::NoFile { .. }) => Some(USAGE),
+        RenderError::Replay(_) => Some(CONFIG),
         RenderError::Write(_) | RenderError::Interrupted(_) => None,
     }
 }

@@ -3,6 +3,7 @@
 pub mod args;
 pub mod audit;
 pub mod bench;
+mod changes;
 pub mod control;
 #[cfg(feature = "playback")]
 pub mod devices;

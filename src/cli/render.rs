@@ -10,19 +10,25 @@ use longwave::setup::Setup;
 use longwave::wav::WavFormat;
 
 use super::args::RenderArgs;
+use super::changes;
 use super::exit::Outcome;
 use super::interrupt;
 
 /// Shown on a terminal only; the last line says what a person needs to do it again.
 pub fn run(mut args: RenderArgs) -> Outcome {
     let config = args.resolve()?;
-    let order = Order {
+    let mut order = Order {
         seconds: args.seconds,
         output: args.output,
         rate_hz: args.rate,
         format: args.format.unwrap_or(WavFormat::S16),
+        changes: Vec::new(),
     };
     let mut setup = Setup::new(&config)?;
+    if let Some(path) = &args.changes {
+        let prompts = setup.prompts(&args.new_prompt)?;
+        order.changes = changes::read(path, prompts)?;
+    }
     let is_interrupted = interrupt::flag()?;
     let rate_hz = f64::from(setup.engines[0].model.config.sample_rate_hz);
     let bar = progress_bar();

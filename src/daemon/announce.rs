@@ -47,6 +47,19 @@ pub(super) fn capacity(capacity: &Capacity, warning: Option<String>) {
     }
 }
 
+/// How many sessions are let in, where any are allowed.
+pub(super) fn sessions(n: usize, max: usize) {
+    match max {
+        0 => {}
+        max if n < max => {
+            tracing::warn!(
+                "{max} sessions are allowed, and there is time for {n}: no more are let in"
+            );
+        }
+        max => tracing::info!("sessions: up to {max} at once"),
+    }
+}
+
 fn model_line(engine: &ModelEngine) -> String {
     let model = &engine.model;
     format!(

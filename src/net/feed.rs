@@ -125,21 +125,12 @@ impl Feed {
 mod tests {
     use super::*;
     use crate::broadcast;
-    use crate::net::{Desk, House, Settings, Station, Unchanged};
-    use crate::protocol::{Change, Changed, Draw, Facts, ModelFacts};
+    use crate::control;
+    use crate::net::{House, Settings, Station};
+    use crate::protocol::{Draw, Facts, ModelFacts};
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
     use tokio::task::JoinSet;
-
-    /// Who changes nothing.
-    #[derive(Debug)]
-    struct Nobody;
-
-    impl Desk for Nobody {
-        fn change(&self, _: usize, _: &Change) -> Result<Changed, Unchanged> {
-            Err(Unchanged::Failed("nobody is there".into()))
-        }
-    }
 
     fn facts() -> Facts {
         Facts {
@@ -162,6 +153,7 @@ mod tests {
             sample_rate_hz: 16_000,
             packet_len: 320,
             first_position: 0,
+            prompt_sha256: None,
         }
     }
 
@@ -172,11 +164,13 @@ mod tests {
             stations: vec![Station {
                 facts: facts(),
                 source,
+                hears: 1_000,
             }],
+            controls: control::channel(Vec::new()).0,
+            sessions: Default::default(),
             settings: Settings::default(),
             telemetry: Arc::default(),
             is_ready: Arc::new(AtomicBool::new(true)),
-            desk: Arc::new(Nobody),
         };
         let (_stop, stopping) = watch::channel(false);
         let mut tickers = JoinSet::new();

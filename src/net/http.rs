@@ -3,17 +3,17 @@
 use super::feed::{Fed, Feed};
 use super::socket::Listener;
 use super::visitor::Visitor;
-use super::{Lobby, Tuned, control, metrics};
+use super::{Lobby, Tuned, change, metrics, session};
 use crate::access::Role;
 use crate::protocol::{Facts, Format, HEADER_LEN, MAX_REQUEST_LEN};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, patch};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::stream;
@@ -43,13 +43,15 @@ pub(super) fn router(lobby: Arc<Lobby>) -> Router {
         .route("/v1/stations", get(stations))
         .route(
             "/v1/stations/{name}",
-            patch(control::change).layer(DefaultBodyLimit::max(control::MAX_BODY_LEN)),
+            get(change::portrait).patch(change::patch),
         )
+        .route("/v1/stations/{name}/prime", post(change::prime))
         .route("/v1/stations/{name}/stream", any(stream_socket))
         .route("/v1/stations/{name}/stream.wav", get(stream_wav))
         .route("/v1/stations/{name}/listen.m3u", get(playlist))
         .route("/stream.wav", get(first_stream_wav))
         .route("/listen.m3u", get(first_playlist))
+        .route("/v1/sessions", any(session::open))
         .route("/healthz", get(async || "the daemon answers\n"))
         .route("/readyz", get(readiness))
         .route("/metrics", get(figures))
@@ -120,13 +122,6 @@ impl Lobby {
         let first = self.stations.first();
         first.map_or("", |tuned| tuned.station.facts.station.as_str())
     }
-
-    /// Where a station stands in the house's list.
-    pub(super) fn place_of(&self, tuned: &Tuned) -> usize {
-        let is_it = |other: &Tuned| std::ptr::eq(other, tuned);
-        let place = self.stations.iter().position(is_it);
-        place.expect("the station is one of the house's")
-    }
 }
 
 #[derive(Serialize)]
@@ -141,7 +136,7 @@ async fn stations(State(lobby): State<Arc<Lobby>>, visitor: Visitor) -> Result<R
     lobby.admit(&visitor, Role::Listen)?;
     let listings: Vec<Listing> = (lobby.stations.iter())
         .map(|tuned| {
-            let facts = tuned.facts();
+            let facts = tuned.desk.facts();
             let stream = format!("/v1/stations/{}/stream", facts.station);
             let wav = format!("{stream}.wav");
             Listing { facts, stream, wav }
@@ -193,15 +188,15 @@ async fn stream_socket(
     })?;
     let format = choose_format(query, &upgrade)?;
     let feed = Feed::open(&lobby, tuned, visitor.peer()).map_err(|places| full(&places))?;
-    let changes = tuned.changes.subscribe();
-    let facts = tuned.facts();
+    let facts = tuned.station.facts.clone();
     let message_len = HEADER_LEN + facts.packet_len as usize * format.sample_len();
     let listener = Listener {
         lobby: lobby.clone(),
+        now: tuned.desk.watch(),
+        n_told: 0,
         facts,
         format,
         feed,
-        changes,
     };
     let upgrade = upgrade
         .protocols([format.subprotocol()])

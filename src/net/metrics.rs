@@ -100,7 +100,7 @@ impl Figures {
         ]
     }
 
-    fn gauges(&self) -> [Named<'_, Gauge>; 7] {
+    fn gauges(&self) -> [Named<'_, Gauge>; 8] {
         let Telemetry {
             lanes,
             pump,
@@ -135,6 +135,7 @@ impl Figures {
                 &card.is_live,
             ),
             ("listeners", "Listeners connected now", &net.listeners),
+            ("sessions", "Sessions there are", &net.sessions),
         ]
     }
 }

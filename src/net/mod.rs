@@ -8,23 +8,29 @@
 //!
 //! The wire format is `docs/protocol.md`.
 
-mod control;
+mod change;
+mod desk;
 mod feed;
 mod http;
 mod metrics;
 mod places;
+mod session;
+mod sessions;
 mod socket;
 mod timed_io;
 mod visitor;
 
 use crate::access::Tokens;
 use crate::broadcast::Source;
-use crate::protocol::{Change, Changed, Facts};
+use crate::control::Controls;
+use crate::protocol::Facts;
 use crate::telemetry::Telemetry;
 use axum::Extension;
+use desk::Desk;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use places::Places;
+use sessions::Register;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -32,13 +38,22 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use timed_io::TimedIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 use visitor::Peer;
 
+pub use sessions::{SessionModel, Sessions};
+
+/// What a hello calls a prompt by; `None` where there was none.
+pub fn prompt_sha256(codes: &[u8]) -> Option<String> {
+    (!codes.is_empty()).then(|| change::sha256_of(codes))
+}
+
 /// Connections beyond the listeners: pages loading, scrapers, those about to be refused.
 const N_SPARE_CONNECTIONS: usize = 64;
+/// Prompts that may be under way at once, each some megabytes.
+const UPLOADS_MAX: usize = 2;
 /// How long [`serve`] waits, once told to stop, for listeners to be told.
 const FAREWELL: Duration = Duration::from_millis(1_000);
 /// A client that has not sent its request by then is no client.
@@ -51,32 +66,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 pub struct House {
     /// What plays; the first one is the page's default.
     pub stations: Vec<Station>,
+    /// Changes them; the stations are the pump's, in its order.
+    pub controls: Controls,
+    /// What sessions may be drawn besides.
+    pub sessions: Sessions,
     /// Limits.
     pub settings: Settings,
     /// Raised here, and shown at `/metrics`.
     pub telemetry: Arc<Telemetry>,
     /// Whether the stations play: the answer of `/readyz`.
     pub is_ready: Arc<AtomicBool>,
-    /// Carries out what controllers ask for.
-    pub desk: Arc<dyn Desk>,
-}
-
-/// Whoever can change how the stations play.
-pub trait Desk: std::fmt::Debug + Send + Sync {
-    /// Changes the station of that place in the house's list. Waits until it plays so, some
-    /// milliseconds as a rule.
-    fn change(&self, station: usize, change: &Change) -> Result<Changed, Unchanged>;
-}
-
-/// Why a station plays on as it did, in one sentence.
-#[derive(Debug, thiserror::Error)]
-pub enum Unchanged {
-    /// Nobody can play like that: mend the request.
-    #[error("{0}")]
-    Refused(String),
-    /// Retry: those who play do not answer.
-    #[error("{0}")]
-    Failed(String),
 }
 
 /// One station as listeners see it.
@@ -86,6 +85,8 @@ pub struct Station {
     pub facts: Facts,
     /// Its packets: `facts.packet_len` codes each.
     pub source: Source,
+    /// How far back its model hears, in codes.
+    pub hears: usize,
 }
 
 /// Limits of the network; [`Default`] suits a small machine.
@@ -212,12 +213,12 @@ async fn connection(stream: TcpStream, router: axum::Router, lobby: Arc<Lobby>) 
 #[derive(Debug)]
 struct Lobby {
     stations: Vec<Tuned>,
+    sessions: Register,
+    /// Prompts that may be under way at once.
+    uploads: Semaphore,
     settings: Settings,
     telemetry: Arc<Telemetry>,
     is_ready: Arc<AtomicBool>,
-    desk: Arc<dyn Desk>,
-    /// Held while a station changes: listeners hear of changes in their order.
-    changing: Mutex<()>,
     places: Arc<Places>,
     stopping: watch::Receiver<bool>,
 }
@@ -226,33 +227,23 @@ struct Lobby {
 #[derive(Debug)]
 struct Tuned {
     station: Station,
+    desk: Arc<Desk>,
     ticks: watch::Receiver<u64>,
-    /// What it plays since the last change, if there was one.
-    changes: watch::Sender<Option<Changed>>,
-}
-
-impl Tuned {
-    /// The facts as they are now.
-    fn facts(&self) -> Facts {
-        let mut facts = self.station.facts.clone();
-        if let Some(changed) = &*self.changes.borrow() {
-            facts.change(changed);
-        }
-        facts
-    }
 }
 
 impl Lobby {
     fn open(house: House, stopping: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> Self {
-        let stations = house.stations.into_iter().map(|station| {
+        let stations = house.stations.into_iter().enumerate();
+        let stations = stations.map(|(index, station)| {
             let packet_len = station.facts.packet_len as usize;
             assert_eq!(packet_len, station.source.slot_len(), "codes in a packet");
             let (bell, ticks) = watch::channel(0);
             tasks.spawn(ticker(station.clone(), bell));
+            let facts = station.facts.clone();
             Tuned {
+                desk: Arc::new(Desk::new(house.controls.clone(), index, facts)),
                 station,
                 ticks,
-                changes: watch::Sender::new(None),
             }
         });
         let stations = stations.collect();
@@ -260,18 +251,19 @@ impl Lobby {
             settings,
             telemetry,
             is_ready,
-            desk,
+            sessions,
+            controls,
             ..
         } = house;
         let (max, max_per_address) = (settings.max_listeners, settings.max_per_address);
         Self {
             stations,
+            sessions: Register::new(sessions, controls),
+            uploads: Semaphore::new(UPLOADS_MAX),
             places: Arc::new(Places::new(max, max_per_address, telemetry.clone())),
             settings,
             telemetry,
             is_ready,
-            desk,
-            changing: Mutex::default(),
             stopping,
         }
     }

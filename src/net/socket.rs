@@ -1,8 +1,9 @@
 //! A WebSocket listener from hello to close.
 
 use super::Lobby;
+use super::desk::Now;
 use super::feed::{Fed, Feed};
-use crate::protocol::{self, Changed, Event, Facts, Format, Hello, Packet, Request, close};
+use crate::protocol::{self, Event, Facts, Format, Hello, Packet, Request, close};
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -12,29 +13,30 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant, MissedTickBehavior};
 
 /// More messages than this between two pings are a flood.
-const MAX_MESSAGES: u32 = 100;
+pub(super) const MAX_MESSAGES: u32 = 100;
 /// How long a close frame may take to leave; the peer may be the reason for the close.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the listener agreed to hear.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) lobby: Arc<Lobby>,
+    pub(super) now: watch::Receiver<Now>,
+    /// Changes of the station that the listener knows of.
+    pub(super) n_told: u64,
     pub(super) facts: Facts,
     pub(super) format: Format,
     pub(super) feed: Feed,
-    /// Of seed and draw since it came.
-    pub(super) changes: watch::Receiver<Option<Changed>>,
 }
 
 /// Why the conversation is over: a close code and a sentence, or nobody there to be told.
-type Parting = Option<(u16, &'static str)>;
+pub(super) type Parting = Option<(u16, &'static str)>;
 
 const GOING_AWAY: Parting = Some((close::GOING_AWAY, "the station shuts down"));
-const FLOOD: Parting = Some((close::POLICY, "too many messages"));
+pub(super) const FLOOD: Parting = Some((close::POLICY, "too many messages"));
 const TOO_SLOW: Parting = Some((close::TOO_SLOW, "the listener cannot keep up"));
-const IDLE: Parting = Some((close::IDLE, "nothing was heard from the listener"));
-const GONE: Parting = None;
+pub(super) const IDLE: Parting = Some((close::IDLE, "nothing was heard from the listener"));
+pub(super) const GONE: Parting = None;
 
 impl Listener {
     /// Plays to the socket until either side ends it.
@@ -44,40 +46,26 @@ impl Listener {
             Err(end) => end,
         };
         let farewell = async {
-            if let Some((code, reason)) = end {
-                let reason = reason.to_owned();
-                let closing = Event::Closing { code, reason };
-                socket.send(Message::text(closing.to_json())).await?;
-                let frame = CloseFrame {
-                    code,
-                    reason: end.map_or("", |(_, reason)| reason).into(),
-                };
-                socket.send(Message::Close(Some(frame))).await?;
+            match end {
+                Some((code, reason)) => farewell(&mut socket, code, reason).await,
+                None => complete(&mut socket).await,
             }
-            // Completes the closing handshake, whoever began it.
-            while let Some(Ok(_)) = socket.recv().await {}
-            socket.close().await
         };
         let told = matches!(time::timeout(CLOSE_TIMEOUT, farewell).await, Ok(Ok(())));
         tracing::debug!(station = self.facts.station, ?end, told, "a listener left");
     }
 
     async fn play(&mut self, socket: &mut WebSocket) -> Result<std::convert::Infallible, Parting> {
-        self.send(socket, Message::text(self.hello().to_json()))
-            .await?;
+        let hello = self.hello();
+        self.send(socket, Message::text(hello.to_json())).await?;
         let mut pings = time::interval(self.lobby.settings.ping_interval);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last_heard, mut n_messages) = (Instant::now(), 0);
         loop {
             tokio::select! {
                 fed = self.feed.next() => self.pass_on(socket, fed).await?,
-                Ok(()) = self.changes.changed() => {
-                    let changed = *self.changes.borrow_and_update();
-                    if let Some(changed) = changed {
-                        let event = Event::Changed(changed).to_json();
-                        self.send(socket, Message::text(event)).await?;
-                    }
-                }
+                // An error means that `serve` is gone, which the feed says, too.
+                Ok(()) = self.now.changed() => self.tell_changes(socket).await?,
                 message = socket.recv() => {
                     (last_heard, n_messages) = (Instant::now(), n_messages + 1);
                     if n_messages > MAX_MESSAGES {
@@ -96,8 +84,25 @@ impl Listener {
         }
     }
 
-    fn hello(&self) -> Event {
+    async fn tell_changes(&mut self, socket: &mut WebSocket) -> Result<(), Parting> {
+        let events: Vec<String> = {
+            let now = self.now.borrow_and_update();
+            let events = now.since(self.n_told).cloned().map(Box::new);
+            let events = events.map(|changed| Event::Changed(changed).to_json());
+            self.n_told = now.n_changes;
+            // The guard ends with the statement, and no guard may outlive an await.
+            events.collect()
+        };
+        for event in events {
+            self.send(socket, Message::text(event)).await?;
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self) -> Event {
         let sequence = self.feed.sequence();
+        let now = self.now.borrow_and_update();
+        (self.n_told, self.facts) = (now.n_changes, now.facts.clone());
         Event::Hello(Box::new(Hello {
             protocol: protocol::VERSION,
             server: concat!("longwave ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -105,6 +110,7 @@ impl Listener {
             sequence,
             position: self.facts.position(sequence),
             jitter_buffer_ms: self.lobby.settings.jitter_buffer_ms,
+            session: None,
             facts: self.facts.clone(),
         }))
     }
@@ -158,4 +164,31 @@ impl Listener {
         }
         Ok(())
     }
+}
+
+/// Says why the conversation is over, and ends it.
+pub(super) async fn farewell(
+    socket: &mut WebSocket,
+    code: u16,
+    reason: &str,
+) -> Result<(), axum::Error> {
+    let closing = Event::Closing {
+        code,
+        reason: reason.to_owned(),
+    };
+    socket.send(Message::text(closing.to_json())).await?;
+    // No more fits into a close frame.
+    let end = (0..=123.min(reason.len())).rfind(|&end| reason.is_char_boundary(end));
+    let frame = CloseFrame {
+        code,
+        reason: reason[..end.unwrap_or(0)].into(),
+    };
+    socket.send(Message::Close(Some(frame))).await?;
+    complete(socket).await
+}
+
+/// Completes the closing handshake, whoever began it.
+async fn complete(socket: &mut WebSocket) -> Result<(), axum::Error> {
+    while let Some(Ok(_)) = socket.recv().await {}
+    SinkExt::close(socket).await
 }

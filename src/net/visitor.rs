@@ -92,10 +92,19 @@ impl Lobby {
     pub(super) fn admit(&self, visitor: &Visitor, role: Role) -> Result<(), Refusal> {
         self.check_origin(visitor)?;
         let tokens = &self.settings.tokens;
-        if !tokens.guard(role) {
+        // Who may control may have a session.
+        let is_guarded =
+            tokens.guard(role) || (role == Role::Session && tokens.guard(Role::Control));
+        if !is_guarded {
             return match role {
                 Role::Listen => Ok(()),
-                Role::Control if visitor.is_here() => Ok(()),
+                Role::Session | Role::Control if visitor.is_here() => Ok(()),
+                Role::Session => Err(Refusal(
+                    StatusCode::FORBIDDEN,
+                    "without a token for sessions in the settings only this machine's own programs may \
+                     have one"
+                        .into(),
+                )),
                 Role::Control => Err(Refusal(
                     StatusCode::FORBIDDEN,
                     "without a control token in the settings only this machine's own programs may \

@@ -11,6 +11,7 @@ fn hello() -> Hello {
         sequence: 500,
         position: 176_000,
         jitter_buffer_ms: 200,
+        session: None,
         facts: Facts {
             station: "piano".into(),
             model: ModelFacts {
@@ -31,6 +32,7 @@ fn hello() -> Hello {
             sample_rate_hz: 16_000,
             packet_len: 320,
             first_position: 16_000,
+            prompt_sha256: Some("5ea1".repeat(16)),
         },
     }
 }
@@ -91,11 +93,14 @@ fn the_messages_in_the_document_are_the_messages_on_the_wire() {
         ),
         (
             "changed",
-            Event::Changed(Changed {
+            Event::Changed(Box::new(Changed {
                 since: 180_000,
                 seed: 7,
                 draw: hello().facts.draw,
-            }),
+                prompt_sha256: None,
+                volume_db: -6.0,
+                mute: false,
+            })),
         ),
         (
             "closing",
@@ -227,5 +232,36 @@ proptest! {
         let packet = Packet::decode(&message).unwrap();
         prop_assert_eq!(packet.sequence, sequence);
         prop_assert!(packet.codes().eq(codes));
+    }
+}
+
+#[test]
+fn the_start_of_a_session_in_the_document_is_understood() {
+    let Wish::Start(start) = Wish::from_json(&documented("start")).unwrap() else {
+        panic!("it is no start");
+    };
+    assert_eq!((start.seed, start.draw.temperature), (Some(7), Some(0.95)));
+    let prompt = start.prompt.unwrap();
+    assert_eq!((prompt.rate_hz, prompt.n_bytes), (Some(48_000), 384_000));
+    assert_eq!((start.budget_s, start.branch_of), (Some(60.0), None));
+    let bare = Wish::from_json(r#"{"request":"start"}"#).unwrap();
+    assert!(matches!(bare, Wish::Start(start) if start.format == Format::Mulaw));
+    assert_eq!(
+        Wish::from_json(r#"{"request":"pause"}"#).unwrap(),
+        Wish::Pause
+    );
+    for unknown in [
+        r#"{"request":"dance"}"#,
+        r#"{"request":"change","tempo":1}"#,
+        "[]",
+    ] {
+        assert!(Wish::from_json(unknown).is_err(), "{unknown}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_a_session_panic(text in any::<String>()) {
+        let _ = Wish::from_json(&text);
     }
 }

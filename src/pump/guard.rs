@@ -9,23 +9,15 @@
 //! What comes after a return is not what came after the copy was made: the uniforms are those of
 //! the stream's position, which never goes back.
 
-use std::f32::consts::FRAC_PI_2;
-
+use super::fade::Fade;
 use super::stream::Stream;
 use super::watch::{Collapse, Judgement, Watch};
 use crate::control::ChunkShape;
-use crate::engine::{Decoder, Turn};
-use crate::mulaw;
+use crate::engine::Decoder;
 
 /// Good sound from one copy to the next, and until a copy has proved itself: longer than a stream
 /// needs from its first wrong step to what the watch calls noise.
 const KEEP_S: f64 = 5.0;
-
-/// From a failing lane to a good one: long enough not to click, and short because it costs a lane
-/// more while it lasts. A lead of 100 ms bears that up to a load of 0.7, where a chunk of two lanes
-/// takes 1.4 times as long as it plays; beyond, a card may run dry once and fade. Admission does not
-/// count it: stations would be refused for what one takes in a quarter of a second, if ever.
-const FADE_S: f64 = 0.25;
 
 /// A copy that collapses so often was not good after all.
 const RETURNS_MAX: u32 = 2;
@@ -47,12 +39,6 @@ pub(super) struct Guard {
     /// against the young one.
     is_suspicious: bool,
     keep_len: usize,
-    fade_len: usize,
-    /// How much of a return is done, in codes.
-    n_faded: Option<usize>,
-    /// What the lane that fades in has drawn.
-    codes: Box<[u8]>,
-    samples: Box<[f32; 256]>,
 }
 
 impl Guard {
@@ -68,8 +54,6 @@ impl Guard {
         // and memory that was written once is there when it is needed.
         decoder.copy(stream.lane(), young);
         decoder.copy(stream.lane(), kept);
-        let codes_in = |s: f64| (s * f64::from(chunk.rate_hz)) as usize;
-        let samples = std::array::from_fn(|code| mulaw::decode(code as u8));
         Self {
             watch: Watch::new(chunk.rate_hz),
             young,
@@ -79,55 +63,32 @@ impl Guard {
             n_returns: 0,
             n_good: 0,
             is_suspicious: false,
-            keep_len: codes_in(KEEP_S),
-            fade_len: codes_in(FADE_S),
-            n_faded: None,
-            codes: vec![0; chunk.len].into(),
-            samples: Box::new(samples),
+            keep_len: (KEEP_S * f64::from(chunk.rate_hz)) as usize,
         }
     }
 
-    /// What the lane that fades in draws beside the stream's `turn`, if one does.
-    pub fn turn<'a>(&'a mut self, turn: &Turn<'a>) -> Option<Turn<'a>> {
-        self.n_faded.map(|_| Turn {
-            lane: self.young,
-            draw: turn.draw,
-            uniforms: turn.uniforms,
-            codes: &mut self.codes,
-        })
+    /// The spare lane that may be written to: where a prompt is heard.
+    pub fn spare(&self) -> usize {
+        self.young
     }
 
-    /// Fades from what the stream has drawn into what was drawn beside it, if something was. At
-    /// the end of the fade the stream has the good lane.
-    pub fn mix(&mut self, stream: &mut Stream) {
-        let Some(n_faded) = self.n_faded else {
-            return;
-        };
-        // The two have nothing to do with each other: their powers add up, so that of the sum
-        // stays.
-        let turn = FRAC_PI_2 / self.fade_len as f32;
-        let codes = stream.codes_mut().iter_mut().zip(&self.codes);
-        for (at, (failing, good)) in (n_faded..).zip(codes) {
-            *failing = match at < self.fade_len {
-                true => {
-                    let (up, down) = (turn * at as f32).sin_cos();
-                    let sample = |code: u8| self.samples[usize::from(code)];
-                    let mixed = down * sample(*failing) + up * sample(*good);
-                    mulaw::encode(mixed).unwrap_or(mulaw::SILENCE)
-                }
-                false => *good,
-            };
-        }
-        let n_faded = n_faded + self.codes.len();
-        self.n_faded = Some(n_faded).filter(|n| *n < self.fade_len);
-        if self.n_faded.is_none() {
-            stream.swap_lane(&mut self.young);
-        }
+    /// A fade has ended: the stream has the spare lane, and `lane` is the spare one. What is kept
+    /// stays good to return to.
+    pub fn take_back(&mut self, lane: usize) {
+        self.young = lane;
+        (self.has_young, self.n_good) = (false, 0);
+        self.watch.reset();
     }
 
-    /// Looks at the chunk that was delivered, and begins a return if the stream has collapsed.
-    pub fn look(&mut self, stream: &Stream, decoder: &mut dyn Decoder) -> Option<Collapse> {
-        if self.n_faded.is_some() {
+    /// Looks at the chunk that was delivered, and begins a return if the stream has collapsed; while
+    /// it fades there is nothing to judge.
+    pub fn look(
+        &mut self,
+        stream: &Stream,
+        fade: &mut Fade,
+        decoder: &mut dyn Decoder,
+    ) -> Option<Collapse> {
+        if fade.is_running() {
             return None;
         }
         let judgement = self.watch.hear(stream.codes(), &mut |_| ());
@@ -136,7 +97,7 @@ impl Guard {
             Judgement::Good => self.n_good += stream.codes().len(),
             Judgement::Suspicious => {}
             Judgement::Collapsed(collapse) => {
-                self.begin_return(decoder);
+                self.begin_return(fade, decoder);
                 return Some(collapse);
             }
         }
@@ -146,7 +107,7 @@ impl Guard {
     /// The kept lane stays as it is, should its copy collapse as well. Where that has happened too
     /// often, or nothing is kept, the stream begins anew: from silence, for there is no time to
     /// listen to a prompt.
-    fn begin_return(&mut self, decoder: &mut dyn Decoder) {
+    fn begin_return(&mut self, fade: &mut Fade, decoder: &mut dyn Decoder) {
         self.has_kept &= self.n_returns < RETURNS_MAX;
         match self.has_kept {
             true => decoder.copy(self.kept, self.young),
@@ -154,7 +115,7 @@ impl Guard {
         }
         self.n_returns += 1;
         (self.has_young, self.n_good) = (false, 0);
-        self.n_faded = Some(0);
+        fade.begin(self.young);
         self.watch.reset();
     }
 

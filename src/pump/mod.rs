@@ -13,9 +13,13 @@
 //!
 //! The pump knows no device and no socket: cards are rings it fills, listeners a ring it writes.
 
+mod fade;
 mod guard;
+mod replay;
+mod session;
 mod station;
 mod stream;
+mod voice;
 mod watch;
 
 use std::ops::ControlFlow;
@@ -24,14 +28,19 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::broadcast::Writer;
-use crate::control::{self, ChunkShape, Command, ControlError, Controls, Inbox};
+use crate::control::{
+    self, ChunkShape, Command, ControlError, Controls, Inbox, Order, Retired, Whose,
+};
 use crate::engine::{Decoder, DrawParams, Turn};
 use crate::machine;
 use crate::telemetry::Telemetry;
 
 use guard::Guard;
+use session::Sessions;
 use station::{Station, Tempo};
+use voice::Voice;
 
+pub use replay::{Replay, ReplayError};
 pub use stream::{Start, Stream};
 pub use watch::{Collapse, Judgement, Look, Watch};
 
@@ -77,8 +86,10 @@ pub enum PumpError {
 pub struct Engine {
     /// Draws.
     pub decoder: Box<dyn Decoder>,
-    /// The chunks of all its stations.
+    /// The chunks of all its stations and sessions.
     pub chunk: ChunkShape,
+    /// Lanes for sessions, which nobody else has: one each, and one more to hear new prompts with.
+    pub sessions: Vec<usize>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -162,7 +173,12 @@ impl Primed {
         let mut open = |opening| open_station(&mut engines, opening, lead, on_prompt);
         let stations = stations.into_iter().map(&mut open);
         let stations = stations.collect::<Result<_, _>>()?;
+        let sessions = engines.iter().map(|engine| {
+            let tempo = tempo(engine.chunk, lead);
+            Sessions::new(&engine.sessions, engine.chunk, tempo)
+        });
         let body = Body {
+            sessions: sessions.collect(),
             engines,
             stations,
             cpu: settings.cpu,
@@ -202,11 +218,6 @@ impl Pump {
         !self.thread.is_finished()
     }
 
-    /// A way to command it.
-    pub fn controls(&self) -> Controls {
-        self.controls.clone()
-    }
-
     /// Ends the thread and waits for it, one chunk at most.
     pub fn stop(self) -> Result<(), PumpError> {
         match self.controls.stop() {
@@ -220,7 +231,8 @@ impl Pump {
 
 /// Refuses what [`Body`] could not drive.
 fn check(engines: &[Engine], stations: &[Opening]) -> Result<(), PumpError> {
-    let got = stations.len();
+    let of_sessions = engines.iter().map(|engine| engine.sessions.len());
+    let got = stations.len() + of_sessions.sum::<usize>();
     if got > STATIONS_MAX {
         return Err(PumpError::TooManyStations { got });
     }
@@ -229,7 +241,11 @@ fn check(engines: &[Engine], stations: &[Opening]) -> Result<(), PumpError> {
         return Err(PumpError::NoPacket);
     }
     let mut taken: Vec<Place> = Vec::new();
-    for place in stations.iter().flat_map(Opening::places) {
+    let of_sessions = engines.iter().enumerate().flat_map(|(engine, e)| {
+        let lanes = e.sessions.iter();
+        lanes.map(move |&lane| Place { engine, lane })
+    });
+    for place in stations.iter().flat_map(Opening::places).chain(of_sessions) {
         let engine = engines.get(place.engine);
         let is_there = engine.is_some_and(|engine| place.lane < engine.decoder.n_lanes());
         if !is_there || taken.contains(&place) {
@@ -253,16 +269,21 @@ fn open_station(
         spares,
         writer,
     } = opening;
-    let Engine { decoder, chunk } = &mut engines[place.engine];
+    let Engine { decoder, chunk, .. } = &mut engines[place.engine];
     let stream = Stream::open(&mut **decoder, place.lane, &start, chunk.len, on_prompt);
-    let tempo = Tempo {
-        rate_hz: chunk.rate_hz,
-        chunk: duration(*chunk),
-        lead,
-    };
+    let tempo = tempo(*chunk, lead);
     let stream = stream.ok_or(PumpError::Interrupted)?;
     let guard = spares.map(|spares| Guard::new(&stream, spares, *chunk, &mut **decoder));
-    Ok(Station::new((stream, guard), writer, place.engine, tempo))
+    let voice = Voice::new(stream, *chunk);
+    Ok(Station::new((voice, guard), writer, place.engine, tempo))
+}
+
+fn tempo(chunk: ChunkShape, lead: Duration) -> Tempo {
+    Tempo {
+        rate_hz: chunk.rate_hz,
+        chunk: duration(chunk),
+        lead,
+    }
 }
 
 /// How long a chunk plays.
@@ -274,6 +295,8 @@ fn duration(chunk: ChunkShape) -> Duration {
 struct Body {
     engines: Vec<Engine>,
     stations: Vec<Station>,
+    /// Of each engine.
+    sessions: Vec<Sessions>,
     cpu: Option<usize>,
     telemetry: Arc<Telemetry>,
     inbox: Inbox,
@@ -296,46 +319,78 @@ impl Body {
     /// Takes the commands that came; `false` to end.
     fn obey(&mut self) -> bool {
         while let Some(command) = self.inbox.take() {
-            let (station, line) = match command {
+            // A station that does not exist plays nothing: what is meant for it goes back.
+            let retired = match command {
                 Command::Stop => return false,
-                Command::AttachCard { station, line } => (station, Some(line)),
-                Command::DetachCard { station } => (station, None),
-                Command::Retune {
-                    station,
-                    seed,
-                    draw,
-                } => {
-                    if let Some(of) = self.stations.get_mut(station) {
-                        of.stream.retune(seed, draw);
-                        self.inbox.retuned(station, of.stream.position());
-                    }
-                    continue;
+                Command::AttachCard { station, line } => match self.stations.get_mut(station) {
+                    Some(station) => station.attach(line).map(Retired::Line),
+                    None => Some(Retired::Line(line)),
+                },
+                Command::DetachCard { station } => {
+                    let station = self.stations.get_mut(station);
+                    station.and_then(Station::detach).map(Retired::Line)
                 }
+                Command::Change(order) => self.change(order).map(Retired::Order),
+                Command::Open(session) => match self.engines.get_mut(session.engine) {
+                    Some(engine) => {
+                        let sessions = &mut self.sessions[session.engine];
+                        sessions.open(session, &mut *engine.decoder, &self.inbox);
+                        None
+                    }
+                    None => Some(Retired::Session(session)),
+                },
             };
-            // A station that does not exist plays nothing: its card goes back.
-            let retired = match (self.stations.get_mut(station), line) {
-                (Some(station), Some(line)) => station.attach(line),
-                (Some(station), None) => station.detach(),
-                (None, line) => line,
-            };
-            if let Some(line) = retired {
-                self.inbox.retire(line);
+            if let Some(retired) = retired {
+                self.inbox.retire(retired);
             }
         }
         true
     }
 
-    /// Draws a chunk for every station that is due. If none is, copies one that wants to be; if none
-    /// does, says how long until one will be due.
+    fn change(&mut self, order: Box<Order>) -> Option<Box<Order>> {
+        match order.whose {
+            Whose::Station(station) => match self.stations.get_mut(station) {
+                Some(station) => station.obey(order),
+                None => Some(order),
+            },
+            Whose::Session(number) => {
+                let sessions = self.sessions.iter_mut().find(|s| s.has(number));
+                match sessions {
+                    Some(sessions) => sessions.obey(number, order),
+                    None => Some(order),
+                }
+            }
+        }
+    }
+
+    /// Draws a chunk for every station that is due. If none is, takes in a tile of a prompt or copies
+    /// a station that wants to be; if there is nothing of that, says how long until one will be due.
     fn step(&mut self, now: Instant) -> Duration {
         let soonest = self.find_due(now);
-        let has_copied = !soonest.is_zero() && self.copy();
+        let has_worked = !soonest.is_zero() && (self.prime() || self.copy());
         if soonest.is_zero() {
             self.generate(now);
         }
         self.tell_lead(now);
-        // A copy takes time: what was due later may be due now.
-        if has_copied { Duration::ZERO } else { soonest }
+        // Such work takes time: what was due later may be due now.
+        if has_worked { Duration::ZERO } else { soonest }
+    }
+
+    /// Takes in one tile of one prompt.
+    fn prime(&mut self) -> bool {
+        for station in &mut self.stations {
+            let decoder = &mut *self.engines[station.engine].decoder;
+            let (has_primed, done) = station.prime(decoder);
+            if let Some(order) = done {
+                self.inbox.retire(Retired::Order(order));
+            }
+            if has_primed {
+                return true;
+            }
+        }
+        let engines = self.engines.iter_mut().zip(&mut self.sessions);
+        let mut engines = engines.map(|(engine, sessions)| (&mut *engine.decoder, sessions));
+        engines.any(|(decoder, sessions)| sessions.prime(decoder, &self.inbox))
     }
 
     /// Copies one station that wants to be; one at a time, for it takes a good part of a chunk.
@@ -353,11 +408,19 @@ impl Body {
         for station in &mut self.stations {
             let is_lost = !is_card_live || station.is_cut_off();
             if is_lost && let Some(line) = station.detach() {
-                self.inbox.retire(line);
+                self.inbox.retire(Retired::Line(line));
             }
             let wait = station.wait(now);
             station.is_due = wait.is_zero() || station.is_flexible(wait);
             soonest = soonest.min(wait);
+        }
+        for sessions in &mut self.sessions {
+            sessions.sweep(&self.inbox);
+            for slot in &mut sessions.slots {
+                let wait = slot.wait(now);
+                slot.is_due = wait.is_zero() || slot.is_flexible(wait);
+                soonest = soonest.min(wait);
+            }
         }
         soonest
     }
@@ -369,8 +432,12 @@ impl Body {
         let (mut load, mut n_chunks, mut n_codes) = (0.0, 0, 0);
         for (index, engine) in self.engines.iter_mut().enumerate() {
             let due = |station: &&mut Station| station.is_due && station.engine == index;
+            let sessions = &mut self.sessions[index];
             let begin = Instant::now();
-            let n_due = engine.draw(self.stations.iter_mut().filter(due));
+            let stations = self.stations.iter_mut().filter(due);
+            let slots = sessions.slots.iter_mut().filter(|slot| slot.is_due);
+            let voices = stations.map(|station| &mut station.voice);
+            let n_due = engine.draw(voices.chain(slots.map(|slot| &mut slot.voice)));
             if n_due == 0 {
                 continue;
             }
@@ -379,6 +446,7 @@ impl Body {
             for station in self.stations.iter_mut().filter(due) {
                 station.deliver(now);
             }
+            sessions.deliver(now);
             for station in self.stations.iter_mut().filter(due) {
                 match station.look(&mut *engine.decoder) {
                     Some(Collapse::Noise) => told.noise_collapses.add(1),
@@ -404,8 +472,8 @@ impl Body {
 }
 
 impl Engine {
-    /// One call for all stations in `due`; how many there are.
-    fn draw<'a>(&mut self, due: impl Iterator<Item = &'a mut Station>) -> usize {
+    /// One call for all streams in `due`; how many there are.
+    fn draw<'a>(&mut self, due: impl Iterator<Item = &'a mut Voice>) -> usize {
         let mut turns: [Turn<'_>; TURNS_MAX] = std::array::from_fn(|_| Turn {
             lane: 0,
             draw: DrawParams::default(),
@@ -413,9 +481,9 @@ impl Engine {
             codes: &mut [],
         });
         let (mut n_due, mut n_turns) = (0, 0);
-        for station in due {
+        for voice in due {
             n_due += 1;
-            for turn in station.turns() {
+            for turn in voice.turns() {
                 turns[n_turns] = turn;
                 n_turns += 1;
             }

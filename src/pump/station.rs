@@ -9,11 +9,11 @@
 use std::time::{Duration, Instant};
 
 use crate::broadcast::Writer;
-use crate::control::CardLine;
-use crate::engine::{Decoder, Turn};
+use crate::control::{CardLine, Order};
+use crate::engine::Decoder;
 use crate::mulaw;
 use crate::pump::guard::Guard;
-use crate::pump::stream::Stream;
+use crate::pump::voice::Voice;
 use crate::pump::watch::Collapse;
 
 /// How a station's time passes: that of its model, and how far ahead it is kept.
@@ -27,7 +27,7 @@ pub(super) struct Tempo {
 }
 
 pub(super) struct Station {
-    pub stream: Stream,
+    pub voice: Voice,
     /// If it is watched.
     guard: Option<Guard>,
     /// Which engine draws it.
@@ -40,18 +40,23 @@ pub(super) struct Station {
     /// Whether the next call of `generate` includes this station.
     pub is_due: bool,
     samples: Vec<f32>,
+    /// How loud the card plays it, and shall play it.
+    gain: f32,
+    gain_wanted: f32,
 }
 
 impl Station {
     pub fn new(
-        (stream, guard): (Stream, Option<Guard>),
+        (voice, guard): (Voice, Option<Guard>),
         writer: Writer,
         engine: usize,
         tempo: Tempo,
     ) -> Self {
         Self {
-            samples: vec![0.0; stream.codes().len()],
-            stream,
+            samples: vec![0.0; voice.stream.codes().len()],
+            gain: 1.0,
+            gain_wanted: 1.0,
+            voice,
             guard,
             engine,
             tempo,
@@ -95,26 +100,35 @@ impl Station {
         self.line.is_none() && wait <= self.tempo.chunk / 2
     }
 
-    /// This station's part in a call of the engine; two while it returns from a collapse.
-    pub fn turns(&mut self) -> impl Iterator<Item = Turn<'_>> {
-        let turn = self.stream.turn();
-        let guard = self.guard.as_mut();
-        let beside = guard.and_then(|guard| guard.turn(&turn));
-        std::iter::once(turn).chain(beside)
+    /// Takes an order, and gives it back once it is done with.
+    pub fn obey(&mut self, order: Box<Order>) -> Option<Box<Order>> {
+        self.gain_wanted = order.change.gain.unwrap_or(self.gain_wanted);
+        self.voice.obey(order, self.guard.is_some())
+    }
+
+    /// Takes in a tile of a prompt, if one waits; whether it did, and the order if that is done.
+    pub fn prime(&mut self, decoder: &mut dyn Decoder) -> (bool, Option<Box<Order>>) {
+        match &self.guard {
+            Some(guard) if self.voice.wants_prime() => {
+                (true, self.voice.prime(guard.spare(), decoder))
+            }
+            _ => (false, None),
+        }
     }
 
     /// Sends the chunk that was just drawn on its way.
     pub fn deliver(&mut self, now: Instant) {
         let tempo = self.tempo;
-        if let Some(guard) = &mut self.guard {
-            guard.mix(&mut self.stream);
+        if let (Some(lane), Some(guard)) = (self.voice.finish(), &mut self.guard) {
+            guard.take_back(lane);
         }
-        self.stream.advance();
-        let codes = self.stream.codes();
+        let codes = self.voice.stream.codes();
+        // Over a whole chunk, or it would click.
+        let slope = (self.gain_wanted - self.gain) / codes.len() as f32;
         self.play_at = match &mut self.line {
             Some(line) => {
-                for (sample, &code) in self.samples.iter_mut().zip(codes) {
-                    *sample = mulaw::decode(code);
+                for (at, (sample, &code)) in self.samples.iter_mut().zip(codes).enumerate() {
+                    *sample = mulaw::decode(code) * (self.gain + slope * at as f32);
                 }
                 line.send(&self.samples);
                 // Should the card be lost now, the timer's next chunk is due one chunk later.
@@ -122,20 +136,28 @@ impl Station {
             }
             None => self.play_at.max(now) + tempo.chunk,
         };
+        self.gain = self.gain_wanted;
         self.writer.publish(codes);
     }
 
     /// Looks at what was delivered: whether the stream has just collapsed, and returns.
     pub fn look(&mut self, decoder: &mut dyn Decoder) -> Option<Collapse> {
-        let guard = self.guard.as_mut()?;
-        guard.look(&self.stream, decoder)
+        let Voice { stream, fade, .. } = &mut self.voice;
+        let collapse = self.guard.as_mut()?.look(stream, fade, decoder);
+        if collapse.is_some() {
+            // The return has taken the lane.
+            self.voice.restart_priming();
+        }
+        collapse
     }
 
     /// Copies the stream if its guard wants that; whether it did.
     pub fn copy(&mut self, decoder: &mut dyn Decoder) -> bool {
-        let guard = self.guard.as_mut().filter(|guard| guard.wants_copy());
+        let is_lent = self.voice.is_priming() || self.voice.fade.is_running();
+        let guard = self.guard.as_mut();
+        let guard = guard.filter(|guard| guard.wants_copy() && !is_lent);
         guard
-            .map(|guard| guard.copy(&self.stream, decoder))
+            .map(|guard| guard.copy(&self.voice.stream, decoder))
             .is_some()
     }
 

@@ -28,6 +28,8 @@ pub struct Stream {
     position: u64,
     uniforms: Box<[f32]>,
     codes: Box<[u8]>,
+    /// Codes of the next chunk: as many as there is room for, or fewer.
+    len: usize,
 }
 
 impl Stream {
@@ -57,12 +59,8 @@ impl Stream {
             position: decoder.position(lane),
             uniforms: vec![0.0; chunk_len].into(),
             codes: vec![0; chunk_len].into(),
+            len: chunk_len,
         })
-    }
-
-    /// Draws otherwise from the next chunk on.
-    pub(super) fn retune(&mut self, seed: u64, draw: DrawParams) {
-        (self.seed, self.draw) = (seed, draw);
     }
 
     /// The position of the next code to be drawn; a prompt counts. It never goes back, though the
@@ -73,39 +71,40 @@ impl Stream {
 
     /// The chunk that was drawn last.
     pub fn codes(&self) -> &[u8] {
-        &self.codes
+        &self.codes[..self.len]
     }
 
     /// Draws the next chunk, this stream alone.
     pub fn next(&mut self, decoder: &mut dyn Decoder) -> &[u8] {
         decoder.generate(&mut [self.turn()]);
         self.advance();
-        &self.codes
+        self.codes()
     }
 
     /// The same, looked on by `see`; see [`Decoder::generate_seen`].
     pub fn next_seen(&mut self, decoder: &mut dyn Decoder, see: See<'_>) -> &[u8] {
         decoder.generate_seen(self.turn(), see);
         self.advance();
-        &self.codes
+        self.codes()
     }
 
     /// This stream's part in a call of [`Decoder::generate`], which [`advance`](Self::advance)
     /// must follow.
     pub(super) fn turn(&mut self) -> Turn<'_> {
-        for (place, position) in self.uniforms.iter_mut().zip(self.position..) {
+        let uniforms = &mut self.uniforms[..self.len];
+        for (place, position) in uniforms.iter_mut().zip(self.position..) {
             *place = uniform(self.seed, position);
         }
         Turn {
             lane: self.lane,
             draw: self.draw,
-            uniforms: &self.uniforms,
-            codes: &mut self.codes,
+            uniforms,
+            codes: &mut self.codes[..self.len],
         }
     }
 
     pub(super) fn advance(&mut self) {
-        self.position += self.codes.len() as u64;
+        self.position += self.len as u64;
     }
 
     pub(super) fn lane(&self) -> usize {
@@ -118,6 +117,35 @@ impl Stream {
     }
 
     pub(super) fn codes_mut(&mut self) -> &mut [u8] {
-        &mut self.codes
+        &mut self.codes[..self.len]
+    }
+
+    /// Draws otherwise from the next code on, as far as something is said.
+    pub(super) fn redraw(&mut self, seed: Option<u64>, draw: Option<DrawParams>) {
+        self.seed = seed.unwrap_or(self.seed);
+        self.draw = draw.unwrap_or(self.draw);
+    }
+
+    /// Another stream, at `position` of a lane that somebody else has opened.
+    pub(super) fn restart(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    /// In a lane that nobody has opened yet.
+    pub(super) fn idle(lane: usize, chunk_len: usize) -> Self {
+        Self {
+            lane,
+            seed: 0,
+            draw: DrawParams::default(),
+            position: 0,
+            uniforms: vec![0.0; chunk_len].into(),
+            codes: vec![0; chunk_len].into(),
+            len: chunk_len,
+        }
+    }
+
+    /// Makes the next chunks `len` codes long, or as long as there is room for.
+    pub(super) fn set_len(&mut self, len: usize) {
+        self.len = len.min(self.codes.len());
     }
 }

@@ -7,7 +7,9 @@ use crate::mulaw;
 use crate::resample::Resampler;
 use assert_no_alloc::assert_no_alloc;
 
+mod change;
 mod collapse;
+mod sessions;
 
 const SETTINGS: PumpSettings = PumpSettings {
     lead_ms: 100,
@@ -68,6 +70,7 @@ fn engine_of(n_lanes: usize) -> Engine {
     Engine {
         decoder: fake(n_lanes),
         chunk: SHAPE,
+        sessions: Vec::new(),
     }
 }
 
@@ -360,9 +363,9 @@ fn stations_of_several_engines_and_rates_keep_their_own_pace() {
     assert_eq!(rounds, 55, "all engines together are one load");
     assert_eq!(published(&bench.sources[2]), rendered(2, 55));
     let mut station = bench.body.stations.remove(1);
-    let drawn = station.stream.turn();
+    let drawn = station.voice.stream.turn();
     assert_eq!((drawn.lane, drawn.codes.len()), (0, 480));
-    assert_eq!(station.stream.position(), 7 + 55 * 480);
+    assert_eq!(station.voice.stream.position(), 7 + 55 * 480);
 }
 
 #[test]
@@ -405,50 +408,4 @@ fn a_prompt_is_heard_whole_or_broken_off_at_once() {
         ControlFlow::Break(())
     });
     assert!(matches!(primed, Err(PumpError::Interrupted)) && n_told == 1);
-}
-
-#[test]
-fn a_retuned_station_draws_otherwise_from_the_position_that_is_told() {
-    let mut bench = Bench::new(2);
-    bench.settle();
-    let n_before = bench.sources[0].n_written();
-    let controls = bench.controls.clone();
-    let draw = DrawParams::default();
-    let asker = thread::spawn(move || controls.retune(0, 99, draw));
-    while !asker.is_finished() {
-        bench.now += CHUNK;
-        bench.settle();
-        thread::sleep(Duration::from_millis(1));
-    }
-    let since = asker.join().unwrap().unwrap();
-    let first = 7 + n_before * SHAPE.len as u64;
-    assert!(since >= first && (since - 7).is_multiple_of(SHAPE.len as u64));
-    // As one who changes his own stream at that position would have drawn it.
-    let mut alone = fake(1);
-    let mut stream = Stream::open(&mut *alone, 0, &start_of(0), SHAPE.len, &mut hear).unwrap();
-    let mut reader = bench.sources[0].subscribe(4_000);
-    let mut codes = vec![0; SHAPE.len];
-    while let Next::Packet { .. } = reader.next(&mut codes) {
-        if stream.position() == since {
-            stream.retune(99, draw);
-        }
-        assert_eq!(stream.next(&mut *alone), codes);
-    }
-    assert!(stream.position() > since);
-    assert!(matches!(
-        bench.controls.retune(5, 0, draw),
-        Err(ControlError::NoStation(5))
-    ));
-}
-
-#[test]
-fn retuning_allocates_nothing() {
-    let mut bench = Bench::new(1);
-    let command = Command::Retune {
-        station: 0,
-        seed: 1,
-        draw: DrawParams::default(),
-    };
-    bench.controls.send_now(command);
-    assert_no_alloc(|| assert!(bench.body.obey()));
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use crate::resample::ResampleError;
 
-pub use read::{Head, each_block, head, read_mono};
+pub use read::{Head, each_block, head, parse_mono, read_mono};
 pub use write::{WavFormat, WavWriter, abandon_all};
 
 /// Why a WAV file was not read or written; the path is in each sentence.

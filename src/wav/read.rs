@@ -1,7 +1,7 @@
 //! Reading: the header, then blocks of frames from where the caller's part begins.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,23 @@ const SETTLE_S: f64 = 0.1;
 /// The result is shorter only if the file is; it is never empty. Memory is bounded by `last_s`,
 /// whatever the file's size.
 pub fn read_mono(path: &Path, rate_hz: u32, last_s: f64) -> Result<Vec<f32>, WavError> {
-    let mut source = Source::open(path)?;
+    read_source(Source::open(path)?, rate_hz, last_s)
+}
+
+/// The same of a file that lies in memory; errors call it `name`.
+pub fn parse_mono(
+    bytes: Vec<u8>,
+    name: &str,
+    rate_hz: u32,
+    last_s: f64,
+) -> Result<Vec<f32>, WavError> {
+    let len = bytes.len() as u64;
+    let source = Source::new(Path::new(name), Box::new(Cursor::new(bytes)), len)?;
+    read_source(source, rate_hz, last_s)
+}
+
+fn read_source(mut source: Source, rate_hz: u32, last_s: f64) -> Result<Vec<f32>, WavError> {
+    let path = source.path.clone();
     let n_wanted = (last_s.max(0.0) * f64::from(rate_hz)).ceil() as usize;
     let n_read = ((last_s.max(0.0) + SETTLE_S) * f64::from(source.format.rate_hz)).ceil() as u64;
     let n_read = n_read.min(source.n_frames);
@@ -45,7 +61,7 @@ pub fn read_mono(path: &Path, rate_hz: u32, last_s: f64) -> Result<Vec<f32>, Wav
     let mut resampler =
         Resampler::new(source.format.rate_hz, rate_hz, BLOCK_FRAMES).map_err(|source| {
             WavError::Rate {
-                path: path.to_owned(),
+                path: path.clone(),
                 source,
             }
         })?;
@@ -58,9 +74,7 @@ pub fn read_mono(path: &Path, rate_hz: u32, last_s: f64) -> Result<Vec<f32>, Wav
     mono.extend_from_slice(resampler.flush());
     mono.drain(..mono.len().saturating_sub(n_wanted));
     if mono.is_empty() {
-        return Err(WavError::Empty {
-            path: path.to_owned(),
-        });
+        return Err(WavError::Empty { path });
     }
     Ok(mono)
 }
@@ -100,6 +114,13 @@ pub fn each_block(
     }
     Ok(())
 }
+
+/// A file, or bytes in its place.
+trait Bytes: Read + Seek {}
+
+impl<T: Read + Seek> Bytes for T {}
+
+type Reader = BufReader<Box<dyn Bytes>>;
 
 /// How a sample lies in a file. By the standard a sample narrower than its container lies at the
 /// container's top, so the container's width is all one needs to know.
@@ -174,7 +195,7 @@ impl From<io::Error> for HeaderError {
 
 /// Reads up to the first byte of sound: its format, and how many bytes of it are promised, if any
 /// number is.
-fn read_header(reader: &mut BufReader<File>) -> Result<(Format, Option<u32>), HeaderError> {
+fn read_header(reader: &mut Reader) -> Result<(Format, Option<u32>), HeaderError> {
     let mut riff = [0; 12];
     reader.read_exact(&mut riff)?;
     if &riff[..4] != b"RIFF" || &riff[8..] != b"WAVE" {
@@ -218,7 +239,7 @@ fn coding(tag: u16, n_bytes: u16) -> Result<Coding, HeaderError> {
     }
 }
 
-fn read_format(reader: &mut BufReader<File>, len: u32) -> Result<Format, HeaderError> {
+fn read_format(reader: &mut Reader, len: u32) -> Result<Format, HeaderError> {
     let mut bytes = [0; 40];
     if len < 16 {
         return Err(HeaderError::Foreign("its `fmt ` chunk is too short"));
@@ -256,7 +277,7 @@ fn read_format(reader: &mut BufReader<File>, len: u32) -> Result<Format, HeaderE
 /// An open file, its reader at the next frame to read.
 struct Source {
     path: PathBuf,
-    reader: BufReader<File>,
+    reader: Reader,
     format: Format,
     n_frames: u64,
     position: u64,
@@ -271,6 +292,14 @@ impl Source {
         };
         let file = File::open(path).map_err(read_error)?;
         let file_len = file.metadata().map_err(read_error)?.len();
+        Self::new(path, Box::new(file), file_len)
+    }
+
+    fn new(path: &Path, file: Box<dyn Bytes>, file_len: u64) -> Result<Self, WavError> {
+        let read_error = |source| WavError::Read {
+            path: path.to_owned(),
+            source,
+        };
         let mut reader = BufReader::new(file);
         let (format, data_len) = read_header(&mut reader).map_err(|error| error.at(path))?;
 

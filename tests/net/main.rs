@@ -4,8 +4,8 @@
 //! how fast this machine is.
 
 mod access;
+mod change;
 mod contract;
-mod control;
 mod listening;
 mod server;
 

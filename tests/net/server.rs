@@ -2,8 +2,9 @@
 
 use futures_util::StreamExt;
 use longwave::broadcast::{self, Writer};
-use longwave::net::{self, Desk, House, Settings, Station, Unchanged};
-use longwave::protocol::{Change, Changed, Draw, Event, Facts, Hello, ModelFacts, Packet};
+use longwave::control::{self, ChunkShape, Inbox};
+use longwave::net::{self, House, Settings, Station};
+use longwave::protocol::{Draw, Event, Facts, Hello, ModelFacts, Packet};
 use longwave::telemetry::Telemetry;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 pub const PACKET_LEN: usize = 320;
 pub const N_SLOTS: usize = 64;
+/// How far back the station's model hears.
+pub const HEARS: usize = 1_000;
 /// Where packet 0 begins in these tests.
 pub const FIRST_POSITION: u64 = 1_000;
 
@@ -50,28 +53,7 @@ pub fn facts(station: &str) -> Facts {
         sample_rate_hz: 16_000,
         packet_len: PACKET_LEN as u32,
         first_position: FIRST_POSITION,
-    }
-}
-
-/// Plays at once as it is told, unless that is to draw at a negative temperature.
-#[derive(Debug)]
-struct Taker;
-
-/// The position from which what [`Taker`] is told holds.
-pub const SINCE: u64 = 4_200;
-
-impl Desk for Taker {
-    fn change(&self, _: usize, change: &Change) -> Result<Changed, Unchanged> {
-        let Facts { seed, draw, .. } = facts("piano");
-        let (seed, draw) = change.apply(seed, draw);
-        match draw.temperature < 0.0 {
-            true => Err(Unchanged::Refused("draw: temperature is negative".into())),
-            false => Ok(Changed {
-                since: SINCE,
-                seed,
-                draw,
-            }),
-        }
+        prompt_sha256: None,
     }
 }
 
@@ -88,25 +70,37 @@ pub struct Server {
 
 impl Server {
     pub async fn start(settings: Settings) -> Self {
+        Self::start_idle(settings).await.0
+    }
+
+    /// The same, and where orders arrive.
+    pub async fn start_idle(settings: Settings) -> (Self, Inbox) {
         let (writer, source) = broadcast::ring(N_SLOTS, PACKET_LEN);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let telemetry = Arc::new(Telemetry::default());
         let is_ready = Arc::new(AtomicBool::new(false));
+        let shape = ChunkShape {
+            rate_hz: 16_000,
+            len: PACKET_LEN,
+        };
+        let (controls, inbox) = control::channel(vec![shape]);
         let house = House {
             stations: vec![Station {
                 facts: facts("piano"),
                 source,
+                hears: HEARS,
             }],
+            controls,
+            sessions: Default::default(),
             settings,
             telemetry: telemetry.clone(),
             is_ready: is_ready.clone(),
-            desk: Arc::new(Taker),
         };
         let (shutdown, stopped) = oneshot::channel();
         let stopped = async move { stopped.await.unwrap_or(()) };
         let served = tokio::spawn(net::serve(listener, house, stopped));
-        Self {
+        let server = Self {
             addr,
             writer,
             n_written: 0,
@@ -114,7 +108,8 @@ impl Server {
             is_ready,
             shutdown,
             served,
-        }
+        };
+        (server, inbox)
     }
 
     pub fn publish(&mut self, n: u64) {

@@ -15,7 +15,7 @@ pub struct ServeArgs {
     #[arg(long, short, value_name = "HOST:PORT", value_parser = address)]
     pub listen: Option<String>,
 
-    /// A file of tokens: a line is `listen TOKEN` or `control TOKEN`
+    /// A file of tokens: a line is `listen TOKEN`, `session TOKEN` or `control TOKEN`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub tokens: Option<PathBuf>,
 
@@ -64,8 +64,8 @@ pub struct ControlArgs {
     #[arg(value_name = "STATION")]
     pub station: String,
 
-    /// What to change: seed, temperature, max_entropy, max_rise, leveling, top_p, min_p; without any,
-    /// how it plays is printed
+    /// What to change: seed, temperature, max_entropy, max_rise, leveling, top_p, min_p; volume_db (-60 to
+    /// 0) and mute of the card. Without any, how it plays is printed
     #[arg(value_name = "KEY=VALUE")]
     pub changes: Vec<String>,
 
@@ -73,6 +73,10 @@ pub struct ControlArgs {
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url,
         default_value = "http://127.0.0.1:8420/")]
     pub url: String,
+
+    /// A WAV file, of any rate, that the station hears next and then continues
+    #[arg(long, value_name = "F.wav", value_hint = ValueHint::FilePath)]
+    pub prompt: Option<PathBuf>,
 
     /// A file with a token to control, such as the daemon's own [default: $LONGWAVE_TOKEN]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

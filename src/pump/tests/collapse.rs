@@ -92,6 +92,7 @@ impl Stage {
         let engine = Engine {
             decoder: Box::new(decoder),
             chunk: SHAPE,
+            sessions: Vec::new(),
         };
         let stations = (0..n_stations).map(|lane| {
             let (mut opening, source) = opening(lane, start_of(lane as u64));
@@ -159,7 +160,7 @@ fn a_stream_that_falls_into_noise_is_back_within_a_second() {
     assert!(kept_before < 11 * RATE as u64, "{kept_before}");
     assert_eq!(stage.collapses(), (1, 0));
     // The count of the codes goes on, and so do the uniforms.
-    let position = stage.bench.body.stations[0].stream.position();
+    let position = stage.bench.body.stations[0].voice.stream.position();
     assert_eq!(position, 7 + heard.len() as u64);
 }
 
@@ -367,6 +368,7 @@ fn a_real_engine_is_after_its_return_what_it_was_before() {
     let engine = Engine {
         decoder,
         chunk: SHAPE,
+        sessions: Vec::new(),
     };
     let bench = Bench::of(vec![engine], vec![(opening, source)]);
     let mut stage = Stage { bench, cue };
@@ -380,7 +382,7 @@ fn a_real_engine_is_after_its_return_what_it_was_before() {
     place_of(&heard[failed_at + RATE..failed_at + 2 * RATE]);
 
     let body = &mut stage.bench.body;
-    let lane = body.stations[0].stream.lane();
+    let lane = body.stations[0].voice.stream.lane();
     let decoder = &mut body.engines[0].decoder;
     let position = decoder.position(lane);
     let earlier = failed_at as u64 - 9 * RATE as u64..failed_at as u64;

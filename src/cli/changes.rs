@@ -1,0 +1,71 @@
+//! The changes of a station, as its server tells them, for `render`.
+
+use std::path::Path;
+
+use eyre::{WrapErr, bail};
+use longwave::control::{Change, DrawParams};
+use longwave::net::prompt_sha256;
+use longwave::protocol::Changed;
+use serde::Deserialize;
+
+/// What the server says of a station, as far as it is needed here.
+#[derive(Deserialize)]
+struct Portrait {
+    n_changes: usize,
+    changes: Vec<Changed>,
+}
+
+/// Reads the answer of `GET /v1/stations/NAME`; a change that has a prompt needs it among `prompts`.
+pub fn read(path: &Path, prompts: Vec<Vec<u8>>) -> eyre::Result<Vec<(u64, Change)>> {
+    let text = std::fs::read_to_string(path);
+    let text = text.wrap_err_with(|| format!("cannot read {}", path.display()))?;
+    let portrait: Portrait = serde_json::from_str(&text).wrap_err_with(|| {
+        format!(
+            "{} is not what GET /v1/stations/NAME answers",
+            path.display()
+        )
+    })?;
+    if portrait.n_changes != portrait.changes.len() {
+        bail!(
+            "of {} changes the last {} are in {}: what was played cannot be drawn again",
+            portrait.n_changes,
+            portrait.changes.len(),
+            path.display()
+        );
+    }
+    let prompts: Vec<(Option<String>, Vec<u8>)> = prompts
+        .into_iter()
+        .map(|codes| (prompt_sha256(&codes), codes))
+        .collect();
+    let changes = portrait.changes.into_iter();
+    changes.map(|changed| change(changed, &prompts)).collect()
+}
+
+fn change(changed: Changed, prompts: &[(Option<String>, Vec<u8>)]) -> eyre::Result<(u64, Change)> {
+    let position = changed.since;
+    let prompt = match &changed.prompt_sha256 {
+        None => None,
+        wanted => match prompts.iter().find(|(sha256, _)| sha256 == wanted) {
+            Some((_, codes)) => Some(codes.clone().into_boxed_slice()),
+            None => bail!(
+                "the change at position {position} goes over to a prompt that is none of those given: \
+                 name its file with --new-prompt"
+            ),
+        },
+    };
+    let draw = changed.draw;
+    let change = Change {
+        seed: Some(changed.seed),
+        draw: Some(DrawParams {
+            temperature: draw.temperature,
+            max_entropy: draw.max_entropy,
+            max_rise: draw.max_rise,
+            leveling: draw.leveling,
+            top_p: draw.top_p,
+            min_p: draw.min_p,
+        }),
+        gain: None,
+        prompt,
+    };
+    Ok((position, change))
+}

@@ -1,0 +1,193 @@
+//! Clients' own streams beside a station.
+
+use super::*;
+use crate::control::{Change, Receipt, Refusal, Whose};
+
+const RING_LEN: usize = 10 * SHAPE.len;
+
+/// A station in lane 0 of the tiny model's engine, and room for `n` sessions.
+fn house(n: usize) -> Bench {
+    let engine = Engine {
+        decoder: engine::tiny(n + 2),
+        chunk: SHAPE,
+        sessions: (1..n + 2).collect(),
+    };
+    Bench::of(vec![engine], vec![opening(0, start_of(0))])
+}
+
+fn begin(seed: u64, prompt: usize) -> Change {
+    let codes = (0..prompt).map(|at| (at * 5 % 256) as u8);
+    Change {
+        seed: Some(seed),
+        draw: Some(DrawParams::default()),
+        gain: None,
+        prompt: (prompt > 0).then(|| codes.collect()),
+    }
+}
+
+type Ring = rtrb::Consumer<u8>;
+
+impl Bench {
+    fn open(&self, number: u64, change: Change, branch_of: Option<u64>) -> (Ring, Receipt) {
+        let asked = (change, branch_of);
+        let opened = self.controls.open_session(number, 0, asked, RING_LEN);
+        opened.unwrap()
+    }
+
+    /// Lets chunks play, and reads what comes.
+    fn read(&mut self, ring: &mut Ring, n_codes: usize) -> Vec<u8> {
+        let mut codes = Vec::new();
+        for _ in 0..1_000 {
+            self.settle();
+            self.now += CHUNK;
+            let n = ring.slots().min(n_codes - codes.len());
+            codes.extend(ring.read_chunk(n).unwrap());
+            if codes.len() == n_codes {
+                return codes;
+            }
+        }
+        panic!("it does not play");
+    }
+}
+
+/// The same alone, with what it was changed by.
+fn alone(start: &Change, changes: &[(u64, Change)], n_codes: usize) -> Vec<u8> {
+    let mut decoder = engine::tiny(2);
+    let start = Start {
+        seed: start.seed.unwrap(),
+        draw: start.draw.unwrap(),
+        prompt: start.prompt.clone().unwrap_or_default().into(),
+    };
+    let replay = Replay::open(&mut *decoder, [0, 1], &start, SHAPE, &mut hear);
+    let mut replay = replay.unwrap();
+    for (position, change) in changes {
+        replay.expect(*position, change.clone()).unwrap();
+    }
+    let mut codes = Vec::new();
+    while codes.len() < n_codes {
+        codes.extend_from_slice(replay.next(&mut *decoder).unwrap());
+    }
+    codes.truncate(n_codes);
+    codes
+}
+
+#[test]
+fn a_session_is_drawn_as_it_is_alone_whatever_it_is_changed_by() {
+    let mut bench = house(2);
+    let start = begin(7, 1_000);
+    let (mut ring, receipt) = bench.open(1, start.clone(), None);
+    let mut codes = bench.read(&mut ring, 10 * 320);
+    assert_eq!(receipt.read(), Some(Ok(1_000)));
+    let mut changes = Vec::new();
+    for change in [begin(8, 0), begin(8, 500), begin(9, 0)] {
+        let receipt = bench.controls.change(Whose::Session(1), change.clone());
+        let receipt = receipt.unwrap();
+        codes.extend(bench.read(&mut ring, 20 * 320));
+        changes.push((receipt.read().unwrap().unwrap(), change));
+    }
+    assert!(codes == alone(&start, &changes, codes.len()));
+    let station = published(&bench.sources[0]);
+    let of_station = Change {
+        seed: Some(0),
+        prompt: Some(start_of(0).prompt.into()),
+        ..begin(0, 0)
+    };
+    assert!(station == alone(&of_station, &[], station.len()));
+}
+
+#[test]
+fn a_client_that_does_not_read_loses_nothing_and_holds_up_nobody() {
+    let mut bench = house(1);
+    let start = begin(7, 0);
+    let (mut ring, _) = bench.open(1, start.clone(), None);
+    for _ in 0..100 {
+        bench.settle();
+        bench.now += CHUNK;
+    }
+    assert_eq!(ring.slots(), RING_LEN);
+    assert!(bench.sources[0].n_written() >= 100);
+    let codes = bench.read(&mut ring, 4 * RING_LEN);
+    assert!(codes == alone(&start, &[], codes.len()));
+}
+
+#[test]
+fn a_branch_has_the_same_past_and_another_seed() {
+    let mut bench = house(2);
+    let start = begin(7, 300);
+    let (mut ring, _) = bench.open(1, start.clone(), None);
+    let (mut early, receipt) = bench.open(2, begin(9, 0), Some(1));
+    assert!(bench.body.obey());
+    assert_eq!(
+        receipt.read(),
+        Some(Err(Refusal::Busy)),
+        "it has heard nothing"
+    );
+    bench.read(&mut ring, 3_200);
+    let (mut branch, receipt) = bench.open(3, begin(9, 0), Some(1));
+    let codes = bench.read(&mut branch, 3_200);
+    let position = receipt.read().unwrap().unwrap();
+    let n_before = (position - 300) as usize;
+    let whole = alone(&start, &[(position, begin(9, 0))], n_before + codes.len());
+    assert!(codes == whole[n_before..]);
+    assert!(early.pop().is_err());
+    let (_ring, receipt) = bench.open(4, begin(9, 0), Some(99));
+    assert!(bench.body.obey());
+    assert_eq!(
+        receipt.read(),
+        Some(Err(Refusal::NoLane)),
+        "the house is full"
+    );
+}
+
+/// In every state there is: asked for, listening, playing, full, going over to a new prompt.
+#[test]
+fn sessions_that_end_in_any_state_give_their_lanes_back_and_nothing_is_allocated() {
+    let mut bench = house(3);
+    let mut number = 0;
+    for round in 0..40u64 {
+        let mut rings = Vec::new();
+        for (at, age) in [round % 2, round % 5, round % 7].into_iter().enumerate() {
+            number += 1;
+            let prompt = [0, 100, 3_000][(round as usize + at) % 3];
+            let (ring, receipt) = bench.open(number, begin(number, prompt), None);
+            rings.push((ring, receipt));
+            for step in 0..age {
+                if step == 2 {
+                    let change = begin(number, 200);
+                    bench
+                        .controls
+                        .change(Whose::Session(number), change)
+                        .unwrap();
+                }
+                assert!(bench.body.obey());
+                bench.body.step(bench.now);
+                bench.now += CHUNK;
+            }
+        }
+        assert!(bench.body.obey());
+        for (_, receipt) in &rings {
+            assert!(
+                receipt.read().unwrap().is_ok(),
+                "round {round}: a lane is lost"
+            );
+        }
+    }
+    // What no prompt is taken in for allocates nothing.
+    let (ring, _) = bench.open(1_000, begin(1, 0), None);
+    assert_no_alloc(|| {
+        assert!(bench.body.obey());
+        for _ in 0..50 {
+            while bench.body.step(bench.now).is_zero() {}
+            bench.now += CHUNK;
+        }
+    });
+    drop(ring);
+    assert_no_alloc(|| bench.body.step(bench.now));
+    let (mut ring, _) = bench.open(1_001, begin(5, 0), None);
+    let codes = bench.read(&mut ring, 3_200);
+    assert!(codes == alone(&begin(5, 0), &[], codes.len()));
+    // The spare lane is there as well.
+    let receipt = bench.controls.change(Whose::Session(1_001), begin(6, 10));
+    bench.read(&mut ring, 3_200);
+    assert!(receipt.unwrap().read().unwrap().is_ok());
+}
