@@ -657,7 +657,8 @@ async fn a_station_that_was_changed_is_drawn_again_from_what_it_says_of_itself()
         }
     }
     assert_eq!((told[0].seed, told[1].seed), (77, 77));
-    assert!(told[0].since < told[1].since);
+    // Both may have come before the same chunk.
+    assert!(told[0].since <= told[1].since);
 
     let mut answer = String::new();
     daemon
