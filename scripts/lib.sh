@@ -36,10 +36,12 @@ package_of() {
         cc) echo "gcc libc6-dev" ;;
         node) echo nodejs ;;
         pip) echo python3-pip ;;
+        dpkg-shlibdeps) echo dpkg-dev ;;
         alsa) echo libasound2-dev ;;
         aarch64-linux-gnu-gcc) echo "gcc-aarch64-linux-gnu libc6-dev-arm64-cross" ;;
         qemu-aarch64) echo qemu-user ;;
         systemd-analyze) echo systemd ;;
+        systemd-nspawn) echo systemd-container ;;
         *) echo "$1" ;;
     esac
 }
@@ -63,6 +65,23 @@ install_packages() {
         say "could not install:$1; run: apt-get install$1"
         exit 1
     fi
+}
+
+# need_crates NAME...: tools that Debian has not, built by cargo.
+need_crates() {
+    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    crates=""
+    for crate in "$@"; do
+        has "$crate" || crates="$crates $crate"
+    done
+    [ -n "$crates" ] || return 0
+    if [ "${CI:-}" != true ]; then
+        say "missing tools:$crates; run: cargo install --locked$crates (or set CI=true to have it done)"
+        exit 1
+    fi
+    # The names are a list: they must fall apart into words.
+    # shellcheck disable=SC2086
+    cargo install --locked $crates
 }
 
 # agree PACKAGES: asks on a terminal; without one it must not decide for somebody.
