@@ -7,7 +7,9 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -47,13 +49,15 @@ impl Role {
 
 type Sum = [u8; 32];
 
-/// The tokens of a house.
+/// The tokens of a house. Clones are the same tokens: all change when one [adopts](Tokens::adopt) others.
 #[derive(Clone, Default)]
-pub struct Tokens(Vec<(Role, Sum)>);
+pub struct Tokens(Arc<RwLock<List>>);
+
+type List = Vec<(Role, Sum)>;
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tokens({})", self.0.len())
+        write!(f, "Tokens({})", self.list().len())
     }
 }
 
@@ -81,6 +85,9 @@ pub enum TokensError {
     /// Nobody could come in.
     #[error("there is no token in {}; a line of it is `listen TOKEN`, `session TOKEN` or `control TOKEN`", .0.display())]
     Empty(PathBuf),
+    /// Everybody could listen, where that was not said to be meant.
+    #[error("no token in {} is one to listen, so everybody who can reach this machine could: add a line `listen TOKEN`, or say open = true in [network] if that is meant", .0.display())]
+    Open(PathBuf),
 }
 
 impl Tokens {
@@ -109,20 +116,31 @@ impl Tokens {
         }
         match tokens.is_empty() {
             true => Err(TokensError::Empty(path.to_owned())),
-            false => Ok(Self(tokens)),
+            false => Ok(Self(Arc::new(RwLock::new(tokens)))),
         }
+    }
+
+    /// Holds those of `others` from here on, and no others.
+    pub fn adopt(&self, others: &Self) {
+        let list = others.list().clone();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = list;
+    }
+
+    fn list(&self) -> RwLockReadGuard<'_, List> {
+        // A list is replaced whole or not at all.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a role has to be proved.
     pub fn guard(&self, role: Role) -> bool {
-        self.0.iter().any(|(of, _)| *of == role)
+        self.list().iter().any(|(of, _)| *of == role)
     }
 
     /// What the owner of `token` may do, if it is one of ours.
     pub fn role_of(&self, token: &str) -> Option<Role> {
         let sum = sum_of(token);
         let mut found = 0u8;
-        for (role, known) in &self.0 {
+        for (role, known) in self.list().iter() {
             let rank = 1 + *role as u8;
             let is_it: Choice = known.ct_eq(&sum);
             found = u8::conditional_select(&found, &found.max(rank), is_it);
@@ -133,7 +151,8 @@ impl Tokens {
     /// The signature of a link that lets its bearer listen until then, in seconds since 1970; `None`
     /// where there is no token to listen with.
     pub fn sign(&self, expires_s: u64) -> Option<String> {
-        let (_, key) = self.0.iter().find(|(role, _)| *role == Role::Listen)?;
+        let list = self.list();
+        let (_, key) = list.iter().find(|(role, _)| *role == Role::Listen)?;
         let bytes = mac(key, expires_s).finalize().into_bytes();
         Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
@@ -143,7 +162,8 @@ impl Tokens {
         let Some(bytes) = bytes_of(signature) else {
             return false;
         };
-        let keys = self.0.iter().filter(|(role, _)| *role == Role::Listen);
+        let list = self.list();
+        let keys = list.iter().filter(|(role, _)| *role == Role::Listen);
         let is_ours = keys.fold(false, |is_ours, (_, key)| {
             is_ours | mac(key, expires_s).verify_slice(&bytes).is_ok()
         });
@@ -190,6 +210,12 @@ fn bytes_of(digits: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+/// Whether everybody on this machine may read a file, as far as can be told.
+pub fn is_exposed(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
+}
+
 fn read_text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let file = File::open(path)?;
@@ -233,6 +259,16 @@ mod tests {
             assert_eq!(tokens.role_of(wrong), None, "{wrong:?}");
         }
         assert!(Role::Control > Role::Listen);
+    }
+
+    #[test]
+    fn tokens_that_were_replaced_prove_nothing_any_more() {
+        let ours = both();
+        let shared = ours.clone();
+        ours.adopt(&tokens("listen other-other-other-other").unwrap());
+        assert_eq!(shared.role_of(HEAR), None);
+        let other = shared.role_of("other-other-other-other");
+        assert_eq!(other, Some(Role::Listen));
     }
 
     #[test]

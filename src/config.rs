@@ -11,6 +11,7 @@ mod find;
 mod isa;
 pub mod limits;
 mod network;
+mod state;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -26,6 +27,7 @@ use find::is_bare_name;
 
 pub use find::find_model;
 pub use network::{NetworkConfig, check_address};
+pub use state::StateConfig;
 
 /// The model that plays when none is named.
 pub const DEFAULT_MODEL: &str = "piano-16k";
@@ -60,6 +62,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// Streams of clients' own.
     pub sessions: SessionsConfig,
+    /// Whether streams survive a restart.
+    pub state: StateConfig,
     /// The streams, at least one.
     #[serde(rename = "station")]
     pub stations: Vec<StationConfig>,
@@ -145,6 +149,7 @@ impl Default for Config {
             card: CardConfig::default(),
             network: NetworkConfig::default(),
             sessions: SessionsConfig::default(),
+            state: StateConfig::default(),
             stations: vec![StationConfig::default()],
         }
     }
@@ -248,6 +253,8 @@ impl Config {
         at_home(&mut config.model);
         let tokens = config.network.tokens.take();
         config.network.tokens = tokens.map(|tokens| home.join(tokens));
+        let states = config.state.directory.take();
+        config.state.directory = states.map(|directory| home.join(directory));
         for station in &mut config.stations {
             station.model.as_mut().map(at_home);
             station.prompt = station.prompt.take().map(|prompt| home.join(prompt));
@@ -315,6 +322,7 @@ impl Config {
             .or_else(|| out_of(limits::THREADS, &["threads"], self.threads?))
             .or_else(|| self.card_fault(&names))
             .or_else(|| self.network.first_fault())
+            .or_else(|| self.state.first_fault())
             .or_else(|| self.sessions_fault())
             .or_else(|| self.idle_fault())
     }

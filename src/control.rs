@@ -60,6 +60,8 @@ pub enum Command {
     Change(Box<Order>),
     /// Draw a session.
     Open(Box<Session>),
+    /// Keep a station's stream.
+    Keep(Box<Snapshot>),
     /// End the thread.
     Stop,
 }
@@ -92,6 +94,23 @@ impl Order {
     pub fn answer(&self, answer: Result<u64, Refusal>) {
         self.answer.tell(answer);
     }
+}
+
+/// A station's stream at the border of a chunk: all that it goes on from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// By its place in the list the pump started with.
+    pub station: usize,
+    /// Seeds the uniforms.
+    pub seed: u64,
+    /// How codes are chosen.
+    pub draw: DrawParams,
+    /// A factor of the samples at the card.
+    pub gain: f32,
+    /// Of the next code.
+    pub position: u64,
+    /// The lane's state, as its engine keeps it; whoever asks for it brings the room.
+    pub bytes: Vec<u8>,
 }
 
 /// Who is meant.
@@ -199,6 +218,8 @@ pub enum Retired {
     Order(Box<Order>),
     /// A session that has ended or did not begin.
     Session(Box<Session>),
+    /// A wish to keep a stream that another has come after.
+    Snapshot(Box<Snapshot>),
 }
 
 /// The way from the pump to a card: the model's rate to the device's, then the card's ring.
@@ -224,6 +245,7 @@ pub struct ChunkShape {
 pub struct Controls {
     commands: Sender<Command>,
     retired: Receiver<Retired>,
+    kept: Receiver<Box<Snapshot>>,
     chunks: Box<[ChunkShape]>,
 }
 
@@ -232,20 +254,24 @@ pub struct Controls {
 pub struct Inbox {
     commands: Receiver<Command>,
     retired: Sender<Retired>,
+    kept: Sender<Box<Snapshot>>,
 }
 
 /// A way to command a pump whose stations are drawn in `chunks`, each in its own.
 pub fn channel(chunks: Vec<ChunkShape>) -> (Controls, Inbox) {
     let (command_sender, command_receiver) = bounded(COMMANDS_MAX);
     let (retired_sender, retired_receiver) = bounded(RETIRED_MAX);
+    let (kept_sender, kept_receiver) = bounded(chunks.len().max(1));
     let controls = Controls {
         commands: command_sender,
         retired: retired_receiver,
+        kept: kept_receiver,
         chunks: chunks.into(),
     };
     let inbox = Inbox {
         commands: command_receiver,
         retired: retired_sender,
+        kept: kept_sender,
     };
     (controls, inbox)
 }
@@ -313,6 +339,25 @@ impl Controls {
         Ok((ring, receipt))
     }
 
+    /// Asks for a station's stream, in room for the state of a lane of its engine; it comes back
+    /// [kept](Self::kept), once nothing is due. Waits for nothing.
+    pub fn keep(&self, station: usize, room: Vec<u8>) -> Result<(), ControlError> {
+        if station >= self.chunks.len() {
+            return Err(ControlError::NoStation(station));
+        }
+        let snapshot = Snapshot {
+            station,
+            bytes: room,
+            ..Snapshot::default()
+        };
+        self.send_within(Command::Keep(Box::new(snapshot)), Duration::ZERO)
+    }
+
+    /// What has been kept, if there is something.
+    pub fn kept(&self) -> Option<Box<Snapshot>> {
+        self.kept.try_recv().ok()
+    }
+
     /// Asks the pump to end after the chunk it is at.
     pub fn stop(&self) -> Result<(), ControlError> {
         self.send(Command::Stop)
@@ -342,6 +387,12 @@ impl Inbox {
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => Some(Command::Stop),
         }
+    }
+
+    /// Gives out what was kept. Where that is not wanted any more, it is freed here: whoever asks for a
+    /// station twice without taking the first is the one to blame.
+    pub fn give(&self, snapshot: Box<Snapshot>) {
+        drop(self.kept.try_send(snapshot));
     }
 
     /// Gives something back to be freed elsewhere. Every command sent empties this queue: that it is

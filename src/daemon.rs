@@ -8,7 +8,11 @@
 
 mod announce;
 mod beat;
+mod door;
+mod keeper;
 mod optional_card;
+mod pace;
+mod reload;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -27,17 +31,22 @@ use crate::broadcast::{self, Source, Writer};
 use crate::capacity::{Capacity, Overload};
 use crate::config::{CardUse, Config, NetworkConfig};
 use crate::control::{ChunkShape, Controls};
-use crate::net::{self, House};
+use crate::model::Model;
+use crate::net::{self, Desk, House};
 use crate::protocol::{Draw, Facts, ModelFacts};
 use crate::pump::{Engine, Opening, Primed, Pump, PumpError, PumpSettings, Start};
 use crate::setup::{ModelEngine, Setup, SetupError};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use beat::Heart;
+use door::{Door, page_address};
+use keeper::Keeper;
 use optional_card::OptionalCard;
+use reload::Reloader;
 
 pub use beat::Beat;
 pub use optional_card::CardError;
+pub use reload::Reread;
 
 /// From the first signal to the end, whatever hangs.
 pub const STOP_MAX: Duration = Duration::from_millis(1_900);
@@ -71,6 +80,12 @@ pub enum DaemonError {
         /// Why.
         source: io::Error,
     },
+    /// Fatal: nobody has said who may listen.
+    #[error(
+        "everybody who can reach {0} could listen: name a file with a token to listen with --tokens, or say \
+         --open if that is meant"
+    )]
+    Wide(SocketAddr),
     /// Retry or fatal: there must be a card, and there is none.
     #[error(transparent)]
     Card(#[from] CardError),
@@ -91,11 +106,15 @@ pub enum DaemonError {
     Forced,
 }
 
-/// Plays what `config` says until a signal comes. `on_beat` hears ten times a second how it goes.
-pub fn run(config: &Config, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), DaemonError> {
-    let tokens = tokens(&config.network)?;
-    let listener = config.network.enabled.then(|| bind(&config.network));
-    let listener = listener.transpose()?;
+/// Plays what `config` says until a signal comes. `on_beat` hears ten times a second how it goes. SIGHUP
+/// has the configuration read again by `reread`; where there is none, it ends it as SIGTERM does.
+pub fn run(
+    config: &Config,
+    reread: Option<Reread<'_>>,
+    on_beat: &mut dyn FnMut(&Beat<'_>),
+) -> Result<(), DaemonError> {
+    let door = config.network.enabled.then(|| Door::open(&config.network));
+    let door = door.transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(N_NET_THREADS)
         .thread_name("net")
@@ -103,8 +122,8 @@ pub fn run(config: &Config, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), Da
         .build()
         .map_err(DaemonError::System)?;
     let setup = Setup::new(config)?;
-    let result = match Running::start(config, setup, (listener, tokens), &runtime) {
-        Ok(running) => runtime.block_on(running.live(on_beat)),
+    let result = match Running::start(config, setup, door, &runtime) {
+        Ok(running) => runtime.block_on(running.live(reread, on_beat)),
         Err(DaemonError::Pump(PumpError::Interrupted)) => Ok(()),
         Err(error) => Err(error),
     };
@@ -118,6 +137,9 @@ struct Running {
     signals: Signals,
     heart: Heart,
     pump: Pump,
+    controls: Controls,
+    keeper: Option<Keeper>,
+    reloader: Reloader,
     card: Option<OptionalCard>,
     network: Option<Network>,
 }
@@ -133,20 +155,25 @@ impl Running {
     fn start(
         config: &Config,
         mut setup: Setup,
-        (listener, tokens): (Option<TcpListener>, Tokens),
+        door: Option<Door>,
         runtime: &Runtime,
     ) -> Result<Self, DaemonError> {
         let _inside = runtime.enter();
         let telemetry = Arc::new(Telemetry::default());
         let is_ready = Arc::new(AtomicBool::new(false));
+        let keeper = Keeper::open(config, &mut setup, telemetry.clone());
         announce::setup(config, &setup);
         let n_sessions = admit(config, &mut setup, &telemetry)?;
+        let subject = subject(config, &setup);
         let chunks = setup
             .engines
             .iter()
             .map(|engine| chunk_of(engine, &config.network));
         let packet_len = chunks.map(|chunk| chunk.len as u64).min().unwrap_or(0);
-        let (openings, stations) = stations(config, &setup);
+        let (openings, waiting) = stations(config, &setup);
+        let places = setup.places.iter();
+        let models = places.map(|place| setup.engines[place.engine].model.clone());
+        let models: Vec<Arc<Model>> = models.collect();
         let sessions = sessions(config, &setup, n_sessions);
         // From here on nothing is cut: neither a prompt nor, later, what sounds.
         let mut signals = Signals::new().map_err(DaemonError::System)?;
@@ -157,9 +184,19 @@ impl Running {
         let card = runtime.block_on(opening)?;
         let controls = primed.controls();
         let pump = primed.start()?;
+        let waiting = waiting.into_iter().enumerate();
+        let stations = waiting.map(|(index, station)| station.open(index, &controls));
+        let stations: Vec<net::Station> = stations.collect();
+        let desks = stations.iter().map(|station| station.desk.clone());
+        let (listener, tokens) = door
+            .map(|door| (door.listener, (door.tokens, door.address)))
+            .unzip();
+        let desks = models.into_iter().zip(desks).collect();
+        let reloader = Reloader::new(config.clone(), desks, tokens.clone());
+        let tokens = tokens.map(|(tokens, _)| tokens).unwrap_or_default();
         let house = House {
             stations,
-            controls,
+            controls: controls.clone(),
             sessions,
             settings: net_settings(&config.network, tokens),
             telemetry: telemetry.clone(),
@@ -170,25 +207,36 @@ impl Running {
             signals,
             heart: Heart::new(
                 telemetry,
+                subject,
                 packet_len,
                 config.card.enabled == CardUse::Required,
                 is_ready,
             ),
             pump,
+            controls,
+            keeper,
+            reloader,
             card,
             network: network.transpose()?,
         })
     }
 
-    async fn live(mut self, on_beat: &mut dyn FnMut(&Beat<'_>)) -> Result<(), DaemonError> {
+    async fn live(
+        mut self,
+        reread: Option<Reread<'_>>,
+        on_beat: &mut dyn FnMut(&Beat<'_>),
+    ) -> Result<(), DaemonError> {
         let mut ticks = time::interval(beat::TICK);
         ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let result = loop {
             tokio::select! {
-                signal = self.signals.next() => {
-                    tracing::info!("{signal}: fading out");
-                    break Ok(());
-                }
+                signal = self.signals.any() => match (signal, reread) {
+                    (Ok(()), Some(reread)) => self.reload(reread),
+                    (signal, _) => {
+                        tracing::info!("{}: fading out", signal.err().unwrap_or("SIGHUP"));
+                        break Ok(());
+                    }
+                },
                 error = network_end(&mut self.network) => break Err(DaemonError::Network(error)),
                 _ = ticks.tick() => {}
             }
@@ -197,16 +245,29 @@ impl Running {
             }
             let page = self.network.as_ref().map(|network| &*network.page);
             self.heart.beat(self.card.as_ref(), page, on_beat);
+            if let Some(keeper) = &mut self.keeper {
+                keeper.beat(&self.controls);
+            }
         };
         self.heart.stop();
         result.and(self.stop().await)
     }
 
-    /// The card fades while the pump still feeds it and listeners are told; the pump ends last.
+    fn reload(&mut self, reread: Reread<'_>) {
+        for (station, asked) in self.reloader.reload(reread) {
+            if let Some(keeper) = &mut self.keeper {
+                keeper.adopt(station, asked);
+            }
+        }
+    }
+
+    /// The card fades while the pump still feeds it and listeners are told; the pump ends last, and what
+    /// its streams were then is kept.
     async fn stop(self) -> Result<(), DaemonError> {
         let Self {
             mut signals,
             pump,
+            keeper,
             card,
             network,
             ..
@@ -221,7 +282,14 @@ impl Running {
         };
         let stopping = async move {
             let _ = tokio::join!(fade, farewell);
-            tokio::task::spawn_blocking(|| pump.stop()).await
+            tokio::task::spawn_blocking(|| -> Result<(), PumpError> {
+                let stopped = pump.stop()?;
+                if let Some(keeper) = keeper {
+                    keeper.finish(stopped);
+                }
+                Ok(())
+            })
+            .await
         };
         tokio::select! {
             stopped = stopping => match stopped {
@@ -270,32 +338,6 @@ async fn network_end(network: &mut Option<Network>) -> io::Error {
     }
 }
 
-/// None where there is no file of them.
-fn tokens(network: &NetworkConfig) -> Result<Tokens, TokensError> {
-    let path = network.tokens_path().filter(|_| network.enabled);
-    path.map_or_else(|| Ok(Tokens::default()), |path| Tokens::read(&path))
-}
-
-fn bind(network: &NetworkConfig) -> Result<TcpListener, DaemonError> {
-    let listen = || -> io::Result<TcpListener> {
-        let listener = TcpListener::bind(&network.listen)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    listen().map_err(|source| DaemonError::Listen {
-        address: network.listen.clone(),
-        source,
-    })
-}
-
-/// What to type into a browser: an address that means "all" is reached at this machine's own.
-fn page_address(address: SocketAddr) -> String {
-    match address.ip().is_unspecified() {
-        true => format!("http://localhost:{}/", address.port()),
-        false => format!("http://{address}/"),
-    }
-}
-
 /// Measures what the stations cost here, says so, and refuses more than there is time for.
 /// Says how many sessions there is time for besides.
 fn admit(config: &Config, setup: &mut Setup, telemetry: &Telemetry) -> Result<usize, Overload> {
@@ -317,6 +359,13 @@ fn admit(config: &Config, setup: &mut Setup, telemetry: &Telemetry) -> Result<us
     let n_sessions = if config.overload { max } else { max.min(n_fit) };
     announce::sessions(n_sessions, max);
     Ok(n_sessions)
+}
+
+/// What plays, in a few words: what a status begins with.
+fn subject(config: &Config, setup: &Setup) -> String {
+    let names = config.stations.iter().map(|station| station.name.as_str());
+    let isa = setup.engines.first().map_or("", |e| e.decoder.isa());
+    format!("{} on {isa}", names.collect::<Vec<_>>().join(", "))
 }
 
 /// What an engine draws at a time: a packet.
@@ -348,7 +397,7 @@ fn net_settings(network: &NetworkConfig, tokens: Tokens) -> net::Settings {
 }
 
 /// One ring a station: how the pump begins it, and what listeners get to see.
-fn stations(config: &Config, setup: &Setup) -> (Vec<Opening>, Vec<net::Station>) {
+fn stations(config: &Config, setup: &Setup) -> (Vec<Opening>, Vec<Waiting>) {
     let NetworkConfig {
         packet_ms,
         jitter_ms,
@@ -370,14 +419,36 @@ fn stations(config: &Config, setup: &Setup) -> (Vec<Opening>, Vec<net::Station>)
                 writer,
             };
             let hears = engine.model.config.receptive_field() as usize;
-            let station = net::Station {
+            let station = Waiting {
                 facts,
                 source,
                 hears,
+                gain: start.kept.as_ref().map_or(1.0, |kept| kept.gain),
             };
             (opening, station)
         })
         .unzip()
+}
+
+/// A station that has not begun.
+struct Waiting {
+    facts: Facts,
+    source: Source,
+    hears: usize,
+    gain: f32,
+}
+
+impl Waiting {
+    /// With somebody to change it.
+    fn open(self, index: usize, controls: &Controls) -> net::Station {
+        let desk = Desk::new(controls.clone(), index, self.facts.clone(), self.gain);
+        net::Station {
+            facts: self.facts,
+            source: self.source,
+            hears: self.hears,
+            desk: Arc::new(desk),
+        }
+    }
 }
 
 /// What clients may have of their own.
@@ -413,11 +484,11 @@ fn facts(name: &str, start: &Start, engine: &ModelEngine, chunk: ChunkShape) -> 
             top_p: start.draw.top_p,
             min_p: start.draw.min_p,
         },
-        since: start.prompt.len() as u64,
+        since: start.first_position(),
         isa: engine.decoder.isa().to_owned(),
         sample_rate_hz: chunk.rate_hz,
         packet_len: chunk.len as u32,
-        first_position: start.prompt.len() as u64,
+        first_position: start.first_position(),
         prompt_sha256: net::prompt_sha256(&start.prompt),
     }
 }

@@ -30,6 +30,8 @@ pub mod model;
 pub mod engine;
 
 pub mod control;
+pub mod state;
+
 pub mod train;
 
 pub mod eval;

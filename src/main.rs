@@ -31,10 +31,13 @@ fn run(command: Command) -> Outcome {
         Command::Listen(args) => cli::listen::run(args),
         Command::Man { output } => pages::man(output),
         #[cfg(feature = "playback")]
-        Command::Play(args) => cli::live::run(&args.resolve()?),
+        Command::Play(args) => cli::live::run(&args.resolve()?, None),
         Command::Prepare(args) => cli::prepare::run(args),
         Command::Render(args) => cli::render::run(args),
-        Command::Serve(args) => cli::live::run(&args.resolve()?),
+        Command::Serve(args) => {
+            let read = || args.clone().resolve();
+            cli::live::run(&read()?, Some(&read))
+        }
         Command::Train(args) => cli::train::run(&args),
     }
 }

@@ -114,6 +114,28 @@ impl Predictor {
         self.places.copy_from_slice(&other.places);
     }
 
+    /// Shows all bytes of what it has heard, and takes what `visit` leaves there.
+    pub fn state(&mut self, visit: &mut dyn FnMut(&mut [u8])) {
+        for filter in &mut self.filters {
+            filter.state(visit);
+        }
+        let Self {
+            expected,
+            error,
+            usual,
+            spread,
+            places,
+            ..
+        } = self;
+        visit(bytemuck::bytes_of_mut(expected));
+        for mean in [error, usual, spread] {
+            visit(bytemuck::bytes_of_mut(mean));
+            // Whoever wrote those bytes: a distance.
+            *mean = mean.max(INAUDIBLE);
+        }
+        visit(bytemuck::cast_slice_mut(places));
+    }
+
     /// Takes in a code; afterwards [`places`](Self::places) are about the next.
     #[inline(always)]
     pub fn hear<F: Sixteen>(&mut self, code: u8) {
@@ -290,6 +312,17 @@ impl Filter {
         self.heard.copy_from_slice(&other.heard);
         self.head = other.head;
         (self.energy, self.prediction) = (other.energy, other.prediction);
+    }
+
+    fn state(&mut self, visit: &mut dyn FnMut(&mut [u8])) {
+        visit(bytemuck::cast_slice_mut(&mut self.weights));
+        visit(bytemuck::cast_slice_mut(&mut self.heard));
+        let mut head = self.head as u64;
+        visit(bytemuck::bytes_of_mut(&mut head));
+        // Whoever wrote those bytes: nothing beyond is ever read.
+        self.head = (head as usize).min(self.weights.len());
+        visit(bytemuck::bytes_of_mut(&mut self.energy));
+        visit(bytemuck::bytes_of_mut(&mut self.prediction));
     }
 
     /// Corrects the weights by the error of the last prediction, takes in `newest`, and predicts

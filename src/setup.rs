@@ -15,6 +15,7 @@ use crate::machine::{self, Machine, Work};
 use crate::model::{Model, ModelConfig, ModelError};
 use crate::mulaw;
 use crate::pump::{Place, STATIONS_MAX, Start};
+use crate::state::{State, StateError};
 use crate::wav::{self, WavError};
 
 /// Why nothing can play. All are *fatal*: the configuration, the model or the prompt must change.
@@ -130,6 +131,29 @@ impl Setup {
         })
     }
 
+    /// Lets the first stream begin where a station was kept; it is drawn as that was, but for what was
+    /// `asked` otherwise.
+    pub fn go_on_from(&mut self, path: &Path, asked: &StationConfig) -> Result<(), StateError> {
+        let useless = |why| StateError::Useless {
+            path: path.to_owned(),
+            why,
+        };
+        let state = State::read(path)?.ok_or(useless("not there"))?;
+        let engine = &mut self.engines[self.places[0].engine];
+        let len = engine::state_len(&mut *engine.decoder);
+        if let Some(why) = state.objection(&engine.model.sha256, len) {
+            return Err(useless(why));
+        }
+        let snapshot = state.snapshot;
+        self.starts[0] = Start {
+            seed: asked.seed.unwrap_or(snapshot.seed),
+            draw: asked.draw(&snapshot.draw),
+            prompt: Vec::new(),
+            kept: Some(Arc::new(snapshot)),
+        };
+        Ok(())
+    }
+
     /// Reads prompts of the first stream's model: the codes it hears of each.
     pub fn prompts(&self, paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, WavError> {
         let model = &self.engines[self.places[0].engine].model;
@@ -228,11 +252,12 @@ fn start(station: &StationConfig, index: u64, model: &Model) -> Result<Start, Se
         seed: station.seed.unwrap_or_else(|| seed_from_clock() + index),
         draw: station.draw(&model.config.draw),
         prompt: prompt.map_or_else(|| Ok(Vec::new()), |path| prompt_codes(path, model))?,
+        kept: None,
     })
 }
 
 /// The end of the file, as far back as the model can hear.
-fn prompt_codes(path: &Path, model: &Model) -> Result<Vec<u8>, WavError> {
+pub fn prompt_codes(path: &Path, model: &Model) -> Result<Vec<u8>, WavError> {
     let rate_hz = model.config.sample_rate_hz;
     let heard_s = model.config.receptive_field() as f64 / f64::from(rate_hz);
     let samples = wav::read_mono(path, rate_hz, heard_s)?;

@@ -16,6 +16,17 @@ pub struct Telemetry {
     pub card: CardTelemetry,
     /// What the network has sent.
     pub net: NetTelemetry,
+    /// What would survive a restart.
+    pub state: StateTelemetry,
+}
+
+/// Raised by whoever writes the stations' states.
+#[derive(Debug, Default)]
+pub struct StateTelemetry {
+    /// States written, all stations together.
+    pub kept: Counter,
+    /// States that could not be written.
+    pub failed: Counter,
 }
 
 /// Told at start, once the machine was measured.
@@ -76,6 +87,8 @@ pub struct NetTelemetry {
     pub listeners: Gauge,
     /// Sessions there are.
     pub sessions: Gauge,
+    /// Connections closed to make room for others, before they asked for anything.
+    pub pushed_out: Counter,
     /// Listeners ever connected.
     pub listeners_total: Counter,
     /// Listeners turned away because the house was full.
@@ -84,6 +97,8 @@ pub struct NetTelemetry {
     pub unauthorized: Counter,
     /// Packets sent.
     pub packets_sent: Counter,
+    /// Bytes sent, of whatever was asked for.
+    pub bytes_sent: Counter,
     /// Packets a listener was too slow for (and was told of).
     pub packets_lost: Counter,
     /// Listeners closed because they fell hopelessly behind.

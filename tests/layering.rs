@@ -83,10 +83,11 @@ const LAW: &[(&str, &[&str])] = &[
     // Values only: how a stream draws, and the names of instruction sets.
     ("config", &["engine"]),
     ("signals", &[]),
+    ("state", &["control", "files"]),
     (
         "setup",
         &[
-            "capacity", "config", "engine", "machine", "model", "mulaw", "pump", "wav",
+            "capacity", "config", "engine", "machine", "model", "mulaw", "pump", "state", "wav",
         ],
     ),
     (
@@ -108,11 +109,14 @@ const LAW: &[(&str, &[&str])] = &[
             "card",
             "config",
             "control",
+            "model",
             "net",
             "protocol",
             "pump",
+            "engine",
             "setup",
             "signals",
+            "state",
             "telemetry",
         ],
     ),
@@ -132,6 +136,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("hmac", &["access"]),
     ("hyper", &["net"]),
     ("indicatif", &[]),
+    ("listenfd", &["daemon"]),
     ("jiff", &["bench"]),
     ("plotters", &["audit", "bench", "eval", "plot", "train"]),
     ("png", &["audit"]),

@@ -259,6 +259,7 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
                 seed: 7,
                 draw: DrawParams::default(),
                 prompt: vec![mulaw::SILENCE; 100],
+                kept: None,
             };
             let pump_settings = PumpSettings {
                 lead_ms: 100,

@@ -204,7 +204,7 @@ like on the way. Ctrl-C saves and ends.")]
 }
 
 /// Which model, and what computes it.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A model's directory, or its name in ./models or PREFIX/share/longwave/models
@@ -227,7 +227,7 @@ pub struct ModelArgs {
 }
 
 /// How a stream begins and chooses its codes.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Music")]
 pub struct StreamArgs {
     /// The same seed and model play the same for ever [default: from the clock, and told]
@@ -274,7 +274,7 @@ pub struct StreamArgs {
 }
 
 /// Whether a stream may come to harm.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Music")]
 pub struct WatchArgs {
     /// Let streams that collapse into noise or silence stay there [default: they return by
@@ -318,6 +318,10 @@ pub struct RenderArgs {
     /// How the file holds its samples [default: s16]
     #[arg(long, short, value_name = "FORMAT", value_parser = format())]
     pub format: Option<WavFormat>,
+
+    /// Begin where a station was kept (`serve --resume`); drawn as that was, but for what is said otherwise
+    #[arg(long, value_name = "F.state", value_hint = ValueHint::FilePath, conflicts_with = "prompt")]
+    pub state: Option<PathBuf>,
 
     /// Change the stream as a station was changed: what GET /v1/stations/NAME said of it
     #[arg(long, value_name = "F.json", value_hint = ValueHint::FilePath)]
@@ -407,7 +411,7 @@ pub struct CheckConfigArgs {
 }
 
 /// The configuration file.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct FileArgs {
     /// Read the configuration from a file; what the command line says goes before it
     #[arg(long, short, value_name = "F.toml", value_hint = ValueHint::FilePath)]
@@ -415,7 +419,7 @@ pub struct FileArgs {
 }
 
 /// Which sound card.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct CardArgs {
     /// A sound card, as `longwave devices` names it [default: the system's]
     #[arg(long, value_name = "NAME")]

@@ -17,6 +17,7 @@ use longwave::listen::ListenError;
 use longwave::model::ModelError;
 use longwave::render::RenderError;
 use longwave::setup::SetupError;
+use longwave::state::StateError;
 use longwave::train::{CodesError, DeviceError, TrainError};
 use longwave::wav::WavError;
 
@@ -84,7 +85,11 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     if cause.is::<longwave::engine::DeviceError>() {
         return Some(UNAVAILABLE);
     }
-    if cause.is::<ConfigError>() || cause.is::<ModelError>() || cause.is::<SetupError>() {
+    if cause.is::<ConfigError>()
+        || cause.is::<ModelError>()
+        || cause.is::<SetupError>()
+        || cause.is::<StateError>()
+    {
         return Some(CONFIG);
     }
     if cause.is::<RecordError>() || cause.is::<TokensError>() {

@@ -5,19 +5,23 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use longwave::config::Config;
-use longwave::daemon::{self, Beat};
+use longwave::daemon::{self, Beat, Reread};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::exit::Outcome;
 
-/// Runs until a signal comes.
-pub fn run(config: &Config) -> Outcome {
+/// Runs until a signal comes. Away from a terminal, whose end is a SIGHUP, too, that has the configuration
+/// read again.
+pub fn run(config: &Config, reread: Option<Reread<'_>>) -> Outcome {
+    let reread = reread.filter(|_| !io::stderr().is_terminal());
     let line = StatusLine::new();
     start_log(line.bar.clone());
     let mut meter = LoadMeter::default();
     let mut is_told = false;
-    let result = daemon::run(config, &mut |beat| {
+    let result = daemon::run(config, reread, &mut |beat| {
         // Whatever the log may say: without the address nobody can listen.
         if let Some(page) = beat.page.filter(|_| !is_told) {
             line.bar.suspend(|| eprintln!("page: {page}"));
@@ -29,16 +33,23 @@ pub fn run(config: &Config) -> Outcome {
     Ok(result?)
 }
 
-/// To stderr, around the status line. `RUST_LOG` says how much; journald knows the time itself.
+/// To the journal with levels, where stderr leads there; else to stderr, around the status line.
+/// `RUST_LOG` says how much.
 fn start_log(bar: ProgressBar) {
     let filter = EnvFilter::try_from_default_env();
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("warn,longwave=info"));
+    let is_journaled = std::env::var_os("JOURNAL_STREAM").is_some();
+    let journal = is_journaled.then(tracing_journald::layer);
+    if let Some(Ok(journal)) = journal {
+        let log = tracing_subscriber::registry().with(filter);
+        return log.with(journal.with_field_prefix(None)).init();
+    }
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
         .with_writer(LogWriter(bar))
         .with_ansi(io::stderr().is_terminal());
-    match io::stderr().is_terminal() || std::env::var_os("JOURNAL_STREAM").is_some() {
+    match io::stderr().is_terminal() || is_journaled {
         true => log.without_time().init(),
         false => log.init(),
     }

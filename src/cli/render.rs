@@ -25,6 +25,9 @@ pub fn run(mut args: RenderArgs) -> Outcome {
         changes: Vec::new(),
     };
     let mut setup = Setup::new(&config)?;
+    if let Some(path) = &args.state {
+        setup.go_on_from(path, &config.stations[0])?;
+    }
     if let Some(path) = &args.changes {
         let prompts = setup.prompts(&args.new_prompt)?;
         order.changes = changes::read(path, prompts)?;

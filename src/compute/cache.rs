@@ -8,6 +8,8 @@
 
 use std::ops::Range;
 
+use bytemuck::{Pod, Zeroable};
+
 use super::{Line, Lines};
 
 /// Slots that are read together.
@@ -28,8 +30,8 @@ pub struct HeadCache {
 }
 
 /// What one step of each slot's key, and of its value, is worth.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(align(64))]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C, align(64))]
 pub(super) struct Scales {
     pub keys: [f32; SLOTS_PER_BLOCK],
     pub values: [f32; SLOTS_PER_BLOCK],
@@ -74,6 +76,12 @@ impl HeadCache {
     pub fn copy(&mut self, other: &Self) {
         self.lines.copy_from_slice(&other.lines);
         self.scales.copy_from_slice(&other.scales);
+    }
+
+    /// Shows all bytes, and takes what `visit` leaves there.
+    pub fn state(&mut self, visit: &mut dyn FnMut(&mut [u8])) {
+        visit(bytemuck::cast_slice_mut(&mut self.lines));
+        visit(bytemuck::cast_slice_mut(&mut self.scales));
     }
 
     /// Writes one key and one value, quantised as by `lanewise::quantize`, with their scales.

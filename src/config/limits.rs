@@ -41,6 +41,8 @@ pub const PACKET_MS: Limits = Limits::between(Bound::Included(5.0), Bound::Inclu
 pub const JITTER_MS: Limits = Limits::between(Bound::Included(20.0), Bound::Included(3_000.0));
 /// Threads that share a step: more would wait for each other longer than they compute.
 pub const THREADS: Limits = Limits::between(Bound::Included(1.0), Bound::Included(16.0));
+/// Minutes from one time that stations are kept to the next: up to a day.
+pub const EVERY_MIN: Limits = Limits::between(Bound::Included(1.0), Bound::Included(1_440.0));
 /// Listeners at once.
 pub const MAX_LISTENERS: Limits = Limits::between(Bound::Included(1.0), Bound::Included(100_000.0));
 /// Seconds of sound in one file: a WAV file's length is a 32-bit number of bytes, so the file's

@@ -63,6 +63,14 @@ impl NetworkConfig {
         (rate_hz * self.packet_ms / 1_000) as usize
     }
 
+    /// Whether others than this machine can reach the address.
+    fn is_wide(&self) -> bool {
+        let host = (self.listen.rsplit_once(':')).map_or(&*self.listen, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_own = host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        !is_own && !host.eq_ignore_ascii_case("localhost")
+    }
+
     /// Where the tokens are, if there are any.
     pub fn tokens_path(&self) -> Option<PathBuf> {
         self.tokens.clone().or_else(|| {
@@ -75,7 +83,7 @@ impl NetworkConfig {
         if let Err(why) = check_address(&self.listen) {
             return fault(&["network", "listen"], why);
         }
-        if self.enabled && !self.open && is_wide(&self.listen) && self.tokens_path().is_none() {
+        if self.enabled && !self.open && self.is_wide() && self.tokens_path().is_none() {
             let why = "lets everybody who can reach this machine listen: name a file of tokens with \
                        tokens, or say open = true if that is meant";
             return fault(&["network", "listen"], why.into());
@@ -112,12 +120,4 @@ pub fn check_address(address: &str) -> Result<(), String> {
             "must be HOST:PORT such as 127.0.0.1:8420, not {address}"
         )),
     }
-}
-
-/// Whether others than this machine can reach an address.
-fn is_wide(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let is_own = host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    !is_own && !host.eq_ignore_ascii_case("localhost")
 }

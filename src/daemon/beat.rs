@@ -12,6 +12,7 @@ use sd_notify::NotifyState;
 use crate::telemetry::Telemetry;
 
 use super::optional_card::OptionalCard;
+use super::pace::Pace;
 
 /// How often the counters are looked at.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -42,6 +43,11 @@ pub(super) struct Heart {
     is_card_required: bool,
     /// What `/readyz` answers.
     is_ready: Arc<AtomicBool>,
+    /// Whether the service manager was told.
+    was_ready: bool,
+    pace: Pace,
+    /// What plays, for the status.
+    subject: String,
     said_at: Instant,
     codes_at_last_pat: u64,
     faults: [u64; N_FAULTS],
@@ -54,6 +60,7 @@ const N_FAULTS: usize = 9;
 impl Heart {
     pub fn new(
         telemetry: Arc<Telemetry>,
+        subject: String,
         packet_len: u64,
         is_card_required: bool,
         is_ready: Arc<AtomicBool>,
@@ -65,6 +72,9 @@ impl Heart {
             packet_len,
             is_card_required,
             is_ready,
+            was_ready: false,
+            pace: Pace::default(),
+            subject,
             said_at: now,
             codes_at_last_pat: 0,
             faults: [0; N_FAULTS],
@@ -89,15 +99,16 @@ impl Heart {
         // First: the page's address stands above the word that it can be opened.
         tell(&beat);
         let trouble = beat.trouble;
-        let is_ready = self.is_ready.load(Ordering::Relaxed);
-        if !is_ready && self.has_played(card.is_some(), trouble.is_some()) {
+        if !self.was_ready && self.has_played(card.is_some(), trouble.is_some()) {
             // Before it is told: whoever hears of it may ask at once.
             self.is_ready.store(true, Ordering::Release);
+            self.was_ready = true;
             tracing::info!("ready after {:.1} s", self.begin.elapsed().as_secs_f64());
             notify(&[NotifyState::Ready]);
         }
         if self.said_at.elapsed() >= SAY_EVERY {
             self.said_at = Instant::now();
+            self.look_at_the_pace();
             self.pat_the_watchdog();
             self.tell_status(card.is_some());
             self.log_faults();
@@ -121,6 +132,19 @@ impl Heart {
         }
     }
 
+    /// Who plays too slowly is not ready until it keeps up again.
+    fn look_at_the_pace(&mut self) {
+        self.pace.look(&self.telemetry.pump);
+        let is_ready = self.was_ready && self.pace.holds();
+        if self.is_ready.swap(is_ready, Ordering::AcqRel) == is_ready {
+            return;
+        }
+        match is_ready {
+            true => tracing::info!("the stations play in time again"),
+            false => tracing::warn!("the stations do not play in time: /readyz says so"),
+        }
+    }
+
     fn pat_the_watchdog(&mut self) {
         let codes = self.telemetry.pump.codes.get();
         if codes > self.codes_at_last_pat {
@@ -137,7 +161,9 @@ impl Heart {
             (true, _) => "card playing",
         };
         let status = format!(
-            "{place}, {} listeners, {} underruns",
+            "{}: {:.1} x real time, {place}, {} listeners, {} underruns",
+            self.subject,
+            self.pace.factor(),
             net.listeners.get(),
             card.ring_underruns.get()
         );
@@ -207,7 +233,13 @@ mod tests {
     fn ready_is_told_once_something_was_played() {
         let telemetry = Arc::new(Telemetry::default());
         let is_ready = Arc::new(AtomicBool::new(false));
-        let mut heart = Heart::new(telemetry.clone(), 320, false, is_ready.clone());
+        let mut heart = Heart::new(
+            telemetry.clone(),
+            "piano".into(),
+            320,
+            false,
+            is_ready.clone(),
+        );
         let mut n_beats = 0;
         let mut count = |_: &Beat<'_>| n_beats += 1;
         heart.beat(None, None, &mut count);
@@ -226,7 +258,10 @@ mod tests {
     #[test]
     fn only_a_card_that_is_required_keeps_ready_waiting_while_it_is_in_trouble() {
         let telemetry = Arc::new(Telemetry::default());
-        let heart = |required| Heart::new(telemetry.clone(), 320, required, Arc::default());
+        let heart = |required| {
+            let subject = "piano".into();
+            Heart::new(telemetry.clone(), subject, 320, required, Arc::default())
+        };
         assert!(!heart(false).has_played(true, true));
         telemetry.pump.codes.add(320);
         assert!(heart(false).has_played(true, true));

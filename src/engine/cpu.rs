@@ -21,7 +21,7 @@ use self::team::Team;
 use self::weights::PackedWeights;
 use self::worker::{Choose, Lane, Place, Worker};
 use super::{
-    Decoder, DrawParams, See, Settings, Turn, check_turns,
+    Decoder, DrawParams, See, Settings, Turn, Visit, check_turns,
     draw::{WHOLE, draw_by},
     noise,
 };
@@ -147,6 +147,22 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
             let lanes = worker.lanes.get_disjoint_mut([from, to]);
             let [from, to] = lanes.expect("two different lanes of this engine");
             to.copy(from);
+        }
+    }
+
+    fn state(&mut self, lane: usize, visit: Visit<'_>) {
+        self.first.lanes[lane].state(visit);
+        // What every worker keeps for itself follows the first one's.
+        let first = &self.first.lanes[lane];
+        for worker in &mut self.others {
+            let worker = worker.get_mut().expect(NOT_POISONED);
+            worker.lanes[lane].copy_common(first);
+        }
+        for layer in 0..self.weights.layers.len() {
+            for part in self.parts(lane) {
+                let caches = &mut part.layers[layer].caches;
+                caches.iter_mut().for_each(|cache| cache.state(visit));
+            }
         }
     }
 

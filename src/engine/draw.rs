@@ -27,7 +27,8 @@ const MIDDLING: f32 = 64.0;
 const OCTAVE: f32 = 16.0;
 
 /// What a stream remembers of its draws.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub struct Recent {
     /// How uncertain they have been, for [`DrawParams::max_rise`].
     mean_bits: f32,

@@ -12,6 +12,7 @@ mod device;
 mod draw;
 mod footprint;
 mod naive;
+mod state;
 
 pub use crate::model::DrawParams;
 pub use cpu::CpuDecoder;
@@ -21,6 +22,7 @@ pub use device::{Device, DeviceError, Opened, open_on};
 pub use draw::{draw, uniform};
 pub use footprint::Footprint;
 pub use naive::NaiveDecoder;
+pub use state::{restore, save, state_len};
 
 use std::sync::Arc;
 
@@ -64,8 +66,15 @@ impl Job for Open<'_> {
     }
 }
 
+/// As many codes as [`Decoder::prime`] takes in one after the other, which needs no memory of its own;
+/// more are taken in by tiles.
+pub const STEPPED_MAX: usize = 63;
+
 /// Who looks on: gets the index of a code and the logits `[V]` that the model held for its place.
 pub type See<'a> = &'a mut dyn FnMut(usize, &[f32]);
+
+/// Who keeps a lane's state or gives it back: gets it piece by piece.
+pub type Visit<'a> = &'a mut dyn FnMut(&mut [u8]);
 
 /// One lane's part in a call of [`Decoder::generate`].
 #[derive(Debug)]
@@ -82,8 +91,8 @@ pub struct Turn<'a> {
 
 /// The seam between those who compute and those who need sound.
 ///
-/// In the CPU engine `open`, `copy` and `generate` allocate nothing, `prime` and `score` only for long
-/// prompts. Lanes are numbered `0..n_lanes()`; naming another, or one lane twice in a call, is a bug
+/// In the CPU engine `open`, `copy` and `generate` allocate nothing, `prime` and `score` only for more
+/// than [`STEPPED_MAX`] codes. Lanes are numbered `0..n_lanes()`; naming another, or one lane twice in a call, is a bug
 /// of the caller and panics.
 pub trait Decoder: Send {
     /// How many streams this engine can hold at once.
@@ -96,6 +105,13 @@ pub trait Decoder: Send {
     /// here on the same uniforms draw the same codes in both. Takes as long as its memory takes to
     /// copy.
     fn copy(&mut self, from: usize, to: usize);
+
+    /// Shows all that the lane is, always the same pieces in the same order, whatever instruction set
+    /// and threads compute; what `visit` leaves there the lane is from then on. An engine that shows
+    /// nothing cannot be kept over a restart. Allocates nothing, and takes as long as [`copy`](Self::copy).
+    fn state(&mut self, lane: usize, visit: Visit<'_>) {
+        let _ = (lane, visit);
+    }
 
     /// How many codes the lane has taken in, primed and drawn together.
     fn position(&self, lane: usize) -> u64;

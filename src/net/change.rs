@@ -58,7 +58,7 @@ pub(super) async fn portrait(
     visitor: Visitor,
 ) -> Result<Response, Refusal> {
     lobby.admit(&visitor, Role::Listen)?;
-    let now = lobby.find(&name)?.desk.watch();
+    let now = lobby.find(&name)?.station.desk.watch();
     let portrait = Json(Portrait::of(&now.borrow())).into_response();
     Ok(([(header::CACHE_CONTROL, "no-cache")], portrait).into_response())
 }
@@ -70,7 +70,7 @@ pub(super) async fn patch(
     body: Body,
 ) -> Result<Json<Changed>, Refusal> {
     lobby.admit(&visitor, Role::Control)?;
-    let desk = lobby.find(&name)?.desk.clone();
+    let desk = lobby.find(&name)?.station.desk.clone();
     let body = whole(body, PATCH_LEN_MAX).await?;
     let bad = |why: String| Refusal(StatusCode::BAD_REQUEST, why);
     let patch = Patch::from_json(&body).map_err(|error| bad(error.to_string()))?;
@@ -90,7 +90,7 @@ pub(super) async fn prime(
 ) -> Result<Json<Changed>, Refusal> {
     lobby.admit(&visitor, Role::Control)?;
     let tuned = lobby.find(&name)?;
-    let desk: Arc<Desk> = tuned.desk.clone();
+    let desk: Arc<Desk> = tuned.station.desk.clone();
     // So that what is under way stays bounded.
     let Ok(_permit) = lobby.uploads.try_acquire() else {
         let sentence = "other prompts are under way; try again in a few seconds";

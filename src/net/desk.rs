@@ -1,6 +1,7 @@
 //! Where a station is changed: one wish after the other goes to the pump, and what comes of it is
 //! told to all who listen.
 
+use super::change::sha256_of;
 use super::http::Refusal;
 use crate::control::{Change, ControlError, Controls, DrawParams, Receipt, Whose};
 use crate::protocol::{Changed, Draw, Facts, Patch};
@@ -61,8 +62,9 @@ pub(super) struct Prompt {
     pub(super) sha256: String,
 }
 
+/// Where one station is changed.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub struct Desk {
     controls: Controls,
     /// Which station of the pump's.
     index: usize,
@@ -71,11 +73,14 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(controls: Controls, index: usize, facts: Facts) -> Self {
+    /// Of the pump's station `index`, which begins as `facts` say, and as loud as `gain`.
+    pub fn new(controls: Controls, index: usize, facts: Facts, gain: f32) -> Self {
+        let mute = gain <= 0.0;
         let now = Now {
             facts,
-            volume_db: 0.0,
-            mute: false,
+            // How loud it would be is not known of a card that was silenced.
+            volume_db: if mute { 0.0 } else { volume_db_of(gain) },
+            mute,
             log: VecDeque::new(),
             n_changes: 0,
         };
@@ -93,6 +98,22 @@ impl Desk {
 
     pub(super) fn facts(&self) -> Facts {
         self.now.borrow().facts.clone()
+    }
+
+    /// Changes the station as a configuration says, and goes over to the codes of a prompt if there are
+    /// any; from which position on, or why not.
+    pub async fn turn_to(
+        self: Arc<Self>,
+        patch: Patch,
+        prompt: Option<Vec<u8>>,
+    ) -> Result<u64, String> {
+        let prompt = prompt.map(|codes| Prompt {
+            sha256: sha256_of(&codes),
+            codes: codes.into(),
+        });
+        let changed = self.change(patch, prompt).await;
+        let changed = changed.map_err(|Refusal(_, sentence)| sentence)?;
+        Ok(changed.since)
     }
 
     /// Changes the station, and says what it is then. What has gone to the pump is seen through and
@@ -115,7 +136,7 @@ impl Desk {
         let mut changed = self.wanted(patch)?;
         let gain = match changed.mute {
             true => 0.0,
-            false => 10.0f32.powf(changed.volume_db / 20.0),
+            false => gain_of(changed.volume_db),
         };
         let (codes, sha256) = prompt.map(|p| (p.codes, p.sha256)).unzip();
         let change = Change {
@@ -163,6 +184,16 @@ impl Desk {
         }
         Ok(wanted)
     }
+}
+
+fn gain_of(volume_db: f32) -> f32 {
+    10.0f32.powf(volume_db / 20.0)
+}
+
+/// To a hundredth, which nobody hears.
+fn volume_db_of(gain: f32) -> f32 {
+    let volume_db = (2_000.0 * gain.log10()).round() / 100.0;
+    volume_db.clamp(*VOLUMES_DB.start(), *VOLUMES_DB.end())
 }
 
 /// Waits for what becomes of an order.

@@ -122,17 +122,17 @@ impl Feed {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::broadcast;
     use crate::control;
-    use crate::net::{House, Settings, Station};
+    use crate::net::{Desk, House, Settings, Station};
     use crate::protocol::{Draw, Facts, ModelFacts};
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
     use tokio::task::JoinSet;
 
-    fn facts() -> Facts {
+    pub(in crate::net) fn facts() -> Facts {
         Facts {
             station: "piano".into(),
             model: ModelFacts {
@@ -160,13 +160,15 @@ mod tests {
     #[tokio::test]
     async fn a_listener_whose_ticker_died_is_sent_away() {
         let (_writer, source) = broadcast::ring(4, 320);
+        let controls = control::channel(Vec::new()).0;
         let house = House {
             stations: vec![Station {
                 facts: facts(),
                 source,
                 hears: 1_000,
+                desk: Arc::new(Desk::new(controls.clone(), 0, facts(), 1.0)),
             }],
-            controls: control::channel(Vec::new()).0,
+            controls,
             sessions: Default::default(),
             settings: Settings::default(),
             telemetry: Arc::default(),

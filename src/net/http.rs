@@ -12,6 +12,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
@@ -56,7 +57,17 @@ pub(super) fn router(lobby: Arc<Lobby>) -> Router {
         .route("/readyz", get(readiness))
         .route("/metrics", get(figures))
         .fallback(nowhere)
+        .layer(middleware::map_response(close_after))
         .with_state(lobby)
+}
+
+/// Between requests a connection would be silent, and hold a door.
+async fn close_after(mut response: Response) -> Response {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }
 
 /// One embedded file of the page.
@@ -136,7 +147,7 @@ async fn stations(State(lobby): State<Arc<Lobby>>, visitor: Visitor) -> Result<R
     lobby.admit(&visitor, Role::Listen)?;
     let listings: Vec<Listing> = (lobby.stations.iter())
         .map(|tuned| {
-            let facts = tuned.desk.facts();
+            let facts = tuned.station.desk.facts();
             let stream = format!("/v1/stations/{}/stream", facts.station);
             let wav = format!("{stream}.wav");
             Listing { facts, stream, wav }
@@ -192,7 +203,7 @@ async fn stream_socket(
     let message_len = HEADER_LEN + facts.packet_len as usize * format.sample_len();
     let listener = Listener {
         lobby: lobby.clone(),
-        now: tuned.desk.watch(),
+        now: tuned.station.desk.watch(),
         n_told: 0,
         facts,
         format,
@@ -318,13 +329,18 @@ async fn readiness(State(lobby): State<Arc<Lobby>>) -> (StatusCode, &'static str
         (StatusCode::OK, "the stations play\n")
     } else {
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        (status, "the stations do not play yet\n")
+        (status, "the stations do not play yet, or not in time\n")
     }
 }
 
 async fn figures(State(lobby): State<Arc<Lobby>>) -> Response {
     let headers = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
-    (headers, metrics::text(&lobby.telemetry)).into_response()
+    let facts = lobby
+        .stations
+        .iter()
+        .map(|tuned| tuned.station.facts.clone());
+    let facts: Vec<Facts> = facts.collect();
+    (headers, metrics::text(&lobby.telemetry, &facts)).into_response()
 }
 
 async fn nowhere(uri: Uri) -> Refusal {

@@ -1,5 +1,6 @@
 //! The telemetry as OpenMetrics text.
 
+use crate::protocol::Facts;
 use crate::telemetry::{Counter, Gauge, LOAD_EDGES, LoadHistogram, PumpTelemetry, Telemetry};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
@@ -13,10 +14,11 @@ use std::sync::Arc;
 /// Of [`text`].
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All figures, as they are now.
-pub(super) fn text(telemetry: &Arc<Telemetry>) -> String {
+/// What plays, and all figures, as they are now.
+pub(super) fn text(telemetry: &Arc<Telemetry>, stations: &[Facts]) -> String {
     let mut registry = Registry::with_prefix("longwave");
     registry.register_collector(Box::new(Figures(telemetry.clone())));
+    registry.register_collector(Box::new(Names(stations.to_vec())));
     let mut text = String::new();
     text::encode(&mut text, &registry).expect("a string takes all that is written to it");
     text
@@ -28,9 +30,13 @@ struct Figures(Arc<Telemetry>);
 type Named<'a, T> = (&'static str, &'static str, &'a T);
 
 impl Figures {
-    fn counters(&self) -> [Named<'_, Counter>; 16] {
+    fn counters(&self) -> [Named<'_, Counter>; 20] {
         let Telemetry {
-            pump, card, net, ..
+            pump,
+            card,
+            net,
+            state,
+            ..
         } = &*self.0;
         [
             ("codes", "Codes drawn", &pump.codes),
@@ -71,6 +77,11 @@ impl Figures {
                 "Listeners ever connected",
                 &net.listeners_total,
             ),
+            (
+                "connections_pushed_out",
+                "Connections closed before they asked, to make room",
+                &net.pushed_out,
+            ),
             ("listeners_refused", "Listeners turned away", &net.refused),
             (
                 "unauthorized",
@@ -82,6 +93,7 @@ impl Figures {
                 "Packets sent to listeners",
                 &net.packets_sent,
             ),
+            ("sent_bytes", "Bytes sent to anybody", &net.bytes_sent),
             (
                 "packets_lost",
                 "Packets listeners were too slow for",
@@ -97,6 +109,12 @@ impl Figures {
                 "Underruns listeners reported",
                 &net.listener_underruns,
             ),
+            ("states_kept", "States of stations written", &state.kept),
+            (
+                "state_failures",
+                "States of stations that could not be written",
+                &state.failed,
+            ),
         ]
     }
 
@@ -106,6 +124,7 @@ impl Figures {
             pump,
             card,
             net,
+            ..
         } = &*self.0;
         [
             ("lanes", "Streams that play", &lanes.open),
@@ -178,9 +197,35 @@ fn encode_load(mut encoder: DescriptorEncoder<'_>, load: &LoadHistogram) -> fmt:
         .encode_histogram::<NoLabelSet>(load.sum(), n_chunks, &buckets, None)
 }
 
+/// What does not change: figures that are always 1, for what their labels say.
+#[derive(Debug)]
+struct Names(Vec<Facts>);
+
+impl Collector for Names {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let one = ConstGauge::new(1u64);
+        let (kind, version) = (MetricType::Gauge, env!("CARGO_PKG_VERSION"));
+        let mut build = encoder.encode_descriptor("build_info", "Which longwave", None, kind)?;
+        one.encode(build.encode_family(&[("version", version)])?)?;
+        let help = "What a station plays, and what computes it";
+        let mut stations = encoder.encode_descriptor("station_info", help, None, kind)?;
+        for facts in &self.0 {
+            let labels = [
+                ("station", &*facts.station),
+                ("model", &*facts.model.name),
+                ("model_sha256", &*facts.model.sha256),
+                ("isa", &*facts.isa),
+            ];
+            one.encode(stations.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::feed::tests::facts;
 
     #[test]
     fn every_figure_is_shown_with_its_value() {
@@ -192,7 +237,7 @@ mod tests {
         telemetry.pump.noise_collapses.add(2);
         telemetry.pump.chunk_load.observe(0.3);
         telemetry.pump.chunk_load.observe(9.0);
-        let text = text(&telemetry);
+        let text = text(&telemetry, &[facts()]);
         for line in [
             "longwave_packets_lost_total 7",
             "longwave_listeners 2",
@@ -207,6 +252,12 @@ mod tests {
             "longwave_chunk_load_bucket{le=\"0.5\"} 1",
             "longwave_chunk_load_bucket{le=\"+Inf\"} 2",
             "longwave_chunk_load_count 2",
+            concat!(
+                "longwave_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
+            "longwave_station_info{station=\"piano\",model=\"tiny\",model_sha256=\"\",isa=\"portable\"} 1",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

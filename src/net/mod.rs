@@ -10,6 +10,7 @@
 
 mod change;
 mod desk;
+mod doorstep;
 mod feed;
 mod http;
 mod metrics;
@@ -25,14 +26,16 @@ use crate::broadcast::Source;
 use crate::control::Controls;
 use crate::protocol::Facts;
 use crate::telemetry::Telemetry;
-use axum::Extension;
-use desk::Desk;
+use axum::extract::Request;
+use axum::middleware;
+use doorstep::{Doorstep, Guest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use places::Places;
 use sessions::Register;
-use std::future::Future;
+use std::future::{self, Future};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -43,6 +46,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 use visitor::Peer;
 
+pub use desk::Desk;
 pub use sessions::{SessionModel, Sessions};
 
 /// What a hello calls a prompt by; `None` where there was none.
@@ -87,6 +91,8 @@ pub struct Station {
     pub source: Source,
     /// How far back its model hears, in codes.
     pub hears: usize,
+    /// Where it is changed.
+    pub desk: Arc<Desk>,
 }
 
 /// Limits of the network; [`Default`] suits a small machine.
@@ -154,23 +160,34 @@ pub async fn serve(
     let lobby = Arc::new(Lobby::open(house, stopping, &mut tasks));
     let max_listeners = lobby.settings.max_listeners;
     let doors = Arc::new(Semaphore::new(max_listeners + N_SPARE_CONNECTIONS));
+    let doorstep = Arc::new(Doorstep::default());
     let router = http::router(lobby.clone());
     tokio::pin!(shutdown);
     loop {
-        let door = doors.clone().acquire_owned();
-        let accept = async { (door.await, listener.accept().await) };
-        let (door, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = &mut shutdown => break,
             Some(_) = tasks.join_next() => continue,
-            accepted = accept => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let router = router.clone().layer(Extension(Peer(peer)));
-                let connection = connection(stream, router, lobby.clone());
+                let door = doors.clone().try_acquire_owned().ok();
+                if door.is_none() {
+                    lobby.telemetry.net.pushed_out.add(1);
+                    if !doorstep.push_out() {
+                        // All are being served: it is the newcomer who has to go.
+                        continue;
+                    }
+                }
+                let (doors, guest) = (doors.clone(), doorstep.step_up());
+                let connection = connection((stream, peer), guest, router.clone(), lobby.clone());
                 tasks.spawn(async move {
+                    let _door = match door {
+                        Some(door) => Ok(door),
+                        // Who was pushed out leaves one free in a moment.
+                        None => doors.acquire_owned().await,
+                    };
                     connection.await;
-                    drop(door);
                 });
             }
             Err(error) => {
@@ -188,24 +205,38 @@ pub async fn serve(
     Ok(())
 }
 
-/// Speaks HTTP/1.1 on one connection until it ends or becomes a WebSocket, which then lives on in
-/// a task of its own.
-async fn connection(stream: TcpStream, router: axum::Router, lobby: Arc<Lobby>) {
+/// Speaks HTTP/1.1 on one connection until it has answered, becomes a WebSocket, which then lives on
+/// in a task of its own, or must make room before it has asked for anything.
+async fn connection(
+    (stream, peer): (TcpStream, SocketAddr),
+    guest: Guest,
+    router: axum::Router,
+    lobby: Arc<Lobby>,
+) {
     let settings = &lobby.settings;
     let socket = socket2::SockRef::from(&stream);
     // Packets are small and due now; a refusal of either option costs comfort, not correctness.
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_send_buffer_size(settings.socket_buffer_len);
+    let guest = Arc::new(guest);
+    let asking = guest.clone();
+    let router = router.layer(middleware::map_request(move |mut request: Request| {
+        asking.has_asked();
+        request.extensions_mut().insert(Peer(peer));
+        future::ready(request)
+    }));
     let io = TimedIo::new(stream, settings.send_timeout, lobby.telemetry.clone());
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(router))
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection broke");
+        .with_upgrades();
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            tracing::debug!(%error, "a connection broke");
+        },
+        () = guest.pushed_out() => {}
     }
 }
 
@@ -227,24 +258,17 @@ struct Lobby {
 #[derive(Debug)]
 struct Tuned {
     station: Station,
-    desk: Arc<Desk>,
     ticks: watch::Receiver<u64>,
 }
 
 impl Lobby {
     fn open(house: House, stopping: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> Self {
-        let stations = house.stations.into_iter().enumerate();
-        let stations = stations.map(|(index, station)| {
+        let stations = house.stations.into_iter().map(|station| {
             let packet_len = station.facts.packet_len as usize;
             assert_eq!(packet_len, station.source.slot_len(), "codes in a packet");
             let (bell, ticks) = watch::channel(0);
             tasks.spawn(ticker(station.clone(), bell));
-            let facts = station.facts.clone();
-            Tuned {
-                desk: Arc::new(Desk::new(house.controls.clone(), index, facts)),
-                station,
-                ticks,
-            }
+            Tuned { station, ticks }
         });
         let stations = stations.collect();
         let House {

@@ -36,6 +36,12 @@ impl TimedIo {
         }
     }
 
+    fn count(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(n)) = written {
+            self.telemetry.net.bytes_sent.add(*n as u64);
+        }
+    }
+
     /// `written`, or an error if writing has waited too long.
     fn timed<T>(
         &mut self,
@@ -74,6 +80,7 @@ impl AsyncWrite for TimedIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.count(&written);
         self.timed(cx, written)
     }
 
@@ -83,6 +90,7 @@ impl AsyncWrite for TimedIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.count(&written);
         self.timed(cx, written)
     }
 

@@ -48,6 +48,11 @@ impl Fade {
         self.lane = None;
     }
 
+    /// The one that fades in.
+    pub fn lane(&self) -> Option<usize> {
+        self.lane
+    }
+
     pub fn is_running(&self) -> bool {
         self.lane.is_some()
     }

@@ -29,9 +29,9 @@ use std::time::{Duration, Instant};
 
 use crate::broadcast::Writer;
 use crate::control::{
-    self, ChunkShape, Command, ControlError, Controls, Inbox, Order, Retired, Whose,
+    self, ChunkShape, Command, ControlError, Controls, Inbox, Order, Retired, Snapshot, Whose,
 };
-use crate::engine::{Decoder, DrawParams, Turn};
+use crate::engine::{self, Decoder, DrawParams, Turn};
 use crate::machine;
 use crate::telemetry::Telemetry;
 
@@ -197,7 +197,7 @@ impl Primed {
     pub fn start(self) -> Result<Pump, PumpError> {
         let thread = thread::Builder::new()
             .name("pump".to_owned())
-            .spawn(move || self.body.run())?;
+            .spawn(move || Stopped(self.body.run()))?;
         Ok(Pump {
             controls: self.controls,
             thread,
@@ -209,7 +209,7 @@ impl Primed {
 #[derive(Debug)]
 pub struct Pump {
     controls: Controls,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Stopped>,
 }
 
 impl Pump {
@@ -219,13 +219,40 @@ impl Pump {
     }
 
     /// Ends the thread and waits for it, one chunk at most.
-    pub fn stop(self) -> Result<(), PumpError> {
+    pub fn stop(self) -> Result<Stopped, PumpError> {
         match self.controls.stop() {
             // Gone already: why, the thread knows.
             Ok(()) | Err(ControlError::Gone) => {}
             Err(error) => return Err(error.into()),
         }
         self.thread.join().map_err(|_| PumpError::Panicked)
+    }
+}
+
+/// A pump that has ended, with every stream as it was then.
+pub struct Stopped(Body);
+
+impl std::fmt::Debug for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stopped").finish_non_exhaustive()
+    }
+}
+
+impl Stopped {
+    /// What a station goes on from; `None` if there is no such station, or its engine cannot say.
+    pub fn snapshot(&mut self, station: usize) -> Option<Snapshot> {
+        let Body {
+            engines, stations, ..
+        } = &mut self.0;
+        let of = stations.get_mut(station)?;
+        let decoder = &mut *engines[of.engine].decoder;
+        let mut snapshot = Snapshot {
+            station,
+            bytes: vec![0; engine::state_len(decoder)],
+            ..Snapshot::default()
+        };
+        of.fill(&mut snapshot, decoder);
+        (!snapshot.bytes.is_empty()).then_some(snapshot)
     }
 }
 
@@ -273,9 +300,11 @@ fn open_station(
     let stream = Stream::open(&mut **decoder, place.lane, &start, chunk.len, on_prompt);
     let tempo = tempo(*chunk, lead);
     let stream = stream.ok_or(PumpError::Interrupted)?;
+    let gain = start.kept.as_ref().map_or(1.0, |kept| kept.gain);
     let guard = spares.map(|spares| Guard::new(&stream, spares, *chunk, &mut **decoder));
     let voice = Voice::new(stream, *chunk);
-    Ok(Station::new((voice, guard), writer, place.engine, tempo))
+    let of = (place.engine, tempo);
+    Ok(Station::new((voice, guard), writer, of, gain))
 }
 
 fn tempo(chunk: ChunkShape, lead: Duration) -> Tempo {
@@ -303,7 +332,7 @@ struct Body {
 }
 
 impl Body {
-    fn run(mut self) {
+    fn run(mut self) -> Self {
         machine::ask_for_precedence();
         if let Some(cpu) = self.cpu {
             machine::pin_to(cpu);
@@ -314,6 +343,7 @@ impl Body {
                 thread::sleep(nap.min(NAP_MAX));
             }
         }
+        self
     }
 
     /// Takes the commands that came; `false` to end.
@@ -339,6 +369,13 @@ impl Body {
                     }
                     None => Some(Retired::Session(session)),
                 },
+                Command::Keep(snapshot) => {
+                    let earlier = match self.stations.get_mut(snapshot.station) {
+                        Some(station) => station.ask(snapshot),
+                        None => Some(snapshot),
+                    };
+                    earlier.map(Retired::Snapshot)
+                }
             };
             if let Some(retired) = retired {
                 self.inbox.retire(retired);
@@ -363,11 +400,12 @@ impl Body {
         }
     }
 
-    /// Draws a chunk for every station that is due. If none is, takes in a tile of a prompt or copies
-    /// a station that wants to be; if there is nothing of that, says how long until one will be due.
+    /// Draws a chunk for every station that is due. If none is, takes in a tile of a prompt, copies a
+    /// station that wants to be or keeps one; if there is nothing of that, says how long until one will
+    /// be due.
     fn step(&mut self, now: Instant) -> Duration {
         let soonest = self.find_due(now);
-        let has_worked = !soonest.is_zero() && (self.prime() || self.copy());
+        let has_worked = !soonest.is_zero() && (self.prime() || self.copy() || self.keep());
         if soonest.is_zero() {
             self.generate(now);
         }
@@ -398,6 +436,14 @@ impl Body {
         let engines = &mut self.engines;
         let mut stations = self.stations.iter_mut();
         stations.any(|station| station.copy(&mut *engines[station.engine].decoder))
+    }
+
+    /// Gives out what one station is, if somebody has asked; takes as long as a copy.
+    fn keep(&mut self) -> bool {
+        let engines = &mut self.engines;
+        let mut stations = self.stations.iter_mut();
+        let kept = stations.find_map(|station| station.keep(&mut *engines[station.engine].decoder));
+        kept.map(|snapshot| self.inbox.give(snapshot)).is_some()
     }
 
     /// Marks the stations that are due and says how long until the first is. Timers half a chunk

@@ -10,10 +10,10 @@ use super::station::Tempo;
 use super::stream::Stream;
 use super::voice::Voice;
 use crate::control::{self, ChunkShape, Inbox, Order, Refusal, Retired};
-use crate::engine::Decoder;
+use crate::engine::{Decoder, STEPPED_MAX};
 
 /// Codes of a prompt that are taken in at a time.
-const TILE: usize = 256;
+const TILE: usize = STEPPED_MAX;
 
 /// The lanes of an engine's sessions, taken and free.
 #[derive(Debug)]

@@ -9,8 +9,8 @@
 use std::time::{Duration, Instant};
 
 use crate::broadcast::Writer;
-use crate::control::{CardLine, Order};
-use crate::engine::Decoder;
+use crate::control::{CardLine, Order, Snapshot};
+use crate::engine::{self, Decoder};
 use crate::mulaw;
 use crate::pump::guard::Guard;
 use crate::pump::voice::Voice;
@@ -43,19 +43,22 @@ pub(super) struct Station {
     /// How loud the card plays it, and shall play it.
     gain: f32,
     gain_wanted: f32,
+    /// Wants to know all that the stream is.
+    keeping: Option<Box<Snapshot>>,
 }
 
 impl Station {
     pub fn new(
         (voice, guard): (Voice, Option<Guard>),
         writer: Writer,
-        engine: usize,
-        tempo: Tempo,
+        (engine, tempo): (usize, Tempo),
+        gain: f32,
     ) -> Self {
         Self {
             samples: vec![0.0; voice.stream.codes().len()],
-            gain: 1.0,
-            gain_wanted: 1.0,
+            gain,
+            gain_wanted: gain,
+            keeping: None,
             voice,
             guard,
             engine,
@@ -114,6 +117,28 @@ impl Station {
             }
             _ => (false, None),
         }
+    }
+
+    /// Will be kept when nothing is due; an earlier wish, which that makes needless.
+    pub fn ask(&mut self, snapshot: Box<Snapshot>) -> Option<Box<Snapshot>> {
+        self.keeping.replace(snapshot)
+    }
+
+    /// Fills in what was asked for, if something was.
+    pub fn keep(&mut self, decoder: &mut dyn Decoder) -> Option<Box<Snapshot>> {
+        let mut snapshot = self.keeping.take()?;
+        self.fill(&mut snapshot, decoder);
+        Some(snapshot)
+    }
+
+    /// Says all that the stream is. One that fades into another lane is what it will be then.
+    pub fn fill(&mut self, snapshot: &mut Snapshot, decoder: &mut dyn Decoder) {
+        let Voice { stream, fade, .. } = &self.voice;
+        let lane = fade.lane().unwrap_or(stream.lane());
+        engine::save(decoder, lane, &mut snapshot.bytes);
+        (snapshot.seed, snapshot.draw) = stream.drawn_by();
+        snapshot.position = stream.position();
+        snapshot.gain = self.gain_wanted;
     }
 
     /// Sends the chunk that was just drawn on its way.

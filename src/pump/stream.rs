@@ -1,8 +1,10 @@
 //! One endless stream: a lane of the engine, where it is, and how it draws.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use crate::engine::{Decoder, DrawParams, See, Turn, uniform};
+use crate::control::Snapshot;
+use crate::engine::{self, Decoder, DrawParams, See, Turn, uniform};
 
 /// Codes of a prompt between two looks at the caller: well below a second on any machine.
 const PROMPT_SLICE: usize = 1_600;
@@ -16,6 +18,16 @@ pub struct Start {
     pub draw: DrawParams,
     /// Codes fed before the first is drawn; they are not part of what is heard.
     pub prompt: Vec<u8>,
+    /// What it goes on from instead: the state of a lane of an engine of the same model.
+    pub kept: Option<Arc<Snapshot>>,
+}
+
+impl Start {
+    /// The position of the first code that is drawn.
+    pub fn first_position(&self) -> u64 {
+        let kept = self.kept.as_ref();
+        kept.map_or(self.prompt.len() as u64, |kept| kept.position)
+    }
 }
 
 /// A stream that occupies a lane. The pump drives many in one call of the engine; `render` drives
@@ -44,6 +56,9 @@ impl Stream {
         on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Option<Self> {
         decoder.open(lane);
+        if let Some(kept) = &start.kept {
+            engine::restore(decoder, lane, &kept.bytes);
+        }
         let mut n_fed = 0;
         for codes in start.prompt.chunks(PROMPT_SLICE) {
             decoder.prime(lane, codes);
@@ -56,7 +71,7 @@ impl Stream {
             lane,
             seed: start.seed,
             draw: start.draw,
-            position: decoder.position(lane),
+            position: start.first_position(),
             uniforms: vec![0.0; chunk_len].into(),
             codes: vec![0; chunk_len].into(),
             len: chunk_len,
@@ -105,6 +120,11 @@ impl Stream {
 
     pub(super) fn advance(&mut self) {
         self.position += self.len as u64;
+    }
+
+    /// The seed, and how codes are chosen.
+    pub(super) fn drawn_by(&self) -> (u64, DrawParams) {
+        (self.seed, self.draw)
     }
 
     pub(super) fn lane(&self) -> usize {

@@ -92,6 +92,7 @@ fn start_of(seed: u64) -> Start {
         seed,
         draw: DrawParams::default(),
         prompt: vec![mulaw::SILENCE; 7],
+        kept: None,
     }
 }
 

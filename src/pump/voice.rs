@@ -7,10 +7,11 @@
 use super::fade::Fade;
 use super::stream::Stream;
 use crate::control::{Change, ChunkShape, Order, Refusal};
-use crate::engine::{Decoder, Turn};
+use crate::engine::{Decoder, STEPPED_MAX, Turn};
 
-/// Codes of a prompt that are taken in at a time: a few milliseconds of work, which any lead bears.
-const TILE: usize = 256;
+/// Codes of a prompt that are taken in at a time: a millisecond or two of work, which any lead bears, and
+/// nothing is allocated for them.
+const TILE: usize = STEPPED_MAX;
 
 #[derive(Debug)]
 pub(super) struct Voice {

@@ -6,6 +6,7 @@
 mod access;
 mod change;
 mod contract;
+mod hostile;
 mod listening;
 mod server;
 

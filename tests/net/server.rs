@@ -3,7 +3,7 @@
 use futures_util::StreamExt;
 use longwave::broadcast::{self, Writer};
 use longwave::control::{self, ChunkShape, Inbox};
-use longwave::net::{self, House, Settings, Station};
+use longwave::net::{self, Desk, House, Settings, Station};
 use longwave::protocol::{Draw, Event, Facts, Hello, ModelFacts, Packet};
 use longwave::telemetry::Telemetry;
 use std::net::SocketAddr;
@@ -90,6 +90,7 @@ impl Server {
                 facts: facts("piano"),
                 source,
                 hears: HEARS,
+                desk: Arc::new(Desk::new(controls.clone(), 0, facts("piano"), 1.0)),
             }],
             controls,
             sessions: Default::default(),

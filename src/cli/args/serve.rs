@@ -9,7 +9,7 @@ use super::{CardArgs, FileArgs, ModelArgs, StreamArgs, WatchArgs, address, repla
 use longwave::config::limits;
 
 /// `serve`
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
     /// Where to listen [default: 127.0.0.1:8420]
     #[arg(long, short, value_name = "HOST:PORT", value_parser = address)]
@@ -22,6 +22,10 @@ pub struct ServeArgs {
     /// Let everybody listen who can reach the address, without a token
     #[arg(long)]
     pub open: bool,
+
+    /// Go on where the stations stopped the last time, and keep them for the next
+    #[arg(long)]
+    pub resume: bool,
 
     /// Leave the sound card alone
     #[arg(long, conflicts_with = "output_device")]
@@ -93,6 +97,7 @@ impl ServeArgs {
         replace(&mut config.network.listen, self.listen);
         config.network.tokens = self.tokens.or(config.network.tokens.take());
         config.network.open |= self.open;
+        config.state.resume |= self.resume;
         if self.no_card {
             config.card.enabled = CardUse::Off;
         }

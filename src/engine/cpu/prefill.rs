@@ -17,6 +17,7 @@ use super::weights::{PackedLayer, PackedWeights};
 use super::worker::{Lane, norm_rows, quantize_rows};
 use super::{CpuDecoder, See};
 use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
+use crate::engine::STEPPED_MAX;
 use crate::model::{ModelConfig, Pattern, V};
 
 /// Positions that go through a layer together.
@@ -26,7 +27,7 @@ const PIECE: usize = 32;
 
 /// Whether so many codes are better taken in by tiles.
 pub(super) fn is_worth_it(n_codes: usize) -> bool {
-    n_codes >= 2 * PIECE
+    n_codes > STEPPED_MAX
 }
 
 /// Threads and memory, made at the first use.

@@ -12,6 +12,7 @@ use super::embed::{self, Expected};
 use super::team::Seat;
 use super::weights::PackedWeights;
 use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
+use crate::engine::Visit;
 use crate::engine::draw::Recent;
 use crate::model::{ModelConfig, V};
 use crate::mulaw;
@@ -367,8 +368,18 @@ impl Lane {
         }
     }
 
-    /// Becomes what `other` is, a lane of the same model.
+    /// Becomes what `other` is, a lane of the same model and of as many heads.
     pub fn copy(&mut self, other: &Self) {
+        self.copy_common(other);
+        for (layer, other) in self.layers.iter_mut().zip(&other.layers) {
+            for (cache, other) in layer.caches.iter_mut().zip(&other.caches) {
+                cache.copy(other);
+            }
+        }
+    }
+
+    /// The same but for the caches, which each worker has of its own heads.
+    pub fn copy_common(&mut self, other: &Self) {
         (self.position, self.last) = (other.position, other.last);
         self.recent = other.recent;
         if let (Some(predictor), Some(other)) = (&mut self.predictor, &other.predictor) {
@@ -377,9 +388,21 @@ impl Lane {
         // The angles are those of any lane.
         for (layer, other) in self.layers.iter_mut().zip(&other.layers) {
             layer.taps.copy_from_slice(&other.taps);
-            for (cache, other) in layer.caches.iter_mut().zip(&other.caches) {
-                cache.copy(other);
-            }
+        }
+    }
+
+    /// Shows all but the caches; see [`Decoder::state`](crate::engine::Decoder::state).
+    pub fn state(&mut self, visit: Visit<'_>) {
+        visit(bytemuck::bytes_of_mut(&mut self.position));
+        // Whoever wrote those bytes: it can go on from there.
+        self.position = self.position.min(u64::MAX / 2);
+        visit(bytemuck::bytes_of_mut(&mut self.last));
+        visit(bytemuck::bytes_of_mut(&mut self.recent));
+        if let Some(predictor) = &mut self.predictor {
+            predictor.state(visit);
+        }
+        for layer in &mut self.layers {
+            visit(bytemuck::cast_slice_mut(&mut layer.taps));
         }
     }
 }

@@ -114,12 +114,10 @@ fn what_was_heard_is_drawn_again_from_the_changes_and_their_positions() {
             .controls
             .change(Whose::Station(0), change.clone())
             .unwrap();
-        bench.now += 3 * CHUNK;
-        bench.settle();
+        bench.play(3);
         changes.push((at(&receipt), change));
     }
-    bench.now += 15 * CHUNK;
-    bench.settle();
+    bench.play(15);
     let told = &bench.telemetry.pump;
     assert_eq!(told.noise_collapses.get(), 0, "its return is not replayed");
     let heard = published(&bench.sources[0]);

@@ -57,6 +57,7 @@ fn alone(start: &Change, changes: &[(u64, Change)], n_codes: usize) -> Vec<u8> {
         seed: start.seed.unwrap(),
         draw: start.draw.unwrap(),
         prompt: start.prompt.clone().unwrap_or_default().into(),
+        kept: None,
     };
     let replay = Replay::open(&mut *decoder, [0, 1], &start, SHAPE, &mut hear);
     let mut replay = replay.unwrap();
