@@ -151,13 +151,15 @@ impl State {
     }
 
     fn parse(file: &[u8]) -> Result<Self, &'static str> {
-        let rest = file.strip_prefix(TITLE).ok_or("none of this version")?;
+        if !file.starts_with(TITLE) {
+            return Err("none of this version");
+        }
         let sum_at = file.len().checked_sub(SUM_LEN).ok_or("cut short")?;
         let (told, sum) = file.split_at(sum_at);
         if *sum != *Sha256::digest(told) {
             return Err("damaged: its checksum is another");
         }
-        let rest = rest.get(..rest.len() - SUM_LEN).ok_or("cut short")?;
+        let rest = told.strip_prefix(TITLE).ok_or("cut short")?;
         let (head_len, rest) = rest.split_first_chunk::<4>().ok_or("cut short")?;
         let head_len = u32::from_le_bytes(*head_len) as usize;
         let split = rest.split_at_checked(head_len.min(HEAD_LEN_MAX));

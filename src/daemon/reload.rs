@@ -60,7 +60,13 @@ impl Reloader {
                 if let (Some((ours, _)), Some(others)) = (&self.tokens, tokens) {
                     ours.adopt(&others);
                 }
-                self.config = config;
+                // Those that play, in their order, whatever the file has come to list.
+                let running = self.config.stations.iter().map(|old| {
+                    let mut all = config.stations.iter();
+                    all.find(|new| new.name == old.name).unwrap_or(old).clone()
+                });
+                let stations = running.collect();
+                self.config = Config { stations, ..config };
                 tracing::info!("the configuration was read again");
                 wishes.into_iter().map(|wish| self.begin(wish)).collect()
             }

@@ -35,6 +35,13 @@ async fn a_changed_configuration_changes_what_plays_and_a_bad_one_nothing() {
     let more = format!("{new}[[station]]\nname = \"second\"\n");
     let waits = "which stations there are: changed in the configuration, and holds after a restart";
     reread(&mut daemon, &file, &more, waits);
+    // And in whatever order the file lists them, the station that is meant changes.
+    let turned = format!(
+        "model = \"tiny\"\n[[station]]\nname = \"second\"\nseed = 9\n{}seed = 6\n",
+        STATION.trim_start_matches("model = \"tiny\"\n")
+    );
+    reread(&mut daemon, &file, &turned, "station piano from position");
+    assert!(state(&daemon).contains("seed=6"));
     let (after, ..) = listen(&daemon, 5).await;
     assert!(after.position > before.position);
 }
