@@ -11,7 +11,8 @@ use std::cell::RefCell;
 use candle_core::cuda::cudarc::driver::sys::CUevent_flags;
 use candle_core::cuda::{CudaDevice, WrapErr};
 use candle_core::{DType, Device, Result, Tensor};
-use longwave::train::ops::{self, AdamW, Attention, Moments, NormConv, Turn};
+use longwave::model::Spacing;
+use longwave::train::ops::{self, AdamW, Attention, Moments, NormConv, Sight, Turn};
 
 const D: usize = 128;
 const F: usize = 512;
@@ -197,8 +198,7 @@ impl Case {
             n_kv_heads: 2,
             head_size: 32,
             window: self.window,
-            stride,
-            rows: 256,
+            sight: Sight::Even(Spacing { stride, rows: 256 }),
         };
         let (qkv, d_out) = (self.active(&[n, a.qkv_width()])?, self.active(&[n, D])?);
         let angles = self.normal(&[256, a.head_size])?;

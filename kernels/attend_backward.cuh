@@ -1,4 +1,4 @@
-// Sliding attention, backward: one kernel whose blocks own queries, one whose blocks own keys, so
+// Sparse attention, backward: one kernel whose blocks own queries, one whose blocks own keys, so
 // that every element of the gradient is written once and nothing is added atomically.
 //
 // With p = exp2(scale · q·k − lse): dv = Σ p·do; ds = p · (do·v − delta), delta = do·out;
@@ -6,7 +6,7 @@
 #pragma once
 #include "attend.cuh"
 
-// attend_queries_{16,32,64} — the gradient of 64 queries of a head, and their deltas.
+// attend_queries_{16,32,64}, attend_tiles_queries_{…} — the gradient of 64 queries of a head, and their deltas.
 // in    qkv, out, d_out bf16, lse f32 as attend has them
 // out   d_qkv [n, (H + 2G)·K] bf16, its queries;  delta [n, H] f32
 // math  above; products bf16 with f32 accumulators, ds rounded to bf16
@@ -17,11 +17,11 @@
 // bytes 2·n·(5H + 2G)·K + 8·n·H; arithmetic 6·n·H·K·reach
 // meas  H200, driver 580.159.04, 131,072 rows of piano-16k, both kernels: local 341 us, 176
 //       TFLOP/s; stride 256 219 us (406d2a2, 2026-11-24)
-template <int K>
+template <int K, class Sight>
 __device__ void attend_queries(const bf16* __restrict__ qkv, const bf16* __restrict__ out,
                                const float* __restrict__ lse, const bf16* __restrict__ d_out,
                                bf16* __restrict__ d_qkv, float* __restrict__ delta,
-                               const AttendSizes& s) {
+                               const AttendSizes& s, const Lists& lists) {
     bf16* q_tile = reinterpret_cast<bf16*>(dynamic);
     bf16* d_tile = q_tile + kTileElements<K>;
     bf16* k_tiles = d_tile + kTileElements<K>;
@@ -37,12 +37,13 @@ __device__ void attend_queries(const bf16* __restrict__ qkv, const bf16* __restr
     const bf16* keys = qkv + at.first * width + (s.heads + group) * K;
     const bf16* values = keys + s.groups * K;
     const size_t out_at = at.first * out_width + at.head * K;
-    const int last = at.row0 / kTile, start = max(0, at.row0 - s.reach + 1) / kTile;
+    Sight sight(s, at, group, lists, Rows::kQueries);
+    const int start = sight.start, first = sight.tile(start) * kTile;
 
     copy_tile<K>(q_tile, queries, pitch, at.row0, at.rows);
     copy_tile<K>(d_tile, d_out + out_at, out_pitch, at.row0, at.rows);
-    copy_tile<K>(k_tiles, keys, pitch, start * kTile, at.rows);
-    copy_tile<K>(v_tiles, values, pitch, start * kTile, at.rows);
+    copy_tile<K>(k_tiles, keys, pitch, first, at.rows);
+    copy_tile<K>(v_tiles, values, pitch, first, at.rows);
     copies_end();
 
     // Two threads a row.
@@ -77,19 +78,19 @@ __device__ void attend_queries(const bf16* __restrict__ qkv, const bf16* __restr
     float dq[K / 8][4] = {};
     float row_lse[2], row_delta[2];
 
-    for (int tile = start; tile <= last; tile++) {
-        const int stage = (tile - start) % 2;
-        if (tile < last) {
-            const int next = (1 - stage) * kTileElements<K>;
-            copy_tile<K>(k_tiles + next, keys, pitch, (tile + 1) * kTile, at.rows);
-            copy_tile<K>(v_tiles + next, values, pitch, (tile + 1) * kTile, at.rows);
+    for (int visit = start; visit < sight.end; visit++) {
+        const int stage = (visit - start) % 2;
+        if (visit + 1 < sight.end) {
+            const int next = (1 - stage) * kTileElements<K>, row = sight.tile(visit + 1) * kTile;
+            copy_tile<K>(k_tiles + next, keys, pitch, row, at.rows);
+            copy_tile<K>(v_tiles + next, values, pitch, row, at.rows);
             copies_end();
             copies_wait<1>();
         } else {
             copies_wait<0>();
         }
         __syncthreads();
-        if (tile == start) {
+        if (visit == start) {
             load_strip<K>(q, q_tile, strip);
             load_strip<K>(d, d_tile, strip);
 #pragma unroll
@@ -103,22 +104,24 @@ __device__ void attend_queries(const bf16* __restrict__ qkv, const bf16* __restr
                 row_delta[h] = deltas[strip + g + 8 * h];
             }
         }
+        sight.look(visit, strip);
         const bf16* k_tile = k_tiles + stage * kTileElements<K>;
         const bf16* v_tile = v_tiles + stage * kTileElements<K>;
+        const int tile0 = sight.tile(visit) * kTile;
 
 #pragma unroll
         for (int c = 0; c < kTile / kStrip; c++) {
-            const int key0 = tile * kTile + c * kStrip;
-            if (!any_sees(query0, key0, s.reach)) continue;
+            const int key0 = tile0 + c * kStrip;
+            if (!sight.any(c, query0, key0)) continue;
             float p[2][4] = {}, dp[2][4] = {};
             multiply_rows<K>(p, q, k_tile, c * kStrip);
             multiply_rows<K>(dp, d, v_tile, c * kStrip);
-            if (!all_see(query0, key0, s.reach)) {
+            if (!sight.all(c, query0, key0)) {
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
-                    const int key = key0 + i / 4 * 8 + 2 * t + i % 2;
-                    const int query = query0 + g + i % 4 / 2 * 8;
-                    if (!sees(query, key, s.reach)) p[i / 4][i % 4] = -INFINITY;
+                    const int column = c * kStrip + i / 4 * 8 + 2 * t + i % 2, h = i % 4 / 2;
+                    const bool seen = sight.sees(h, column, query0 + g + h * 8, tile0 + column);
+                    if (!seen) p[i / 4][i % 4] = -INFINITY;
                 }
             }
 #pragma unroll
@@ -137,20 +140,21 @@ __device__ void attend_queries(const bf16* __restrict__ qkv, const bf16* __restr
                    pitch, at.row0, at.rows);
 }
 
-// attend_keys_{16,32,64} — the gradients of 64 keys and values of a group.
+// attend_keys_{16,32,64}, attend_tiles_keys_{…} — the gradients of 64 keys and values of a group.
 // in    qkv, d_out bf16, lse f32 as attend has them;  delta [n, H] f32
 // out   d_qkv [n, (H + 2G)·K] bf16, its keys and values
 // math  above, on the transposed scores; p and ds rounded to bf16
 // grid  windows · stride · tiles · G block 128 (4 warps of 16 keys)  smem 6·64·(K+8)·2 + 1024 B
-// needs as attend; ordered after attend_queries
+// needs as attend; ordered after attend_queries; lists of queries whose gradients reach the keys
 // twin  train/ops/cpu.rs::attend_backward   test gpu::attention   bench train_ops_bench
 // after FlashAttention-2 (arXiv 2307.08691); idea only
 // bytes 2·n·(2H + 4G)·K + 8·n·H; arithmetic 8·n·H·K·reach
 // meas  with attend_queries
-template <int K>
+template <int K, class Sight>
 __device__ void attend_keys(const bf16* __restrict__ qkv, const float* __restrict__ lse,
                             const bf16* __restrict__ d_out, const float* __restrict__ delta,
-                            bf16* __restrict__ d_qkv, const AttendSizes& s) {
+                            bf16* __restrict__ d_qkv, const AttendSizes& s,
+                            const Lists& lists) {
     bf16* k_tile = reinterpret_cast<bf16*>(dynamic);
     bf16* v_tile = k_tile + kTileElements<K>;
     bf16* q_tiles = v_tile + kTileElements<K>;
@@ -166,13 +170,13 @@ __device__ void attend_keys(const bf16* __restrict__ qkv, const float* __restric
     const size_t keys_at = at.first * width + (s.heads + group) * K;
     const size_t values_at = keys_at + s.groups * K;
     // The queries that see a key of this tile, once for every head of the group.
-    const int start = at.row0 / kTile;
-    const int tiles = min(at.rows - 1, at.row0 + kTile - 1 + s.reach - 1) / kTile - start + 1;
-    const int rounds = tiles * heads;
+    Sight sight(s, at, group, lists, Rows::kKeys);
+    const int visits = sight.end - sight.start, rounds = visits * heads;
+    auto row_of = [&](int round) { return sight.tile(sight.start + round % visits) * kTile; };
 
     auto copy_queries = [&](int round, int stage) {
-        const int head = group * heads + round / tiles;
-        const int row0 = (start + round % tiles) * kTile;
+        const int head = group * heads + round / visits;
+        const int row0 = row_of(round);
         copy_tile<K>(q_tiles + stage * kTileElements<K>, qkv + at.first * width + head * K, pitch,
                      row0, at.rows);
         copy_tile<K>(d_tiles + stage * kTileElements<K>,
@@ -209,21 +213,22 @@ __device__ void attend_keys(const bf16* __restrict__ qkv, const float* __restric
         }
         const bf16* q_tile = q_tiles + stage * kTileElements<K>;
         const bf16* d_tile = d_tiles + stage * kTileElements<K>;
-        const int row0 = (start + round % tiles) * kTile;
+        const int row0 = row_of(round);
+        sight.look(sight.start + round % visits, strip);
 
 #pragma unroll
         for (int c = 0; c < kTile / kStrip; c++) {
             const int query0 = row0 + c * kStrip;
-            if (!any_sees(query0, key0, s.reach)) continue;
+            if (!sight.any(c, query0, key0)) continue;
             float p[2][4] = {}, dp[2][4] = {};
             multiply_rows<K>(p, k, q_tile, c * kStrip);
             multiply_rows<K>(dp, v, d_tile, c * kStrip);
-            if (!all_see(query0, key0, s.reach)) {
+            if (!sight.all(c, query0, key0)) {
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
-                    const int query = query0 + i / 4 * 8 + 2 * t + i % 2;
-                    const int key = key0 + g + i % 4 / 2 * 8;
-                    if (!sees(query, key, s.reach)) p[i / 4][i % 4] = -INFINITY;
+                    const int column = c * kStrip + i / 4 * 8 + 2 * t + i % 2, h = i % 4 / 2;
+                    const bool seen = sight.sees(h, column, row0 + column, key0 + g + h * 8);
+                    if (!seen) p[i / 4][i % 4] = -INFINITY;
                 }
             }
 #pragma unroll
@@ -253,12 +258,23 @@ __device__ void attend_keys(const bf16* __restrict__ qkv, const float* __restric
     extern "C" __global__ void __launch_bounds__(kTileThreads, BLOCKS)                     \
     attend_queries_##K(const bf16* qkv, const bf16* out, const float* lse,                 \
                        const bf16* d_out, bf16* d_qkv, float* delta, AttendSizes s) {      \
-        attend_queries<K>(qkv, out, lse, d_out, d_qkv, delta, s);                          \
+        attend_queries<K, Band>(qkv, out, lse, d_out, d_qkv, delta, s, {});                \
+    }                                                                                      \
+    extern "C" __global__ void __launch_bounds__(kTileThreads, BLOCKS)                     \
+    attend_tiles_queries_##K(const bf16* qkv, const bf16* out, const float* lse,           \
+                             const bf16* d_out, bf16* d_qkv, float* delta, AttendSizes s,  \
+                             Lists l) {                                                    \
+        attend_queries<K, Tiled>(qkv, out, lse, d_out, d_qkv, delta, s, l);                \
     }                                                                                      \
     extern "C" __global__ void __launch_bounds__(kTileThreads, BLOCKS)                     \
     attend_keys_##K(const bf16* qkv, const float* lse, const bf16* d_out,                  \
                     const float* delta, bf16* d_qkv, AttendSizes s) {                      \
-        attend_keys<K>(qkv, lse, d_out, delta, d_qkv, s);                                  \
+        attend_keys<K, Band>(qkv, lse, d_out, delta, d_qkv, s, {});                        \
+    }                                                                                      \
+    extern "C" __global__ void __launch_bounds__(kTileThreads, BLOCKS)                     \
+    attend_tiles_keys_##K(const bf16* qkv, const float* lse, const bf16* d_out,            \
+                          const float* delta, bf16* d_qkv, AttendSizes s, Lists l) {       \
+        attend_keys<K, Tiled>(qkv, lse, d_out, delta, d_qkv, s, l);                        \
     }
 ATTEND_BACKWARD(16, 5)
 ATTEND_BACKWARD(32, 4)

@@ -2,13 +2,21 @@
 #pragma once
 #include "common.cuh"
 
+// How many positions share a rotation, for each KV head; and how many heads of queries there are, so
+// many to a KV head.
+constexpr int kGroups = 16;
+struct Turns {
+    int of[kGroups];
+    int queries, per_group;
+};
+
 // rotate — turns queries and keys by the angles of their position, in place.
 // in    qkv [n, width] bf16;  angles [period, 2·half] f32: cosines, then sines; sign 1 or −1
 // out   qkv: its first `heads` heads turned, the values behind them untouched
-// math  row = floor(t / stride) mod period, t = row index mod window; f32
+// math  row = floor(t / turn) mod period, t = row index mod window, turn of the head's group; f32
 //       (a, b) = (a·cos − b·sin·sign, b·cos + a·sin·sign), a and b half a head apart
 // grid  ceil(n · heads · half/8 / 256) block 256 (a thread: 8 pairs)
-// needs half % 8 == 0, rows of 16 bytes, n · heads · half/8 < 2^31
+// needs half % 8 == 0, kGroups KV heads at most, rows of 16 bytes, n · heads · half/8 < 2^31
 // twin  train/ops/cpu.rs::rotate   test gpu::rotate   bench train_ops_bench
 // after —
 // bytes 8·n·heads·half (angles from L2)
@@ -16,13 +24,14 @@
 //       2026-11-24)
 extern "C" __global__ void __launch_bounds__(kBlock)
 rotate(bf16* qkv, const float* __restrict__ angles, int n, int width, int heads, int half,
-       int window, int stride, int period, float sign) {
+       int window, Turns turns, int period, float sign) {
     const int eighths = half / 8, units = heads * eighths;
     const int id = blockIdx.x * kBlock + threadIdx.x;
     const int row = id / units, unit = id % units;
     if (row >= n) return;
     const int head = unit / eighths, first = unit % eighths * 8;
-    const int turn = row % window / stride % period;
+    const int group = head < turns.queries ? head / turns.per_group : head - turns.queries;
+    const int turn = row % window / turns.of[group] % period;
 
     bf16* at = qkv + (size_t)row * width + head * 2 * half + first;
     float a[8], b[8], cosine[8], sine[8], out_a[8], out_b[8];

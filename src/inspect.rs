@@ -1,10 +1,14 @@
 //! `longwave inspect`: what a model is, in words and with its attention pattern drawn.
 
+mod picture;
+
 use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::engine::Footprint;
-use crate::model::{Model, ModelConfig, Pattern, V};
+use crate::model::{Layer, Model, ModelConfig, Pattern, V};
+
+pub use picture::{Panel, PictureError, draw};
 
 /// A page about the model: sizes, context, memory, and who sees whom.
 pub fn describe(model: &Arc<Model>) -> String {
@@ -63,9 +67,60 @@ pub fn describe(model: &Arc<Model>) -> String {
     page
 }
 
+/// A line or more about a layer by itself: what it sees, and what it keeps for that.
+pub fn describe_layer(layer: &Layer, rate: u32) -> String {
+    let mut page = String::new();
+    draw_pattern(&mut page, std::slice::from_ref(layer), rate);
+    for head in layer.distinct() {
+        let (slots, reach) = (
+            thousands(head.n_slots() as u64),
+            samples(head.reach(), rate),
+        );
+        let runs = match head.max_runs() {
+            1 => "one run".into(),
+            n => format!("{n} runs"),
+        };
+        line(
+            &mut page,
+            format_args!(
+                "{}: keeps {slots} slots, reads {runs} of them, reaches {reach}",
+                head.kind()
+            ),
+        );
+    }
+    page
+}
+
+/// The model's patterns, each once, for [`draw`].
+pub fn panels(config: &ModelConfig) -> Vec<Panel<'_>> {
+    let heads = config.layers.iter().enumerate();
+    let heads = heads.flat_map(|(i, layer)| layer.distinct().map(move |head| (i, head)));
+    let mut panels: Vec<(String, Panel<'_>)> = Vec::new();
+    for (i, pattern) in heads {
+        let is = format!("{pattern:?}");
+        match panels.iter_mut().find(|(known, _)| *known == is) {
+            Some((_, panel)) => panel.title += &format!(", {i}"),
+            None => {
+                let title = format!("{} in layers {i}", pattern.kind());
+                panels.push((is, Panel { title, pattern }));
+            }
+        }
+    }
+    panels.into_iter().map(|(_, panel)| panel).collect()
+}
+
 /// How far back the output depends on what was heard.
 fn depends_on(config: &ModelConfig) -> String {
-    let rings = samples(config.receptive_field(), config.sample_rate_hz);
+    let mut rings = samples(config.receptive_field(), config.sample_rate_hz);
+    if let Some(kept) = config
+        .layers
+        .iter()
+        .map(Layer::kept)
+        .max()
+        .filter(|n| *n > 0)
+    {
+        write!(rings, ", and the first {}", thousands(kept)).expect("a String takes all");
+    }
     match config.predictor.is_empty() {
         true => rings,
         false => format!("all of the stream: layers {rings}, filters more and more faintly"),
@@ -93,8 +148,9 @@ fn n_parameters(model: &Model) -> u64 {
     ((attention + mlp) * weights.layers.len() + ends) as u64
 }
 
-/// One strip per layer: how much of the past it sees, on a logarithmic scale of distance.
-fn draw_pattern(page: &mut String, layers: &[Arc<dyn Pattern>], rate: u32) {
+/// One strip per layer, or per KV head where they differ: how much of the past it sees, on a
+/// logarithmic scale of distance.
+fn draw_pattern(page: &mut String, layers: &[Layer], rate: u32) {
     let farthest = layers.iter().map(|layer| layer.reach()).max().unwrap_or(1);
     let n_octaves = u64::BITS - (farthest - 1).leading_zeros();
     let width = 2 * n_octaves as usize + 2;
@@ -106,16 +162,22 @@ fn draw_pattern(page: &mut String, layers: &[Arc<dyn Pattern>], rate: u32) {
         page,
         format_args!("{:18}now{:>w$}", "", seconds(farthest, rate), w = width - 3),
     );
-    for (i, layer) in layers.iter().enumerate() {
+    let heads = layers.iter().enumerate();
+    let heads = heads.flat_map(|(i, layer)| layer.distinct().map(move |head| (i, head)));
+    for (i, head) in heads {
         let strip: String = std::iter::once(0..1)
             .chain((0..2 * n_octaves).map(|half| half_octave(half)..half_octave(half + 1)))
             .filter(|distances| !distances.is_empty())
-            .map(|distances| shade(layer.as_ref(), distances))
+            .map(|distances| shade(head, distances))
             .collect();
-        let keys = format!("{} keys", thousands(layer.max_visible() as u64));
+        let mut keys = format!("{} keys", thousands(head.max_visible() as u64));
+        if head.kept() > 0 {
+            write!(keys, ", {} of them kept for ever", thousands(head.kept()))
+                .expect("a String takes all that is written");
+        }
         line(
             page,
-            format_args!("{i:>3} {:<13} {strip}  {keys}", layer.kind()),
+            format_args!("{i:>3} {:<13} {strip}  {keys}", head.kind()),
         );
     }
 }
@@ -126,11 +188,11 @@ fn half_octave(half: u32) -> u64 {
 }
 
 /// How densely the positions at these distances are seen.
-fn shade(layer: &dyn Pattern, distances: std::ops::Range<u64>) -> char {
+fn shade(head: &dyn Pattern, distances: std::ops::Range<u64>) -> char {
     let now = 1 << 40;
     let n = distances.end - distances.start;
     let seen = distances
-        .filter(|distance| layer.sees(now, now - distance))
+        .filter(|distance| head.sees(now, now - distance))
         .count() as u64;
     match seen {
         0 => '·',

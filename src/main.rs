@@ -26,7 +26,7 @@ fn run(command: Command) -> Outcome {
         #[cfg(feature = "playback")]
         Command::Devices(args) => cli::devices::run(args.names),
         Command::Eval(args) => cli::eval::run(&args),
-        Command::Inspect { model } => pages::inspect(model),
+        Command::Inspect(args) => pages::inspect(args),
         Command::Link(args) => cli::link::run(&args),
         Command::Listen(args) => cli::listen::run(args),
         Command::Man { output } => pages::man(output),

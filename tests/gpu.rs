@@ -8,8 +8,13 @@
 #[path = "gpu/support.rs"]
 mod support;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Result, Tensor};
-use longwave::train::ops::{self, AdamW, Attention, Moments, NormConv, Turn};
+use longwave::model::pattern::Defaults;
+use longwave::model::{Layer, Spacing};
+use longwave::train::ops::{self, AdamW, Attention, Moments, NormConv, Sight, Tiles, Turn};
+use serde_json::{Value, json};
 
 use support::{ACTIVATION, Bench, EXACT, SUM};
 
@@ -83,21 +88,76 @@ const PATTERNS: [(usize, usize, usize, usize); 10] = [
     (1, 10, 16, 4),
 ];
 
+/// Windows, their length, and the entry of the layer, for keys that do not lie evenly.
+fn uneven() -> [(usize, usize, Value); 6] {
+    [
+        (
+            2,
+            300,
+            json!({"kind": "fixed", "block": 32, "blocks": 7, "summary": 5}),
+        ),
+        (
+            1,
+            700,
+            json!({"kind": "random", "block": 64, "blocks": 8, "r": 2, "seed": 3}),
+        ),
+        (3, 70, json!({"kind": "memory", "segment": 20})),
+        (
+            1,
+            1024,
+            json!({"kind": "block_sparse", "block": 48, "layout": [[0, 1], [0, 2, 7]]}),
+        ),
+        (
+            1,
+            513,
+            json!({"kind": "global", "anchors": 9, "beside":
+            {"kind": "strided", "stride": 8, "rows": 11}}),
+        ),
+        (1, 1, json!("fixed")),
+    ]
+}
+
 fn attentions() -> impl Iterator<Item = (usize, Attention)> {
-    let of = |(windows, window, stride, rows)| {
+    let even = PATTERNS.into_iter().map(|(windows, window, stride, rows)| {
+        let sight = move |_| Sight::Even(Spacing { stride, rows });
+        (
+            windows,
+            window,
+            Box::new(sight) as Box<dyn Fn(usize) -> Sight>,
+        )
+    });
+    let uneven = uneven().into_iter().map(|(windows, window, entry)| {
+        let reach = Defaults {
+            stride: 16,
+            context: 64,
+        };
+        let sight = move |n_kv_heads| {
+            // With several KV heads the last sees otherwise than the rest.
+            let mut list = vec![entry.clone(); n_kv_heads];
+            if n_kv_heads > 1 {
+                list[n_kv_heads - 1] = json!("fixed");
+            }
+            let layer = Layer::parse(&Value::Array(list), &reach, n_kv_heads).unwrap();
+            Sight::Tiled(Arc::new(Tiles::new(&layer, n_kv_heads, window)))
+        };
+        (
+            windows,
+            window,
+            Box::new(sight) as Box<dyn Fn(usize) -> Sight>,
+        )
+    });
+    even.chain(uneven).flat_map(|(windows, window, sight)| {
         HEADS.map(|(n_heads, n_kv_heads, head_size)| {
             let a = Attention {
                 n_heads,
                 n_kv_heads,
                 head_size,
                 window,
-                stride,
-                rows,
+                sight: sight(n_kv_heads),
             };
             (windows * window, a)
         })
-    };
-    PATTERNS.into_iter().flat_map(of)
+    })
 }
 
 #[test]
@@ -106,7 +166,7 @@ fn rotate() -> Result<()> {
         return Ok(());
     };
     for (n, a) in attentions() {
-        let angles = b.normal(&[a.rows.max(5) - 2, a.head_size])?;
+        let angles = b.normal(&[a.window.clamp(5, 300) - 2, a.head_size])?;
         for turn in [Turn::Forward, Turn::Back] {
             let qkv = b.active(&[n, a.qkv_width()])?;
             ops::rotate(&qkv.cpu, &a, &angles.cpu, turn)?;

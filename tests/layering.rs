@@ -35,7 +35,7 @@ const LAW: &[(&str, &[&str])] = &[
         "bench",
         &["files", "machine", "model", "compute", "engine", "plot"],
     ),
-    ("inspect", &["model", "engine"]),
+    ("inspect", &["model", "engine", "plot"]),
     (
         "train",
         &[
@@ -138,7 +138,10 @@ const OWNED: &[(&str, &[&str])] = &[
     ("indicatif", &[]),
     ("listenfd", &["daemon"]),
     ("jiff", &["bench"]),
-    ("plotters", &["audit", "bench", "eval", "plot", "train"]),
+    (
+        "plotters",
+        &["audit", "bench", "eval", "inspect", "plot", "train"],
+    ),
     ("png", &["audit"]),
     ("prometheus_client", &["net"]),
     ("realfft", &["audit", "sound"]),

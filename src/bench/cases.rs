@@ -8,7 +8,7 @@ use super::beside::Beside;
 use super::floor::{Rates, Work};
 use super::measure::{Times, age, time_calls};
 use super::models;
-use super::record::{CaseResult, ChunkResult, Context, PrefillResult, Record};
+use super::record::{CaseResult, ChunkResult, Context, PatternFacts, PrefillResult, Record};
 use super::{Plan, Seen};
 use crate::engine::{self, Decoder, Footprint, Isa, NaiveDecoder, Settings};
 use crate::machine::{self, Machine};
@@ -31,11 +31,13 @@ pub enum Case {
     Context,
     /// Chunks of 20 ms against their deadline.
     Chunks,
+    /// Every kind of attention at equal visible keys.
+    Patterns,
 }
 
 impl Case {
     /// Every case, in the order in which they are measured.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::OneLane,
         Self::EightLanes,
         Self::TwoThreads,
@@ -43,6 +45,7 @@ impl Case {
         Self::Prefill,
         Self::Context,
         Self::Chunks,
+        Self::Patterns,
     ];
 
     /// Its word on the command line and in records.
@@ -55,6 +58,7 @@ impl Case {
             Self::Prefill => "prefill",
             Self::Context => "context",
             Self::Chunks => "chunks",
+            Self::Patterns => "patterns",
         }
     }
 
@@ -68,6 +72,7 @@ impl Case {
             Self::Prefill => "A prompt as long as the context, heard in one call",
             Self::Context => "Step time against context: longer strided rows, and dense layers",
             Self::Chunks => "Chunks of 20 ms, as a share of the time they play",
+            Self::Patterns => "The kinds of attention at equal visible keys, and a dense model",
         }
     }
 }
@@ -85,7 +90,7 @@ const CHUNK_TIMES: u32 = 4;
 
 /// A run in progress.
 pub(super) struct Bench<'a> {
-    model: &'a Arc<Model>,
+    pub(super) model: &'a Arc<Model>,
     plan: &'a Plan,
     see: &'a mut dyn FnMut(Seen<'_>),
     rates: Rates,
@@ -93,14 +98,15 @@ pub(super) struct Bench<'a> {
 }
 
 /// An engine to be measured step by step.
-struct Subject<'a> {
-    case: &'a str,
-    model: &'a Arc<Model>,
-    isa: Isa,
-    threads: usize,
-    lanes: usize,
-    context: Option<Context>,
-    time: Duration,
+pub(super) struct Subject<'a> {
+    pub(super) case: &'a str,
+    pub(super) model: &'a Arc<Model>,
+    pub(super) isa: Isa,
+    pub(super) threads: usize,
+    pub(super) lanes: usize,
+    pub(super) context: Option<Context>,
+    pub(super) pattern: Option<PatternFacts>,
+    pub(super) time: Duration,
 }
 
 impl<'a> Bench<'a> {
@@ -134,11 +140,12 @@ impl<'a> Bench<'a> {
             Case::Prefill => self.prefill(),
             Case::Context => self.context(),
             Case::Chunks => self.chunks(),
+            Case::Patterns => self.patterns(),
         }
     }
 
     /// One lane of a model on the plan's threads of the best instruction set.
-    fn subject<'s>(&self, case: &'s str, model: &'s Arc<Model>) -> Subject<'s> {
+    pub(super) fn subject<'s>(&self, case: &'s str, model: &'s Arc<Model>) -> Subject<'s> {
         Subject {
             case,
             model,
@@ -146,6 +153,7 @@ impl<'a> Bench<'a> {
             threads: self.plan.threads.unwrap_or(1),
             lanes: 1,
             context: None,
+            pattern: None,
             time: self.plan.time_per_case,
         }
     }
@@ -204,7 +212,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Measures an engine step by step, with the floor before and after.
-    fn steps(&mut self, subject: Subject<'_>) {
+    pub(super) fn steps(&mut self, subject: Subject<'_>) {
         let Some(mut engine) = open(&subject) else {
             return;
         };
@@ -223,6 +231,7 @@ impl<'a> Bench<'a> {
         result.threads = work.threads;
         result.lanes = subject.lanes;
         result.context = subject.context;
+        result.pattern = subject.pattern;
         result.floor_ratio = Some(result.step_ns_p50 as f64 / floor.ns);
         result.floor = Some(floor);
         self.keep(subject.model, result);
@@ -391,6 +400,17 @@ mod tests {
         assert_eq!(record.prefill[0].codes, 32);
         let beside: Vec<bool> = record.chunks.iter().map(|c| c.beside.is_some()).collect();
         assert_eq!(beside, [false, true]);
+    }
+
+    #[test]
+    fn every_kind_is_measured_and_all_but_the_dense_see_as_many_keys() {
+        let record = run(&[Case::Patterns]);
+        let facts = record.results.iter().map(|r| r.pattern.as_ref().unwrap());
+        let (dense, sparse): (Vec<_>, Vec<_>) = facts.partition(|facts| facts.kind == "dense");
+        let kinds: Vec<&str> = sparse.iter().map(|facts| facts.kind.as_str()).collect();
+        assert_eq!(kinds, crate::model::pattern::kinds().collect::<Vec<_>>());
+        assert!(sparse.iter().all(|facts| facts.keys == 8), "{sparse:?}");
+        assert_eq!((dense.len(), dense[0].keys), (1, 32));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod gpu;
 mod host;
 mod measure;
 mod models;
+mod patterns;
 mod plot;
 mod record;
 
@@ -24,7 +25,9 @@ pub use floor::Floor;
 pub use host::Host;
 pub use measure::Times;
 pub use plot::{PlotError, write as plot};
-pub use record::{CaseResult, ChunkResult, NOISE, PrefillResult, Record, RecordError, verdict};
+pub use record::{
+    CaseResult, ChunkResult, NOISE, PatternFacts, PrefillResult, Record, RecordError, verdict,
+};
 
 use crate::engine::{Device, DeviceError, Isa};
 use crate::model::Model;

@@ -4,35 +4,40 @@
 use serde_json::{Value, json};
 
 use crate::engine::uniform;
-use crate::model::{LayerWeights, Model, ModelConfig, Pattern, V, Weights, pattern};
+use crate::model::{Layer, LayerWeights, Model, ModelConfig, Spacing, V, Weights, pattern};
 
 /// The same weights with every layer seeing the last `window` positions.
 pub fn dense(model: &Model, window: usize) -> Model {
     let entry = json!({ "kind": "local", "window": window });
-    with_layers(model, |_| Some(entry.clone()))
+    with_layers(model, |_, _| Some(entry.clone()))
 }
 
 /// The same weights with every strided layer keeping `times` as many rows.
 pub fn reaching(model: &Model, times: usize) -> Model {
-    with_layers(model, |layer| {
-        let rows = layer.max_visible();
-        let stride = layer.n_slots() / rows;
+    with_layers(model, |_, layer| {
+        let Spacing { stride, rows } = layer.spacing()?;
         let longer = json!({ "kind": "strided", "stride": stride, "rows": times * rows });
         (layer.kind() == "strided").then_some(longer)
     })
 }
 
+/// The same weights with another pattern.
+pub fn with_entries(model: &Model, entries: &[Value]) -> Model {
+    with_layers(model, |i, _| entries.get(i).cloned())
+}
+
 /// Changes the layers that `entry` has one for. Angles stay as they were, and repeat later if the
 /// new pattern reaches over more of them.
-fn with_layers(model: &Model, entry: impl Fn(&dyn Pattern) -> Option<Value>) -> Model {
+fn with_layers(model: &Model, entry: impl Fn(usize, &Layer) -> Option<Value>) -> Model {
     let mut config = model.config.clone();
     let reach = pattern::Defaults {
         stride: 1,
         context: 1,
     };
-    for layer in &mut config.layers {
-        if let Some(entry) = entry(layer.as_ref()) {
-            *layer = pattern::parse(&entry, &reach).expect("a reach of this size is accepted");
+    for (i, layer) in config.layers.iter_mut().enumerate() {
+        if let Some(entry) = entry(i, layer) {
+            let layer_of = Layer::parse(&entry, &reach, config.n_kv_heads);
+            *layer = layer_of.expect("a reach of this size is accepted");
         }
     }
     let n_angles = config.layers.iter().map(|layer| layer.n_angles()).max();
@@ -183,7 +188,7 @@ mod tests {
         assert_eq!(longer.config.context, 256 * (32 * 256 - 1) + 1);
         for (old, new) in model.config.layers.iter().zip(&longer.config.layers) {
             let times = if old.kind() == "strided" { 32 } else { 1 };
-            assert_eq!(new.n_slots(), times * old.n_slots());
+            assert_eq!(new.head(0).n_slots(), times * old.head(0).n_slots());
             assert!(new.n_angles() <= longer.config.rope_period);
         }
         let (old, new) = (&model.config, &longer.config);

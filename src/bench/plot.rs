@@ -1,4 +1,7 @@
-//! Two pictures of a record: how step times are spread, and what a longer context costs.
+//! Pictures of a record: how step times are spread, what a longer context costs, and what kinds of
+//! attention do.
+
+mod patterns;
 
 use std::fs;
 use std::ops::Range;
@@ -17,7 +20,7 @@ use crate::plot::{self, AMBER, Area, BLUE, FONT, GREEN, GREY, GRID, PINK, SKY, V
 #[derive(Debug, thiserror::Error)]
 pub enum PlotError {
     /// The directory or a file in it cannot be written.
-    #[error("cannot write {path}: {source}; --plot names a directory for two pictures")]
+    #[error("cannot write {path}: {source}; --plot names a directory for pictures")]
     Write {
         /// The file.
         path: PathBuf,
@@ -36,7 +39,7 @@ impl<E: std::error::Error + Send + Sync> From<DrawingAreaErrorKind<E>> for PlotE
 }
 
 /// Writes what the record has figures for into `dir`, which is made if it is missing: `steps.svg`,
-/// `context.svg`. Returns what was written.
+/// `context.svg`, `patterns.svg`. Returns what was written.
 pub fn write(record: &Record, dir: &Path) -> Result<Vec<PathBuf>, PlotError> {
     let failed = |path: &Path| {
         let path = path.to_path_buf();
@@ -47,6 +50,7 @@ pub fn write(record: &Record, dir: &Path) -> Result<Vec<PathBuf>, PlotError> {
     for (name, picture) in [
         ("steps.svg", steps(record)?),
         ("context.svg", context(record)?),
+        ("patterns.svg", patterns::draw(record)?),
     ] {
         if let Some(svg) = picture {
             let path = dir.join(name);
@@ -92,7 +96,8 @@ struct Curve {
 /// The share of steps that took longer than a time, for every case that was measured here.
 fn steps(record: &Record) -> Result<Option<String>, PlotError> {
     let cases = record.results.iter();
-    let cases = cases.filter(|result| result.context.is_none() && !result.tail.is_empty());
+    let cases = cases.filter(|result| result.context.is_none() && result.pattern.is_none());
+    let cases = cases.filter(|result| !result.tail.is_empty());
     let curves: Vec<Curve> = cases.enumerate().map(|(i, case)| tail(case, i)).collect();
     let Some(deadline) = deadline_us(record) else {
         return Ok(None);

@@ -82,6 +82,9 @@ pub struct CaseResult {
     /// A point of the curve of cost against context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Context>,
+    /// A kind of attention beside others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<PatternFacts>,
     /// The median over that of the record compared with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio_to_record: Option<f64>,
@@ -97,6 +100,21 @@ pub struct Context {
     pub positions: u64,
     /// Does every layer see all of them?
     pub dense: bool,
+}
+
+/// What a kind of attention reads and keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatternFacts {
+    /// Its word in `config.json`, or `dense`.
+    pub kind: String,
+    /// Keys visible to a head, the mean over layers.
+    pub keys: usize,
+    /// Bytes of keys and values that a step reads.
+    pub read_bytes: usize,
+    /// Bytes of state that a lane keeps.
+    pub lane_bytes: usize,
+    /// Positions that the farthest-reaching layer looks back.
+    pub reach: u64,
 }
 
 /// A prompt heard in one call.
@@ -285,6 +303,7 @@ impl CaseResult {
             floor: None,
             floor_ratio: None,
             context: None,
+            pattern: None,
             ratio_to_record: None,
             tail: times.tail(),
         }

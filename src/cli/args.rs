@@ -133,12 +133,10 @@ The link dies with the first token to listen with in the file, and needs no rest
     /// Describe a model: sizes, memory, and who sees whom
     #[command(after_help = "Examples:
   longwave inspect
-  longwave inspect models/piano-16k | less")]
-    Inspect {
-        /// A model's directory or name [default: piano-16k]
-        #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
-        model: Option<PathBuf>,
-    },
+  longwave inspect models/piano-16k | less
+  longwave inspect models/piano-16k --picture piano.svg
+  longwave inspect --pattern '{\"kind\": \"memory\", \"segment\": 32}' --picture memory.svg")]
+    Inspect(InspectArgs),
 
     /// Measure how fast this machine decodes a model
     #[command(after_help = "Examples:
@@ -146,7 +144,8 @@ The link dies with the first token to listen with in the file, and needs no rest
   longwave bench --case one-lane --seconds 10 --isa avx2
   longwave bench --json > bench.json
   longwave bench --compare bench.json --plot pictures
-  longwave bench --case chunks --beside make")]
+  longwave bench --case chunks --beside make
+  longwave bench --patterns --plot pictures")]
     Bench(BenchArgs),
 
     /// Make a corpus of a folder of recordings, to train and measure models with
@@ -370,6 +369,22 @@ pub struct DevicesArgs {
     pub names: bool,
 }
 
+/// `inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A model's directory or name [default: piano-16k]
+    #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    pub model: Option<PathBuf>,
+
+    /// Describe a kind of attention instead: an entry of `pattern` in a config.json
+    #[arg(long, value_name = "JSON", conflicts_with = "model")]
+    pub pattern: Option<String>,
+
+    /// Draw who sees whom into this SVG
+    #[arg(long, value_name = "FILE.svg", value_hint = ValueHint::FilePath)]
+    pub picture: Option<PathBuf>,
+}
+
 /// `bench`
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -382,7 +397,11 @@ pub struct BenchArgs {
         value_parser = within::<f64>(limits::SECONDS))]
     pub seconds: f64,
 
-    /// Only this case; can be given several times [default: all]
+    /// Compare the kinds of attention instead, at equal visible keys; short for --case patterns
+    #[arg(long, conflicts_with = "case")]
+    pub patterns: bool,
+
+    /// Only this case; can be given several times [default: all but patterns]
     #[arg(long, value_name = "CASE", value_parser = PossibleValuesParser::new(Case::ALL.map(Case::name)))]
     pub case: Vec<String>,
 
@@ -394,7 +413,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "RECORD.json", value_hint = ValueHint::FilePath)]
     pub compare: Option<PathBuf>,
 
-    /// Draw steps.svg and context.svg in this directory
+    /// Draw steps.svg, context.svg and patterns.svg, of what was measured, in this directory
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub plot: Option<PathBuf>,
 

@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use clap::CommandFactory;
 use longwave::config::{self, Config};
-use longwave::inspect;
-use longwave::model::Model;
+use longwave::files;
+use longwave::inspect::{self, Panel};
+use longwave::model::pattern::Defaults;
+use longwave::model::{Layer, Model};
+use serde_json::Value;
 
-use super::args::Cli;
+use super::args::{Cli, InspectArgs};
 use super::exit::Outcome;
 
 /// `completions SHELL`
@@ -32,11 +35,53 @@ pub fn man(directory: Option<PathBuf>) -> Outcome {
     print(&page)
 }
 
-/// `inspect MODEL`
-pub fn inspect(model: Option<PathBuf>) -> Outcome {
-    let name = model.unwrap_or_else(|| config::DEFAULT_MODEL.into());
+/// `inspect`
+pub fn inspect(args: InspectArgs) -> Outcome {
+    if let Some(entry) = &args.pattern {
+        return inspect_pattern(entry, args.picture.as_deref());
+    }
+    let name = args.model.unwrap_or_else(|| config::DEFAULT_MODEL.into());
     let model = Arc::new(Model::load(&config::find_model(&name)?)?);
+    if let Some(path) = &args.picture {
+        let panels = inspect::panels(&model.config);
+        write_picture(path, &format!("Who sees whom in {}", model.name), &panels)?;
+    }
     print(inspect::describe(&model).as_bytes())
+}
+
+/// A word alone has the reach of the model that is shipped.
+fn inspect_pattern(entry: &str, picture: Option<&Path>) -> Outcome {
+    const REACH: Defaults = Defaults {
+        stride: 256,
+        context: 65_536,
+    };
+    const RATE: u32 = 16_000;
+    let value = serde_json::from_str(entry).unwrap_or_else(|_| Value::String(entry.into()));
+    let n_kv_heads = value.as_array().map_or(1, Vec::len);
+    let layer = Layer::parse(&value, &REACH, n_kv_heads)
+        .map_err(|why| eyre::eyre!("--pattern: {why}; see docs/attention.md"))?;
+    if let Some(path) = picture {
+        let panels: Vec<_> = layer
+            .distinct()
+            .map(|pattern| Panel {
+                title: pattern.kind().into(),
+                pattern,
+            })
+            .collect();
+        write_picture(path, &format!("Who sees whom: {}", layer.kind()), &panels)?;
+    }
+    print(inspect::describe_layer(&layer, RATE).as_bytes())
+}
+
+fn write_picture(path: &Path, title: &str, panels: &[Panel<'_>]) -> Outcome {
+    let svg = inspect::draw(title, panels)?;
+    files::replace(path, svg.as_bytes()).map_err(|error| {
+        let said = format!(
+            "cannot write {}: {error}; --picture names a file",
+            path.display()
+        );
+        eyre::Report::new(error).wrap_err(said)
+    })
 }
 
 /// `check-config F.toml`: what it comes to, the models found. Whether this machine plays so many

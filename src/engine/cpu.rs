@@ -213,12 +213,16 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         let config = self.weights.model.config.clone();
         let k = config.head_size();
         let (mut bytes, mut numbers) = (vec![0; k], vec![0.0; k]);
+        let mut first = 0;
         for part in self.parts(lane) {
             part.position = position;
             let mut noise = noise();
-            for (layer, pattern) in part.layers.iter_mut().zip(&config.layers) {
-                for cache in &mut layer.caches {
-                    for slot in 0..pattern.n_slots() {
+            let n_own = part.layers.first().map_or(0, |layer| layer.caches.len());
+            let heads = first..first + n_own;
+            first = heads.end;
+            for (layer, patterns) in part.layers.iter_mut().zip(&config.layers) {
+                for (head, cache) in heads.clone().zip(&mut layer.caches) {
+                    for slot in 0..patterns.head(head).n_slots() {
                         numbers.fill_with(|| noise.next().unwrap_or(0.0));
                         let scale = lanewise::quantize::<Plain>(&numbers, &mut bytes);
                         cache.write(slot, (&bytes, scale), (&bytes, scale));

@@ -216,7 +216,10 @@ impl CudaDecoder {
 
     /// A lane's cache of one layer with noise in every slot, as the CPU engine makes it.
     fn noisy_cache(&self, layer: usize, noise: &mut impl Iterator<Item = f32>) -> Vec<u8> {
-        let (k, n_slots) = (self.config.head_size(), self.config.layers[layer].n_slots());
+        let (k, n_slots) = (
+            self.config.head_size(),
+            self.config.layers[layer].head(0).n_slots(),
+        );
         let mut cache = vec![0; n_slots.div_ceil(16) * SLOT_BLOCK];
         let (mut bytes, mut numbers) = (vec![0; k], vec![0.0; k]);
         for slot in 0..n_slots {

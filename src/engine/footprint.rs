@@ -2,7 +2,7 @@
 //! side of the floor that `longwave bench` measures.
 
 use crate::compute::HeadCache;
-use crate::model::{ModelConfig, V};
+use crate::model::{ModelConfig, Pattern, V};
 
 /// Bytes and multiplications of the int8 engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,21 +35,21 @@ impl Footprint {
         let floats = 4 * d * (2 + config.conv_width);
         let taps: usize = config.predictor.iter().map(|filter| filter.taps).sum();
         let f32s = size_of::<f32>();
-        let cache = |slots| config.n_kv_heads * HeadCache::bytes_for(slots, config.head_size());
-        let over_layers = |of: &dyn Fn(usize, usize) -> usize| {
+        let cache = |slots| HeadCache::bytes_for(slots, config.head_size());
+        let over_heads = |of: &dyn Fn(&dyn Pattern) -> usize| {
             let layers = config.layers.iter();
-            layers
-                .map(|p| of(p.n_slots(), p.max_visible()))
-                .sum::<usize>()
+            let heads = layers.flat_map(|layer| layer.heads(config.n_kv_heads));
+            heads.map(of).sum::<usize>()
         };
         Self {
             weight_bytes: weight_macs + rows + config.n_layers() * floats,
-            kv_bytes: over_layers(&|_, visible| cache(visible)),
+            kv_bytes: over_heads(&|head| cache(head.max_visible())),
             predictor_bytes: 2 * taps * f32s,
-            lane_bytes: over_layers(&|slots, _| cache(slots) + config.conv_width * d * f32s)
+            lane_bytes: over_heads(&|head| cache(head.n_slots()))
+                + config.n_layers() * config.conv_width * d * f32s
                 + 3 * taps * f32s,
             weight_macs,
-            kv_macs: over_layers(&|_, visible| 2 * visible * d),
+            kv_macs: over_heads(&|head| 2 * head.max_visible() * d / config.n_kv_heads),
         }
     }
 }

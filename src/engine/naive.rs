@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::draw::{Recent, WHOLE, draw_by};
 use super::{Decoder, See, Turn, check_turns, noise};
 use crate::compute::Plain;
-use crate::model::{LayerWeights, Model, ModelConfig, Pattern, Rotary, V};
+use crate::model::{Layer, LayerWeights, Model, ModelConfig, Pattern, Rotary, V};
 use crate::mulaw;
 use crate::predictor::{self, Predictor};
 
@@ -34,10 +34,10 @@ struct Lane {
 
 #[derive(Clone, Debug)]
 struct LayerState {
-    /// [slots, G·K]
-    keys: Vec<f32>,
-    /// [slots, G·K]
-    values: Vec<f32>,
+    /// [G], [slots, K]
+    keys: Vec<Vec<f32>>,
+    /// [G], [slots, K]
+    values: Vec<Vec<f32>>,
     /// The normed inputs of the last `W` positions, newest last.
     taps: Vec<Vec<f32>>,
 }
@@ -67,11 +67,10 @@ impl NaiveDecoder {
         for (i, layer) in weights.layers.iter().enumerate() {
             let h = rms_norm(&x, &layer.attn_norm, config.norm_eps);
             let c = lane.layers[i].convolve(h, &layer.conv);
-            let pattern = config.layers[i].as_ref();
             let place = Place {
                 config,
                 layer,
-                pattern,
+                patterns: &config.layers[i],
                 rotary: &self.rotary,
             };
             let a = place.attend(&mut lane.layers[i], lane.position, &c);
@@ -148,7 +147,7 @@ impl Decoder for NaiveDecoder {
         let lane = &mut self.lanes[lane];
         lane.position = position;
         for layer in &mut lane.layers {
-            let slots = layer.keys.iter_mut().chain(&mut layer.values);
+            let slots = layer.keys.iter_mut().chain(&mut layer.values).flatten();
             slots.zip(noise()).for_each(|(slot, noise)| *slot = noise);
         }
     }
@@ -161,9 +160,10 @@ impl Decoder for NaiveDecoder {
 impl Lane {
     fn new(model: &Model) -> Self {
         let config = &model.config;
-        let layers = config.layers.iter().map(|pattern| LayerState {
-            keys: vec![0.0; pattern.n_slots() * config.kv_width()],
-            values: vec![0.0; pattern.n_slots() * config.kv_width()],
+        let room = |head: &dyn Pattern| vec![0.0; head.n_slots() * config.head_size()];
+        let layers = config.layers.iter().map(|patterns| LayerState {
+            keys: patterns.heads(config.n_kv_heads).map(room).collect(),
+            values: patterns.heads(config.n_kv_heads).map(room).collect(),
             taps: vec![vec![0.0; config.d_model]; config.conv_width],
         });
         Self {
@@ -198,52 +198,62 @@ impl LayerState {
 struct Place<'a> {
     config: &'a ModelConfig,
     layer: &'a LayerWeights,
-    pattern: &'a dyn Pattern,
+    patterns: &'a Layer,
     rotary: &'a Rotary,
 }
 
 impl Place<'_> {
     /// Attention of all heads [H·K] at one position, whose key and value are stored first.
     fn attend(&self, state: &mut LayerState, position: u64, c: &[f32]) -> Vec<f32> {
-        let &Self {
-            config,
-            layer,
-            pattern,
-            rotary,
-        } = self;
-        let (head_size, kv_width) = (config.head_size(), config.kv_width());
-        let (mut cos, mut sin) = (vec![0.0; head_size / 2], vec![0.0; head_size / 2]);
-        rotary.angles(pattern.rotation(position), &mut cos, &mut sin);
-        let (mut q, mut k) = (linear(&layer.q, c), linear(&layer.k, c));
-        for head in q.chunks_mut(head_size).chain(k.chunks_mut(head_size)) {
-            rotate(head, &cos, &sin);
-        }
-        let at = pattern.slot(position) * kv_width;
-        state.keys[at..at + kv_width].copy_from_slice(&k);
-        state.values[at..at + kv_width].copy_from_slice(&linear(&layer.v, c));
-
-        let mut slots = Vec::new();
-        pattern.visible(position, &mut |run| slots.extend(run));
-        let heads_per_group = config.n_heads / config.n_kv_heads;
+        let (config, layer) = (self.config, self.layer);
+        let head_size = config.head_size();
+        let q = linear(&layer.q, c);
+        let (k, v) = (linear(&layer.k, c), linear(&layer.v, c));
+        let of_group = q.chunks(q.len() / config.n_kv_heads);
+        let kv = k.chunks(head_size).zip(v.chunks(head_size));
+        let caches = state.keys.iter_mut().zip(&mut state.values);
         let mut out = Vec::new();
-        for (head, q) in q.chunks(head_size).enumerate() {
-            let start = head / heads_per_group * head_size;
-            let of_slot =
-                |slot: usize| slot * kv_width + start..slot * kv_width + start + head_size;
-            let scores = slots
-                .iter()
-                .map(|slot| dot(q, &state.keys[of_slot(*slot)]) / (head_size as f32).sqrt());
-            let weights = softmax(scores.collect());
-            let mut mixed = vec![0.0; head_size];
-            for (slot, weight) in slots.iter().zip(weights) {
-                for (mixed, value) in mixed.iter_mut().zip(&state.values[of_slot(*slot)]) {
-                    *mixed += weight * value;
-                }
+        for (group, ((q, (k, v)), (keys, values))) in of_group.zip(kv).zip(caches).enumerate() {
+            let pattern = self.patterns.head(group);
+            let at = pattern.slot(position) * head_size;
+            keys[at..at + head_size].copy_from_slice(&self.turned(k, pattern, position));
+            values[at..at + head_size].copy_from_slice(v);
+            let mut slots = Vec::new();
+            pattern.visible(position, &mut |run| slots.extend(run));
+            let q = self.turned(q, pattern, position);
+            for q in q.chunks(head_size) {
+                out.extend(mix(q, keys, values, &slots));
             }
-            out.extend(mixed);
         }
         out
     }
+
+    /// Heads turned by the angles of their position.
+    fn turned(&self, heads: &[f32], pattern: &dyn Pattern, position: u64) -> Vec<f32> {
+        let head_size = self.config.head_size();
+        let (mut cos, mut sin) = (vec![0.0; head_size / 2], vec![0.0; head_size / 2]);
+        let rotation = pattern.rotation(position);
+        self.rotary.angles(rotation, &mut cos, &mut sin);
+        let mut turned = heads.to_vec();
+        for head in turned.chunks_mut(head_size) {
+            rotate(head, &cos, &sin);
+        }
+        turned
+    }
+}
+
+/// softmax(q · keys / sqrt(K)) · values, over the slots seen.
+fn mix(q: &[f32], keys: &[f32], values: &[f32], slots: &[usize]) -> Vec<f32> {
+    let k = q.len();
+    let score = |slot: &usize| dot(q, row(keys, *slot, k)) / (k as f32).sqrt();
+    let weights = softmax(slots.iter().map(score).collect());
+    let mut mixed = vec![0.0; k];
+    for (slot, weight) in slots.iter().zip(weights) {
+        for (mixed, value) in mixed.iter_mut().zip(row(values, *slot, k)) {
+            *mixed += weight * value;
+        }
+    }
+    mixed
 }
 
 /// Turns pairs (i, i + K/2) of one head.

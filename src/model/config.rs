@@ -1,13 +1,12 @@
 //! `config.json`: every size of a model, checked against every other.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use num_integer::Integer;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::pattern::{self, Pattern};
+use super::pattern::{self, Layer};
 use super::{DrawParams, ModelError, checkpoint};
 use crate::predictor::{self, FilterPlan};
 
@@ -27,7 +26,7 @@ pub struct ModelConfig {
     /// Positions the model is said to span: that of the file, or of a layer that reaches farther.
     pub context: u64,
     /// Who sees whom, one per layer.
-    pub layers: Vec<Arc<dyn Pattern>>,
+    pub layers: Vec<Layer>,
     /// Rotary angles are whole multiples of a turn divided by this.
     pub rope_period: usize,
     /// One per pair of a head's dimensions.
@@ -114,24 +113,13 @@ impl ModelConfig {
             stride: file.stride,
             context: file.context,
         };
-        let layers = file
-            .pattern
-            .iter()
-            .enumerate()
-            .map(|(i, entry)| {
-                let layer =
-                    pattern::parse(entry, &reach).map_err(|e| format!("pattern[{i}]: {e}"))?;
-                if layer.n_angles() > file.rope_period {
-                    return Err(format!(
-                        "pattern[{i}]: {} reaches over {} rotations, rope_period is only {}",
-                        layer.kind(),
-                        layer.n_angles(),
-                        file.rope_period
-                    ));
-                }
-                Ok(layer)
-            })
-            .collect::<Result<Vec<_>, String>>()?;
+        let entries = file.pattern.iter().enumerate();
+        let layers = entries.map(|(i, entry)| {
+            Layer::parse(entry, &reach, file.n_kv_heads).map_err(|e| format!("pattern[{i}]: {e}"))
+        });
+        let layers = layers.collect::<Result<Vec<_>, String>>()?;
+        file.check_rotations(&layers)?;
+        check_latents(&layers)?;
         file.check_memory(&layers)?;
         predictor::check(&file.predictor)?;
         file.draw.check()?;
@@ -188,7 +176,7 @@ impl ModelConfig {
     }
 
     /// How many positions the output depends on, layers and convolutions stacked; a predictor
-    /// remembers more, ever more faintly.
+    /// remembers more, ever more faintly, and what is kept for ever comes on top.
     pub fn receptive_field(&self) -> u64 {
         let taps = self.conv_width as u64 - 1;
         1 + self
@@ -208,10 +196,25 @@ impl ModelConfig {
 }
 
 impl ConfigFile {
+    /// Refuses patterns whose distances the rotation cannot tell apart.
+    fn check_rotations(&self, layers: &[Layer]) -> Result<(), String> {
+        let too_far = |layer: &&Layer| layer.n_angles() > self.rope_period;
+        match layers.iter().enumerate().find(|(_, layer)| too_far(layer)) {
+            Some((i, layer)) => Err(format!(
+                "pattern[{i}]: {} reaches over {} rotations, rope_period is only {}",
+                layer.kind(),
+                layer.n_angles(),
+                self.rope_period
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses patterns whose keys and values no machine would hold.
-    fn check_memory(&self, layers: &[Arc<dyn Pattern>]) -> Result<(), String> {
-        let n_slots: usize = layers.iter().map(|layer| layer.n_slots()).sum();
-        let n_values = n_slots * 2 * self.n_kv_heads * (self.d_model / self.n_heads);
+    fn check_memory(&self, layers: &[Layer]) -> Result<(), String> {
+        let heads = layers.iter().flat_map(|layer| layer.heads(self.n_kv_heads));
+        let n_slots = heads.fold(0usize, |sum, head| sum.saturating_add(head.n_slots()));
+        let n_values = n_slots.saturating_mul(2 * (self.d_model / self.n_heads));
         if n_values > MAX_LANE_VALUES {
             return Err(format!(
                 "one stream would keep {n_values} keys and values; {MAX_LANE_VALUES} is the most"
@@ -286,6 +289,28 @@ impl ConfigFile {
     }
 }
 
+/// Refuses latents that are not the first layer's, and later layers that see more than those.
+fn check_latents(layers: &[Layer]) -> Result<(), String> {
+    for (i, layer) in layers.iter().enumerate() {
+        let Some(latents) = layer.distinct().filter_map(|head| head.above()).min() else {
+            continue;
+        };
+        if i > 0 {
+            return Err(format!(
+                "pattern[{i}]: latent attends to the inputs, so only pattern[0] can be it"
+            ));
+        }
+        if let Some(above) = (1..layers.len()).find(|above| layers[*above].reach() > latents) {
+            return Err(format!(
+                "pattern[{above}]: {} reaches over {} positions, pattern[0] leaves {latents} latents",
+                layers[above].kind(),
+                layers[above].reach()
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Least common multiple, if it fits.
 pub(crate) fn lcm(a: u64, b: u64) -> Option<u64> {
     (a / a.gcd(&b)).checked_mul(b)
@@ -321,7 +346,7 @@ mod tests {
     #[test]
     fn what_is_unknown_is_refused_by_name() {
         assert!(refusal(|c| c["codec"] = json!("opus")).contains("opus"));
-        assert!(refusal(|c| c["pattern"][2] = json!("hashed")).contains("hashed"));
+        assert!(refusal(|c| c["pattern"][2] = json!("dense")).contains("dense"));
         assert!(refusal(|c| c["flavour"] = json!(1)).contains("flavour"));
         assert!(
             refusal(|c| c["pattern"][0] = json!({"kind": "local", "window": 9, "x": 1}))
@@ -352,6 +377,27 @@ mod tests {
             let why = refusal(|c| c["draw"] = json!({ key: value }));
             assert!(why.contains(&format!("draw: {key} is {value}")), "{why}");
         }
+    }
+
+    #[test]
+    fn latents_come_first_and_bound_what_lies_above() {
+        let latent = |latents: usize| json!({"kind": "latent", "inputs": 512, "latents": latents});
+        let why = refusal(|c| c["pattern"][1] = latent(256));
+        assert!(why.contains("only pattern[0]"), "{why}");
+        let why = refusal(|c| c["pattern"][0] = latent(256));
+        assert!(why.contains("pattern[3]: strided reaches over"), "{why}");
+        let mut config = reference();
+        config["pattern"] = json!([
+            latent(256),
+            "local",
+            "local",
+            "local",
+            "local",
+            "local",
+            "local",
+            "local"
+        ]);
+        assert!(ModelConfig::parse(&config.to_string()).is_ok());
     }
 
     #[test]

@@ -11,14 +11,18 @@
 //! coordinates alike have slopes of about the root mean square of the gradient; [`TOLERANCE`] of
 //! that is ten times the rounding, and a factor, a sign or a term that is wrong is far more.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, Device, Result, Storage, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
+use serde_json::json;
 
 use super::blocks::{AttentionBlock, EmbedBlock, HeadBlock, MlpBlock};
-use super::ops::{self, Attention, NormConv, Turn};
-use crate::model::V;
+use super::ops::{self, Attention, NormConv, Sight, Tiles, Turn};
+use crate::model::pattern::Defaults;
+use crate::model::{Layer, Spacing, V};
 
 /// How far a slope may be from the gradient's, as a share of the gradient's root mean square.
 const TOLERANCE: f64 = 2e-3;
@@ -55,6 +59,7 @@ const CASES: &[(&[&str], Draw)] = &[
     (&["norm_conv", "norm_conv_backward"], normed),
     (&["rotate"], rotated),
     (&["attend", "attend_backward"], attended),
+    (&["attend", "attend_backward"], attended_by_tiles),
     (&["gelu", "gelu_backward"], activated),
     (&["add_residual", "branch_gradient"], added),
     (&["embed", "embed_backward"], embedded),
@@ -245,8 +250,29 @@ impl Random {
             n_kv_heads,
             head_size: 2 * self.from(1, 3),
             window: self.from(5, 9),
-            stride: self.from(1, 3),
-            rows: self.from(1, 6),
+            sight: Sight::Even(Spacing {
+                stride: self.from(1, 3),
+                rows: self.from(1, 6),
+            }),
+        }
+    }
+
+    /// The same with keys that lie unevenly.
+    fn tiled_attention(&mut self) -> Attention {
+        let even = self.attention();
+        let reach = Defaults {
+            stride: 4,
+            context: 16,
+        };
+        let kinds = ["fixed", "random", "block_sparse", "global"];
+        let entry = json!(kinds[self.below(kinds.len())]);
+        let layer = Layer::parse(&entry, &reach, even.n_kv_heads).unwrap();
+        // More than a tile, now and then.
+        let window = self.from(5, 9) + 64 * self.below(2);
+        Attention {
+            window,
+            sight: Sight::Tiled(Arc::new(Tiles::new(&layer, even.n_kv_heads, window))),
+            ..even
         }
     }
 }
@@ -330,11 +356,21 @@ fn angles(a: &Attention, random: &mut Random) -> Tensor {
 
 fn attended(random: &mut Random) -> Case {
     let a = random.attention();
+    attending(a, random)
+}
+
+fn attended_by_tiles(random: &mut Random) -> Case {
+    let a = random.tiled_attention();
+    attending(a, random)
+}
+
+fn attending(a: Attention, random: &mut Random) -> Case {
     let n = 2 * a.window;
+    let again = a.clone();
     Case {
         inputs: vec![("qkv", random.tensor(&[n, a.qkv_width()]))],
         factors: vec![random.tensor(&[n, a.n_heads * a.head_size])],
-        forward: Box::new(move |x| Ok(vec![ops::attend(&x[0], &a)?.0])),
+        forward: Box::new(move |x| Ok(vec![ops::attend(&x[0], &again)?.0])),
         backward: Box::new(move |x, d| {
             let (out, lse) = ops::attend(&x[0], &a)?;
             Ok(vec![ops::attend_backward(&x[0], &a, &out, &lse, &d[0])?])
@@ -441,7 +477,7 @@ fn attention_block(random: &mut Random) -> Case {
         conv_width: width,
         eps: EPS,
         angles: angles(&attention, random),
-        attention,
+        attention: attention.clone(),
     };
     let values = attention.n_heads * attention.head_size;
     let matrices = attention.qkv_width() * d + d * values;

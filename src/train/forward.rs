@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, Device, Result, Tensor};
 
-use crate::model::{Model, ModelConfig, Pattern, Rotary, Weights};
+use crate::model::{Layer, Model, ModelConfig, Pattern, Rotary, Weights};
 use crate::mulaw;
 use crate::predictor;
 
@@ -43,9 +43,9 @@ pub fn logits_of(config: &ModelConfig, weights: &Named, codes: &[u8]) -> Result<
         .take(codes.len())
         .collect();
     let mut x = embed(config, weights, &inputs)?;
-    for (i, pattern) in config.layers.iter().enumerate() {
+    for (i, patterns) in config.layers.iter().enumerate() {
         let layer = |name: &str| &weights[&format!("layers.{i}.{name}")];
-        let attended = attention(config, &layer, pattern.as_ref(), &rotary, &x)?;
+        let attended = attention(config, &layer, patterns, &rotary, &x)?;
         x = (x + attended)?;
         x = (&x + mlp(config, &layer, &x)?)?;
     }
@@ -70,56 +70,62 @@ fn embed(config: &ModelConfig, weights: &Named, inputs: &[u8]) -> Result<Tensor>
 fn attention<'a>(
     config: &ModelConfig,
     layer: &impl Fn(&str) -> &'a Tensor,
-    pattern: &dyn Pattern,
+    patterns: &Layer,
     rotary: &Rotary,
     x: &Tensor,
 ) -> Result<Tensor> {
     let (n_heads, n_kv_heads) = (config.n_heads, config.n_kv_heads);
     let h = rms_norm(x, layer("attn_norm.weight"), config.norm_eps)?;
     let c = convolution(&h, layer("conv.weight"))?;
-    let (cos, sin) = angles(pattern, rotary, config.head_size() / 2, x.dim(0)?)?;
     let q = heads(&linear(&c, layer("q.weight"))?, n_heads)?;
     let k = heads(&linear(&c, layer("k.weight"))?, n_kv_heads)?;
     let v = heads(&linear(&c, layer("v.weight"))?, n_kv_heads)?;
-    let (q, k) = (rotate(&q, &cos, &sin)?, rotate(&k, &cos, &sin)?);
     let mut all = Vec::with_capacity(n_heads);
     for head in 0..n_heads {
         let group = head / (n_heads / n_kv_heads);
-        all.push(attend(
-            pattern,
-            &q.get(head)?,
-            &k.get(group)?,
-            &v.get(group)?,
-        )?);
+        let pattern = patterns.head(group);
+        let (cos, sin) = angles(pattern, rotary, config.head_size() / 2, x.dim(0)?)?;
+        let q = rotate(&q.get(head)?, &cos, &sin)?;
+        let k = rotate(&k.get(group)?, &cos, &sin)?;
+        all.push(attend(pattern, &q, &k, &v.get(group)?)?);
     }
     linear(&Tensor::cat(&all, 1)?.contiguous()?, layer("o.weight"))
 }
 
-/// One head [T, K], dense, the mask asked of the pattern for each pair.
+/// One head [T, K], dense, the mask asked of the pattern for each pair. Where a gradient shall not
+/// pass, keys and values are others of the same value.
 fn attend(pattern: &dyn Pattern, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (n, head_size) = q.dims2()?;
     let mut blocks = Vec::new();
     for first in (0..n).step_by(QUERY_BLOCK) {
         let len = QUERY_BLOCK.min(n - first);
-        let scores = (q.narrow(0, first, len)?.matmul(&k.t()?)? / (head_size as f64).sqrt())?;
-        let mask: Vec<f32> = (first..first + len)
-            .flat_map(|query| (0..n).map(move |key| (query as u64, key as u64)))
-            .map(|(query, key)| {
-                if pattern.sees(query, key) {
-                    0.0
-                } else {
-                    f32::NEG_INFINITY
-                }
-            })
-            .collect();
-        let scores = (scores + tensor(&mask, &[len, n])?)?;
+        let mask = |of: &dyn Fn(u64, u64) -> bool, yes: f32, no: f32| {
+            let pairs = (first..first + len).flat_map(|query| (0..n).map(move |key| (query, key)));
+            let each = pairs.map(|(query, key)| match of(query as u64, key as u64) {
+                true => yes,
+                false => no,
+            });
+            tensor(&each.collect::<Vec<_>>(), &[len, n])
+        };
+        let sees = mask(&|q, k| pattern.sees(q, k), 0.0, f32::NEG_INFINITY)?;
+        let carries = mask(&|q, k| pattern.carries_gradient(q, k), 1.0, 0.0)?;
+        let q = (q.narrow(0, first, len)? / (head_size as f64).sqrt())?;
+        let scores = both(&carries, &q.matmul(&k.t()?)?, &q.matmul(&k.detach().t()?)?)?;
+        let scores = (scores + sees)?;
         let weights = scores
             .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
             .exp()?;
         let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-        blocks.push(weights.matmul(v)?);
+        let carried = (&weights * &carries)?;
+        let rest = (&weights - &carried)?;
+        blocks.push((carried.matmul(v)? + rest.matmul(&v.detach())?)?);
     }
     Tensor::cat(&blocks, 0)
+}
+
+/// `a` where `mask` is 1, `b` where it is 0.
+fn both(mask: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    (a - b)? * mask + b
 }
 
 fn mlp<'a>(
@@ -175,12 +181,13 @@ fn angles(
     Ok((tensor(&cos, &[n, half])?, tensor(&sin, &[n, half])?))
 }
 
+/// One head [T, K].
 fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let half = x.dim(2)? / 2;
-    let (low, high) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
-    let turned_low = (low.broadcast_mul(cos)? - high.broadcast_mul(sin)?)?;
-    let turned_high = (low.broadcast_mul(sin)? + high.broadcast_mul(cos)?)?;
-    Tensor::cat(&[turned_low, turned_high], 2)?.contiguous()
+    let half = x.dim(1)? / 2;
+    let (low, high) = (x.narrow(1, 0, half)?, x.narrow(1, half, half)?);
+    let turned_low = ((&low * cos)? - (&high * sin)?)?;
+    let turned_high = ((&low * sin)? + (&high * cos)?)?;
+    Tensor::cat(&[turned_low, turned_high], 1)?.contiguous()
 }
 
 fn tensor(values: &[f32], shape: &[usize]) -> Result<Tensor> {

@@ -2,7 +2,8 @@
 //!
 //! The same function as `forward.rs`, the oracle, to which it is compared, as are its gradients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
@@ -10,7 +11,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::blocks::{AttentionBlock, EmbedBlock, HeadBlock, MlpBlock};
 use super::inputs::Inputs;
-use super::ops::Attention;
+use super::ops::{Attention, Sight, Tiles};
 use super::parameters::{self, Parameter};
 use crate::model::{ModelConfig, Rotary, Weights};
 
@@ -22,6 +23,8 @@ pub struct Network {
     parameters: Vec<Parameter>,
     /// `[rope_period, K]`
     angles: Tensor,
+    /// By layer and window, once they were needed.
+    tiles: Mutex<HashMap<(usize, usize), Arc<Tiles>>>,
 }
 
 impl Network {
@@ -60,13 +63,11 @@ impl Network {
     }
 
     fn of(config: &ModelConfig, parameters: Vec<Parameter>, device: &Device) -> Result<Self> {
-        if let Some(layer) = config.layers.iter().find(|l| l.spacing().is_none()) {
-            bail!("layers of kind {} cannot be trained yet", layer.kind());
-        }
         Ok(Self {
             angles: angles(config, device)?,
             config: config.clone(),
             parameters,
+            tiles: Mutex::default(),
         })
     }
 
@@ -155,9 +156,6 @@ impl Network {
 
     fn attention(&self, layer: usize, window: usize) -> Result<AttentionBlock> {
         let config = &self.config;
-        let Some(spacing) = config.layers[layer].spacing() else {
-            bail!("layer {layer} has no spacing");
-        };
         Ok(AttentionBlock {
             d_model: config.d_model,
             conv_width: config.conv_width,
@@ -167,11 +165,23 @@ impl Network {
                 n_kv_heads: config.n_kv_heads,
                 head_size: config.head_size(),
                 window,
-                stride: spacing.stride,
-                rows: spacing.rows,
+                sight: self.sight(layer, window),
             },
             angles: self.angles.clone(),
         })
+    }
+
+    /// What a layer sees of a window.
+    fn sight(&self, layer: usize, window: usize) -> Sight {
+        let patterns = &self.config.layers[layer];
+        if let Some(spacing) = patterns.spacing() {
+            return Sight::Even(spacing);
+        }
+        let mut known = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
+        let tiles = known.entry((layer, window));
+        let tiles =
+            tiles.or_insert_with(|| Arc::new(Tiles::new(patterns, self.config.n_kv_heads, window)));
+        Sight::Tiled(tiles.clone())
     }
 
     fn mlp(&self) -> MlpBlock {

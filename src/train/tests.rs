@@ -3,16 +3,41 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
+use serde_json::{Value, json};
 
 use super::forward::{self, Named};
 use super::inputs::{Heard, Inputs};
 use super::network::Network;
 use crate::model::{ModelConfig, Weights};
 
-/// A tiny model of every kind of layer that training takes, with weights that all matter.
-fn tiny() -> (ModelConfig, Weights) {
-    let text = include_str!("../../models/tiny/config.json");
-    let config = ModelConfig::parse(text).unwrap();
+/// The tiny model, and one for every kind of layer that it has not, beside a local one; all with
+/// weights that matter.
+fn models() -> Vec<(ModelConfig, Weights)> {
+    let tiny: Value = serde_json::from_str(include_str!("../../models/tiny/config.json")).unwrap();
+    let of = |entry: Value| {
+        let mut config = tiny.clone();
+        config["n_kv_heads"] = json!(2);
+        config["n_layers"] = json!(2);
+        config["pattern"] = json!([entry, "local"]);
+        with_weights(&config)
+    };
+    let kinds = [
+        json!({"kind": "fixed", "block": 8, "blocks": 4, "summary": 3}),
+        json!(["dilated", {"kind": "dilated", "window": 5, "dilation": 3}]),
+        json!({"kind": "global", "anchors": 5, "beside": {"kind": "memory", "segment": 9}}),
+        json!({"kind": "random", "block": 5, "blocks": 6, "r": 2, "seed": 4}),
+        json!({"kind": "block_sparse", "block": 4, "layout": [[0, 1], [0, 2, 7]]}),
+        json!({"kind": "memory", "segment": 16}),
+        json!("latent"),
+        json!(["strided", {"kind": "fixed", "block": 6, "blocks": 5, "summary": 1, "sub_block": 1}]),
+    ];
+    std::iter::once(with_weights(&tiny))
+        .chain(kinds.map(of))
+        .collect()
+}
+
+fn with_weights(config: &Value) -> (ModelConfig, Weights) {
+    let config = ModelConfig::parse(&config.to_string()).unwrap();
     let mut state = 7u64;
     let weights = Weights::gather(&config, |name, shape| {
         let n: usize = shape.iter().product();
@@ -54,34 +79,48 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn the_network_computes_the_oracles_logits_in_every_window() {
-    let (config, weights) = tiny();
-    let network = Network::from_weights(&config, &weights, &Device::Cpu).unwrap();
-    let tensors = forward::named(&config, &weights).unwrap();
+    for (config, weights) in models() {
+        assert_logits_are_the_oracles(&config, &weights);
+    }
+}
+
+fn assert_logits_are_the_oracles(config: &ModelConfig, weights: &Weights) {
+    let network = Network::from_weights(config, weights, &Device::Cpu).unwrap();
+    let tensors = forward::named(config, weights).unwrap();
     // Not a multiple of any stride; the second window must not see the first.
     let (first, second) = (codes(75), codes(150)[75..].to_vec());
     let inputs = [shifted(&first), shifted(&second)].concat();
-    let inputs = heard(&config, inputs, 75);
+    let inputs = heard(config, inputs, 75);
     let logits = network.logits(&inputs).unwrap();
     for (i, codes) in [first, second].iter().enumerate() {
-        let expected = forward::logits_of(&config, &tensors, codes).unwrap();
+        let expected = forward::logits_of(config, &tensors, codes).unwrap();
         let got = logits.get(i).unwrap().flatten_all().unwrap();
         let distance = distance(
             &got.to_vec1().unwrap(),
             &expected.flatten_all().unwrap().to_vec1().unwrap(),
         );
-        assert!(distance < 1e-5, "window {i}: {distance}");
+        assert!(
+            distance < 1e-5,
+            "{:?}, window {i}: {distance}",
+            config.layers
+        );
     }
 }
 
 #[test]
 fn gradients_are_those_of_candles_dense_autograd() {
-    let (config, weights) = tiny();
-    let network = Network::from_weights(&config, &weights, &Device::Cpu).unwrap();
+    for (config, weights) in models() {
+        assert_gradients_are_the_oracles(&config, &weights);
+    }
+}
+
+fn assert_gradients_are_the_oracles(config: &ModelConfig, weights: &Weights) {
+    let network = Network::from_weights(config, weights, &Device::Cpu).unwrap();
     let targets = codes(75);
     let batch = |codes| Tensor::from_vec(codes, (1, 75), &Device::Cpu).unwrap();
     let loss = network
         .loss(
-            &heard(&config, shifted(&targets), 75),
+            &heard(config, shifted(&targets), 75),
             &batch(targets.clone()),
         )
         .unwrap();
@@ -93,7 +132,7 @@ fn gradients_are_those_of_candles_dense_autograd() {
         .collect();
     let own = network.weights(&flat).unwrap();
 
-    let variables: BTreeMap<String, Var> = forward::named(&config, &weights)
+    let variables: BTreeMap<String, Var> = forward::named(config, weights)
         .unwrap()
         .into_iter()
         .map(|(name, tensor)| (name, Var::from_tensor(&tensor).unwrap()))
@@ -102,7 +141,7 @@ fn gradients_are_those_of_candles_dense_autograd() {
         .iter()
         .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
         .collect();
-    let logits = forward::logits_of(&config, &tensors, &targets).unwrap();
+    let logits = forward::logits_of(config, &tensors, &targets).unwrap();
     let dense = cross_entropy(&logits, &targets);
     let (a, b) = (
         loss.to_scalar::<f32>().unwrap(),
@@ -114,7 +153,7 @@ fn gradients_are_those_of_candles_dense_autograd() {
         let expected = gradients.get(&variables[&name]).unwrap();
         let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
         let distance = distance(own, &expected);
-        assert!(distance < 1e-4, "{name}: {distance}");
+        assert!(distance < 1e-4, "{:?}, {name}: {distance}", config.layers);
     }
 }
 
@@ -137,7 +176,7 @@ fn cross_entropy(logits: &Tensor, targets: &[u8]) -> Tensor {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    let (config, weights) = tiny();
+    let (config, weights) = models().swap_remove(0);
     let network = Network::from_weights(&config, &weights, &Device::Cpu).unwrap();
     let targets = codes(40);
     let batch = |codes| Tensor::from_vec(codes, (1, 40), &Device::Cpu).unwrap();
@@ -166,7 +205,7 @@ fn gradients_are_those_of_finite_differences() {
 
 #[test]
 fn weights_survive_the_way_into_the_network_and_back() {
-    let (config, weights) = tiny();
+    let (config, weights) = models().swap_remove(0);
     let network = Network::from_weights(&config, &weights, &Device::Cpu).unwrap();
     let values: Vec<_> = network
         .parameters()

@@ -67,9 +67,15 @@ pub fn run(mut args: BenchArgs) -> Outcome {
     Ok(())
 }
 
-/// Those asked for, or all.
+/// Those asked for, or all that are about the model as it is.
 fn cases(args: &BenchArgs) -> Vec<Case> {
-    let is_asked = |case: &Case| args.case.is_empty() || args.case.iter().any(|c| c == case.name());
+    if args.patterns {
+        return vec![Case::Patterns];
+    }
+    let is_asked = |case: &Case| match args.case.as_slice() {
+        [] => *case != Case::Patterns,
+        asked => asked.iter().any(|asked| asked == case.name()),
+    };
     Case::ALL.into_iter().filter(is_asked).collect()
 }
 

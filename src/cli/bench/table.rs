@@ -1,6 +1,8 @@
 //! The table: a section for each case, a row for each measurement.
 
-use longwave::bench::{CaseResult, ChunkResult, Host, PrefillResult, Record, Seen, verdict};
+use longwave::bench::{
+    CaseResult, ChunkResult, Host, PatternFacts, PrefillResult, Record, Seen, verdict,
+};
 
 /// Makes lines of what is seen; remembers what later lines are compared with.
 pub struct Table<'a> {
@@ -19,6 +21,7 @@ enum Columns {
     Steps,
     Prefill,
     Chunks,
+    Patterns,
 }
 
 impl<'a> Table<'a> {
@@ -54,6 +57,10 @@ impl<'a> Table<'a> {
             Seen::Gpu(title) => format!("\n{title}\n"),
             Seen::Steps(result) => {
                 let ratio = self.old.and_then(|old| old.ratio_of_steps(result));
+                if let Some(facts) = &result.pattern {
+                    let row = pattern(result, facts) + &self.compared(ratio) + "\n";
+                    return self.columns(Columns::Patterns) + &row;
+                }
                 let row = steps(result) + &self.compared(ratio) + "\n";
                 self.columns(Columns::Steps) + &row + &self.note(result)
             }
@@ -98,6 +105,20 @@ impl<'a> Table<'a> {
                 "GMAC/s",
                 "floor us",
                 "ratio",
+            ),
+            Columns::Patterns => format!(
+                "{:<15} {:<11} {:>8} {:>8} {:>9} {:>8} {:>5} {:>6} {:>9} {:>9} {:>9}",
+                "kind",
+                "isa",
+                "p50 us",
+                "p99 us",
+                "p99.9 us",
+                "floor us",
+                "ratio",
+                "keys",
+                "read KiB",
+                "lane MiB",
+                "reach",
             ),
             Columns::Prefill => format!(
                 "{:<15} {:<11} {:>7} {:>8} {:>8} {:>11} {:>12}",
@@ -173,6 +194,24 @@ fn steps(result: &CaseResult) -> String {
         floor.arithmetic_gmac_s,
         floor.ns / 1e3,
         ratio,
+    )
+}
+
+fn pattern(result: &CaseResult, facts: &PatternFacts) -> String {
+    let floor = result.floor.map_or(f64::NAN, |floor| floor.ns / 1e3);
+    format!(
+        "{:<15} {:<11} {:>8.1} {:>8.1} {:>9.1} {:>8.1} {:>5.2} {:>6} {:>9.0} {:>9.2} {:>9}",
+        facts.kind,
+        result.isa,
+        us(result.step_ns_p50),
+        us(result.step_ns_p99),
+        us(result.step_ns_p999),
+        floor,
+        result.floor_ratio.unwrap_or(f64::NAN),
+        facts.keys,
+        facts.read_bytes as f64 / 1024.0,
+        facts.lane_bytes as f64 / f64::from(1 << 20),
+        facts.reach,
     )
 }
 

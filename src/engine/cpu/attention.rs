@@ -1,11 +1,10 @@
 //! Attention of one lane in one layer over one KV head, in int8.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use crate::compute::lanewise::{self, Peak};
 use crate::compute::{HeadCache, Ops, Queries, SLOTS_PER_BLOCK, blocks_of};
-use crate::model::{ModelConfig, Pattern, Rotary};
+use crate::model::{Layer, ModelConfig, Pattern, Rotary};
 
 /// What attention computes on its way; nothing of it outlives a call.
 #[derive(Debug)]
@@ -122,13 +121,14 @@ fn hide_filling(runs: &[Range<usize>], mut scores: &mut [f32]) {
     }
 }
 
-/// The most blocks that any layer reads at once: a run may begin and end inside a block.
+/// The most blocks that any head reads at once: every run may begin and end inside a block.
 fn max_blocks(config: &ModelConfig) -> usize {
-    let of_layer = |p: &Arc<dyn Pattern>| p.max_visible().div_ceil(SLOTS_PER_BLOCK) + p.max_runs();
-    config.layers.iter().map(of_layer).max().unwrap_or(0)
+    let of = |p: &dyn Pattern| p.max_visible() / SLOTS_PER_BLOCK + 2 * p.max_runs();
+    let heads = config.layers.iter().flat_map(Layer::distinct);
+    heads.map(of).max().unwrap_or(0)
 }
 
-/// The angles of the rotations that the layers of one step use: most share one.
+/// The angles of the rotations that the heads of one step use: most share one.
 #[derive(Debug)]
 pub(super) struct Angles {
     held: Vec<Held>,
@@ -152,7 +152,7 @@ impl Angles {
             sin: vec![0.0; config.head_size() / 2],
         };
         Self {
-            held: vec![none; config.n_layers()],
+            held: vec![none; config.n_layers() * config.n_kv_heads],
             oldest: 0,
         }
     }

@@ -173,8 +173,8 @@ impl<O: Ops> Layer<'_, O> {
         &self.weights.model.config
     }
 
-    fn pattern(&self) -> &dyn Pattern {
-        self.config().layers[self.index].as_ref()
+    fn pattern(&self, group: usize) -> &dyn Pattern {
+        self.config().layers[self.index].head(group)
     }
 
     /// The norms of every piece's positions; then of the `W − 1` before it, which another piece
@@ -309,11 +309,12 @@ impl<O: Ops> Stage for Project<'_, O> {
             let (bytes, scale) = piece.narrow.row_mut(row);
             *scale = lanewise::quantize_range::<O::F>(&piece.row, bytes);
         }
-        for (matrix, qkv) in layer.packed().qkv.iter().zip(&mut piece.qkv) {
+        let heads = layer.packed().qkv.iter().zip(&mut piece.qkv).enumerate();
+        for (group, (matrix, qkv)) in heads {
             let qkv = &mut qkv[..range.len() * matrix.n_out()];
             layer.ops.matmul(&matrix.panels(), &piece.narrow, qkv);
             for (at, qkv) in range.clone().zip(qkv.chunks_exact_mut(matrix.n_out())) {
-                let rotation = layer.pattern().rotation(layer.start + at as u64);
+                let rotation = layer.pattern(group).rotation(layer.start + at as u64);
                 rotate::<O>(qkv, piece.angles.of(&layer.weights.rotary, rotation));
             }
         }
@@ -340,7 +341,7 @@ impl<O: Ops> Stage for Attend<'_, O> {
         let outs = group.attended.chunks_exact_mut(out_width);
         for (at, out) in outs.take(layer.len).enumerate() {
             let qkv = &pieces[at / PIECE].qkv[index][at % PIECE * qkv_width..][..qkv_width];
-            let place = (layer.pattern(), layer.start + at as u64);
+            let place = (layer.pattern(index), layer.start + at as u64);
             group.attention.run(layer.ops, place, cache, qkv, out);
         }
     }

@@ -126,7 +126,7 @@ impl<O: Ops> Worker<O> {
         Self {
             ops,
             lanes: (0..n_lanes)
-                .map(|_| Lane::new(config, groups.len()))
+                .map(|_| Lane::new(config, groups.clone()))
                 .collect(),
             active: Vec::with_capacity(n_lanes),
             scratch: Scratch::new(&weights, n_lanes),
@@ -227,10 +227,10 @@ impl<O: Ops> Worker<O> {
             let (bytes, scale) = scratch.narrow.row_mut(b);
             *scale = lanewise::quantize_range::<O::F>(&scratch.convolved, bytes);
         }
-        let pattern = config.layers[layer].as_ref();
         let group_width = d / config.n_kv_heads;
         for (own, group) in self.groups.clone().enumerate() {
             let matrix = &packed.qkv[group];
+            let pattern = config.layers[layer].head(group);
             let qkv = &mut scratch.qkv[..n * matrix.n_out()];
             ops.matmul(&matrix.panels(), &scratch.narrow, qkv);
             let columns = group * group_width..(group + 1) * group_width;
@@ -338,11 +338,12 @@ pub(super) fn quantize_rows<O: Ops>(x: &[f32], width: usize, out: &mut Activatio
 }
 
 impl Lane {
-    fn new(config: &ModelConfig, n_groups: usize) -> Self {
-        let layers = config.layers.iter().map(|pattern| LaneLayer {
+    fn new(config: &ModelConfig, groups: Range<usize>) -> Self {
+        let layers = config.layers.iter().map(|layer| LaneLayer {
             taps: vec![0.0; config.conv_width * config.d_model],
-            caches: (0..n_groups)
-                .map(|_| HeadCache::new(pattern.n_slots(), config.head_size()))
+            caches: groups
+                .clone()
+                .map(|group| HeadCache::new(layer.head(group).n_slots(), config.head_size()))
                 .collect(),
         });
         Self {

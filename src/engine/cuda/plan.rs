@@ -1,10 +1,8 @@
 //! What `kernels/decode.cu` is given, as `kernels/decode_plan.cuh` has it, and what a model must be
 //! for it.
 
-use std::sync::Arc;
-
 use super::device::Memory;
-use crate::model::{ModelConfig, Pattern, V};
+use crate::model::{Layer, ModelConfig, V};
 use crate::mulaw;
 
 /// `kBlocks`: blocks of a cluster.
@@ -187,10 +185,17 @@ impl Layout {
             (config.n_kv_heads == 1, "one KV head"),
             (n_layers <= MOST_LAYERS, "32 layers"),
             (config.predictor.len() <= MOST_FILTERS, "15 filters"),
-            (config.layers.iter().all(can_see), "256 visible positions"),
         ];
         if let Some((_, most)) = may.iter().find(|(is_so, _)| !is_so) {
             return Err(format!("the GPU kernels know at most {most} of a layer"));
+        }
+        if let Some(i) = config.layers.iter().position(|layer| !can_see(layer)) {
+            return Err(format!(
+                "the GPU kernels see at most 256 positions, an even distance apart; \
+                 pattern[{i}] is {} with {}",
+                config.layers[i].kind(),
+                config.layers[i].max_visible()
+            ));
         }
         let layout = Self::measure(config, kernels);
         match layout.shared(1).max(layout.shared(2)) {
@@ -223,7 +228,10 @@ impl Layout {
             filter_floats,
         };
         let blocks = |slots: usize| slots.div_ceil(16) * SLOT_BLOCK;
-        let caches = config.layers.iter().map(|layer| blocks(layer.n_slots()));
+        let caches = config
+            .layers
+            .iter()
+            .map(|layer| blocks(layer.head(0).n_slots()));
         layout.lane_bytes = (layout.caches() + caches.sum::<usize>()).next_multiple_of(128);
         layout
     }
@@ -250,7 +258,7 @@ impl Layout {
     pub fn cache_starts(&self, config: &ModelConfig) -> Vec<usize> {
         let starts = config.layers.iter().scan(self.caches(), |at, layer| {
             let start = *at;
-            *at += layer.n_slots().div_ceil(16) * SLOT_BLOCK;
+            *at += layer.head(0).n_slots().div_ceil(16) * SLOT_BLOCK;
             Some(start)
         });
         starts.collect()
@@ -306,7 +314,7 @@ impl Layout {
 }
 
 /// Whether a layer's run, widened to whole blocks of sixteen, is one that a block's warps hold.
-fn can_see(layer: &Arc<dyn Pattern>) -> bool {
+fn can_see(layer: &Layer) -> bool {
     let rows = layer.max_visible();
     // A run of an odd number of slots may begin anywhere in a block.
     let most = rows.next_multiple_of(16) + if rows.is_multiple_of(16) { 0 } else { 16 };

@@ -14,8 +14,8 @@ pub(super) const KIND: Kind = Kind {
 };
 
 #[derive(Debug)]
-struct Local {
-    window: usize,
+pub(super) struct Local {
+    pub window: usize,
 }
 
 #[derive(Deserialize)]
@@ -69,14 +69,6 @@ impl Pattern for Local {
     }
 
     fn max_visible(&self) -> usize {
-        self.window
-    }
-
-    fn rotation(&self, position: u64) -> u64 {
-        position
-    }
-
-    fn n_angles(&self) -> usize {
         self.window
     }
 

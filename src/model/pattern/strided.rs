@@ -17,7 +17,8 @@ pub(super) const KIND: Kind = Kind {
 };
 
 #[derive(Debug)]
-struct Strided {
+pub(super) struct Strided {
+    kind: &'static str,
     stride: usize,
     rows: usize,
 }
@@ -40,11 +41,16 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         }
     };
     let (stride, rows) = (checked("stride", stride)?, checked("rows", rows)?);
-    checked("stride times rows", stride.saturating_mul(rows))?;
-    Ok(Arc::new(Strided { stride, rows }))
+    Ok(Arc::new(Strided::new(KIND.name, stride, rows)?))
 }
 
 impl Strided {
+    /// `rows` positions `stride` apart, under the word of its kind.
+    pub fn new(kind: &'static str, stride: usize, rows: usize) -> Result<Self, String> {
+        checked("the reach", stride.saturating_mul(rows))?;
+        Ok(Self { kind, stride, rows })
+    }
+
     /// (phase, how many positions of that phase came before this one).
     fn phase_and_count(&self, position: u64) -> (usize, u64) {
         let stride = self.stride as u64;
@@ -54,7 +60,7 @@ impl Strided {
 
 impl Pattern for Strided {
     fn kind(&self) -> &'static str {
-        KIND.name
+        self.kind
     }
 
     fn sees(&self, query: u64, key: u64) -> bool {
@@ -94,12 +100,8 @@ impl Pattern for Strided {
         self.rows
     }
 
-    fn rotation(&self, position: u64) -> u64 {
-        self.phase_and_count(position).1
-    }
-
-    fn n_angles(&self) -> usize {
-        self.rows
+    fn turn(&self) -> u64 {
+        self.stride as u64
     }
 
     fn cycle(&self, rope_period: u64) -> Option<u64> {

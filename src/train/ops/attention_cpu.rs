@@ -3,11 +3,13 @@
 use std::f32::consts::LOG2_E;
 
 use super::Attention;
+use crate::model::Spacing;
 
 /// The rows of one window that see each other, and one KV head: a phase of a strided layer, the
-/// whole window of a local one. Row i of it sees rows i − `a.rows` + 1 ..= i.
+/// whole window of a local one. Row i of it sees rows i − `rows` + 1 ..= i.
 pub struct Strand<'a> {
     a: &'a Attention,
+    spacing: Spacing,
     /// Row of the first position in the batch.
     first: usize,
     n: usize,
@@ -32,13 +34,14 @@ pub struct Gradients {
 
 impl<'a> Strand<'a> {
     /// Every strand of `n` rows.
-    pub fn all(a: &'a Attention, n: usize) -> Vec<Self> {
+    pub fn all(a: &'a Attention, spacing: Spacing, n: usize) -> Vec<Self> {
         let mut all = Vec::new();
         for first in (0..n).step_by(a.window) {
-            for phase in 0..a.stride.min(a.window) {
-                let n = (a.window - phase).div_ceil(a.stride);
+            for phase in 0..spacing.stride.min(a.window) {
+                let n = (a.window - phase).div_ceil(spacing.stride);
                 all.extend((0..a.n_kv_heads).map(|group| Self {
                     a,
+                    spacing,
                     first: first + phase,
                     n,
                     group,
@@ -51,7 +54,7 @@ impl<'a> Strand<'a> {
     /// Puts a strand's rows `[n, w]` into columns `column..column + w` of the batch `[N, width]`.
     pub fn scatter(&self, part: &[f32], all: &mut [f32], width: usize, column: usize) {
         for (i, row) in part.chunks(part.len() / self.n).enumerate() {
-            let start = (self.first + i * self.a.stride) * width + column;
+            let start = (self.first + i * self.spacing.stride) * width + column;
             all[start..start + row.len()].copy_from_slice(row);
         }
     }
@@ -60,7 +63,7 @@ impl<'a> Strand<'a> {
     fn gather(&self, all: &[f32], width: usize, column: usize, w: usize) -> Vec<f32> {
         (0..self.n)
             .flat_map(|i| {
-                let start = (self.first + i * self.a.stride) * width + column;
+                let start = (self.first + i * self.spacing.stride) * width + column;
                 &all[start..start + w]
             })
             .copied()
@@ -84,7 +87,7 @@ impl<'a> Strand<'a> {
 
     /// Scores are products of a query with columns of `across` `[K, n]`: long sums side by side.
     fn products(&self, query: &[f32], across: &[f32], i: usize) -> Vec<f32> {
-        let first = (i + 1).saturating_sub(self.a.rows);
+        let first = (i + 1).saturating_sub(self.spacing.rows);
         let mut sums = vec![0.0; i + 1 - first];
         for (x, row) in query.iter().zip(across.chunks(self.n)) {
             for (sum, y) in sums.iter_mut().zip(&row[first..=i]) {
@@ -107,7 +110,7 @@ impl<'a> Strand<'a> {
         let (mut out, mut lse) = (vec![0.0; self.n * heads.len() * size], Vec::new());
         for (slot, out) in out.chunks_mut(size).enumerate() {
             let (i, head) = (slot / heads.len(), heads.start + slot % heads.len());
-            let row = self.first + i * a.stride;
+            let row = self.first + i * self.spacing.stride;
             let query = &qkv[row * a.qkv_width() + head * size..][..size];
             let mut weights = self.products(query, &across, i);
             let most = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -138,7 +141,7 @@ impl<'a> Strand<'a> {
         };
         for (slot, d_q) in g.q.chunks_mut(size).enumerate() {
             let (i, head) = (slot / heads.len(), heads.start + slot % heads.len());
-            let row = self.first + i * a.stride;
+            let row = self.first + i * self.spacing.stride;
             let query = &qkv[row * a.qkv_width() + head * size..][..size];
             let at = (row * a.n_heads + head) * size;
             let (out, d_out) = (&out[at..at + size], &d_out[at..at + size]);
@@ -167,7 +170,8 @@ fn transposed(rows: &[f32], size: usize) -> Vec<f32> {
         .collect()
 }
 
-fn multiply_add(sum: &mut [f32], factor: f32, x: &[f32]) {
+/// sum += factor · x
+pub fn multiply_add(sum: &mut [f32], factor: f32, x: &[f32]) {
     for (sum, x) in sum.iter_mut().zip(x) {
         *sum += factor * x;
     }

@@ -5,7 +5,8 @@ use candle_core::{Device, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::attention_cpu::Strand;
-use super::{AdamW, Attention, Moments, NormConv, Turn};
+use super::tiled_cpu::{Back, Tiled};
+use super::{AdamW, Attention, Moments, NormConv, Sight, Turn};
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
@@ -145,10 +146,10 @@ pub fn rotate(qkv: &Tensor, a: &Attention, angles: &Tensor, turn: Turn) -> Resul
     rows.par_chunks_mut(a.qkv_width())
         .enumerate()
         .for_each(|(t, row)| {
-            let p = t % a.window / a.stride % period;
-            let (cos, sin) = angles[p * a.head_size..][..a.head_size].split_at(half);
             let n_turned = (a.n_heads + a.n_kv_heads) * a.head_size;
-            for head in row[..n_turned].chunks_mut(a.head_size) {
+            for (i, head) in row[..n_turned].chunks_mut(a.head_size).enumerate() {
+                let p = t % a.window / a.sight.turn(a.group(i)) % period;
+                let (cos, sin) = angles[p * a.head_size..][..a.head_size].split_at(half);
                 for i in 0..half {
                     let (x, y, sin) = (head[i], head[i + half], sign * sin[i]);
                     head[i] = x * cos[i] - y * sin;
@@ -162,7 +163,20 @@ pub fn rotate(qkv: &Tensor, a: &Attention, angles: &Tensor, turn: Turn) -> Resul
 pub fn attend(qkv: &Tensor, a: &Attention) -> Result<(Tensor, Tensor)> {
     let n = qkv.dims()[0];
     let qkv = values(qkv)?;
-    let strands = Strand::all(a, n);
+    let spacing = match &a.sight {
+        Sight::Even(spacing) => *spacing,
+        Sight::Tiled(tiles) => {
+            let (out, lse) = Tiled {
+                a,
+                tiles,
+                qkv: &qkv,
+            }
+            .attend();
+            let width = a.n_heads * a.head_size;
+            return Ok((tensor(out, &[n, width])?, tensor(lse, &[n, a.n_heads])?));
+        }
+    };
+    let strands = Strand::all(a, spacing, n);
     let parts: Vec<_> = strands
         .par_iter()
         .map(|strand| strand.attend(&qkv))
@@ -186,7 +200,24 @@ pub fn attend_backward(
 ) -> Result<Tensor> {
     let (n, width) = qkv.dims2()?;
     let (qkv, out, lse, d_out) = (values(qkv)?, values(out)?, values(lse)?, values(d_out)?);
-    let strands = Strand::all(a, n);
+    let spacing = match &a.sight {
+        Sight::Even(spacing) => *spacing,
+        Sight::Tiled(tiles) => {
+            let back = Back {
+                out: &out,
+                lse: &lse,
+                d_out: &d_out,
+            };
+            let d_qkv = Tiled {
+                a,
+                tiles,
+                qkv: &qkv,
+            }
+            .backward(&back);
+            return tensor(d_qkv, &[n, width]);
+        }
+    };
+    let strands = Strand::all(a, spacing, n);
     let parts: Vec<_> = strands
         .par_iter()
         .map(|strand| strand.backward(&qkv, &out, &lse, &d_out))

@@ -8,24 +8,25 @@
 // Kernels are launched by address: no compiler can check what they do there.
 #![allow(unsafe_code)]
 
+mod attention;
 mod launch;
 mod parameters;
+
+pub use self::attention::{attend, attend_backward, rotate};
 
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 
 use self::launch::{Gpu, int, launch};
-use self::parameters::{AdamWStep, AdamWTensors, AttendSizes, NormBack};
-use super::{AdamW, Attention, Moments, NormConv, Turn};
+use self::parameters::{AdamWStep, AdamWTensors, NormBack};
+use super::{AdamW, Moments, NormConv};
 
 const F32: DType = DType::F32;
 const BF16: DType = DType::BF16;
 const U8: DType = DType::U8;
+const U32: DType = DType::U32;
 
 /// `kBlock`: threads of a block of every memory-bound kernel.
 const BLOCK: usize = 256;
-/// `kTile`: queries and keys of an attention block, which has `kTileThreads` threads.
-const TILE: usize = 64;
-const TILE_THREADS: u32 = 128;
 /// `kTapGroup`: taps whose gradients one launch gathers.
 const TAP_GROUP: usize = 4;
 /// `kTables`: warps of a block of `embed_backward`.
@@ -185,135 +186,6 @@ pub fn norm_conv_backward(
         None => None,
     };
     Ok((dx.tensor(), d_gain, d_conv))
-}
-
-/// Rows of `qkv`, once it fits the attention.
-fn check_attention(qkv: &Tensor, a: &Attention) -> Result<usize> {
-    let n = qkv.dims2()?.0;
-    if ![16, 32, 64].contains(&a.head_size) {
-        bail!("heads of 16, 32 or 64 are possible, not of {}", a.head_size);
-    }
-    if a.n_kv_heads == 0 || a.n_heads == 0 || !a.n_heads.is_multiple_of(a.n_kv_heads) {
-        bail!("{} heads do not share {}", a.n_heads, a.n_kv_heads);
-    }
-    if n == 0 || a.window == 0 || !n.is_multiple_of(a.window) {
-        bail!("attention: {n} rows are no windows of {}", a.window);
-    }
-    if a.stride == 0 || a.rows == 0 {
-        bail!("attention of {} rows, {} apart", a.rows, a.stride);
-    }
-    Ok(n)
-}
-
-/// Writes to `qkv` although others may hold it: see above.
-pub fn rotate(qkv: &Tensor, a: &Attention, angles: &Tensor, turn: Turn) -> Result<()> {
-    let gpu = Gpu::of(qkv)?;
-    let n = check_attention(qkv, a)?;
-    let (half, heads) = (a.head_size / 2, a.n_heads + a.n_kv_heads);
-    let period = angles.dims2()?.0;
-    let units = n * heads * (half / 8);
-    int(units + BLOCK)?;
-    launch!(
-        gpu,
-        &gpu.kernels.rotate,
-        (units.div_ceil(BLOCK), 1),
-        LINE,
-        0,
-        gpu.address(qkv, "qkv", BF16, &[n, a.qkv_width()])?,
-        gpu.address(angles, "angles", F32, &[period, a.head_size])?,
-        int(n)?,
-        int(a.qkv_width())?,
-        int(heads)?,
-        int(half)?,
-        int(a.window)?,
-        int(a.stride)?,
-        int(period)?,
-        if turn == Turn::Back { -1.0f32 } else { 1.0f32 },
-    );
-    Ok(())
-}
-
-/// What the kernels of attention are told, and the blocks there are for a head.
-fn attend_sizes(a: &Attention, n: usize) -> Result<(AttendSizes, usize)> {
-    let tiles = a.window.div_ceil(a.stride).div_ceil(TILE);
-    let root = 1.0 / (a.head_size as f32).sqrt();
-    let sizes = AttendSizes {
-        window: int(a.window)?,
-        stride: int(a.stride)?,
-        reach: int(a.rows.min(a.window))?,
-        heads: int(a.n_heads)?,
-        groups: int(a.n_kv_heads)?,
-        tiles: int(tiles)?,
-        scale: root * std::f32::consts::LOG2_E,
-        root,
-    };
-    Ok((sizes, n / a.window * a.stride * tiles))
-}
-
-/// Bytes of one tile in shared memory: 16 more than a row from row to row.
-fn tile_bytes(a: &Attention) -> usize {
-    2 * TILE * (a.head_size + 8)
-}
-
-pub fn attend(qkv: &Tensor, a: &Attention) -> Result<(Tensor, Tensor)> {
-    let gpu = Gpu::of(qkv)?;
-    let n = check_attention(qkv, a)?;
-    let kernel = match a.head_size {
-        16 => &gpu.kernels.attend_16,
-        32 => &gpu.kernels.attend_32,
-        _ => &gpu.kernels.attend_64,
-    };
-    let (sizes, blocks) = attend_sizes(a, n)?;
-    let out = gpu.fresh(BF16, (n, a.n_heads * a.head_size))?;
-    let lse = gpu.fresh(F32, (n, a.n_heads))?;
-    launch!(
-        gpu,
-        kernel,
-        (blocks * a.n_heads, 1),
-        (TILE_THREADS, 1),
-        5 * tile_bytes(a) as u32,
-        gpu.address(qkv, "qkv", BF16, &[n, a.qkv_width()])?,
-        out.address,
-        lse.address,
-        sizes,
-    );
-    Ok((out.tensor(), lse.tensor()))
-}
-
-pub fn attend_backward(
-    qkv: &Tensor,
-    a: &Attention,
-    out: &Tensor,
-    lse: &Tensor,
-    d_out: &Tensor,
-) -> Result<Tensor> {
-    let gpu = Gpu::of(qkv)?;
-    let n = check_attention(qkv, a)?;
-    let k = gpu.kernels;
-    let (queries, keys) = match a.head_size {
-        16 => (&k.attend_queries_16, &k.attend_keys_16),
-        32 => (&k.attend_queries_32, &k.attend_keys_32),
-        _ => (&k.attend_queries_64, &k.attend_keys_64),
-    };
-    let (sizes, blocks) = attend_sizes(a, n)?;
-    let width = a.n_heads * a.head_size;
-    let qkv = gpu.address(qkv, "qkv", BF16, &[n, a.qkv_width()])?;
-    let out = gpu.address(out, "out", BF16, &[n, width])?;
-    let lse = gpu.address(lse, "lse", F32, &[n, a.n_heads])?;
-    let d_out = gpu.address(d_out, "d_out", BF16, &[n, width])?;
-    let d_qkv = gpu.fresh(BF16, (n, a.qkv_width()))?;
-    let delta = gpu.partials(n, a.n_heads)?;
-    let (shared, to, delta_at) = (6 * tile_bytes(a), d_qkv.address, delta.address);
-    let (grid, block) = ((blocks * a.n_heads, 1), (TILE_THREADS, 1));
-    let bytes = (shared + 4 * TILE) as u32;
-    launch!(
-        gpu, queries, grid, block, bytes, qkv, out, lse, d_out, to, delta_at, sizes
-    );
-    let (grid, bytes) = ((blocks * a.n_kv_heads, 1), (shared + 16 * TILE) as u32);
-    launch!(
-        gpu, keys, grid, block, bytes, qkv, lse, d_out, delta_at, to, sizes
-    );
-    Ok(d_qkv.tensor())
 }
 
 /// Rows and columns of an activation of the MLP.

@@ -10,11 +10,19 @@ mod attention_cpu;
 mod cpu;
 #[cfg(feature = "train-cuda")]
 mod cuda;
+mod tiled_cpu;
+mod tiles;
+
+pub use tiles::Tiles;
 
 #[cfg(feature = "train-cuda")]
 pub use cuda::open as open_cuda;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
+
+use crate::model::Spacing;
 
 /// What matrices multiply on this device.
 pub fn activation_type(device: &Device) -> DType {
@@ -38,7 +46,7 @@ pub struct NormConv<'a> {
 }
 
 /// The sizes of a layer's attention, and who sees whom in it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Attention {
     /// `H`
     pub n_heads: usize,
@@ -48,16 +56,41 @@ pub struct Attention {
     pub head_size: usize,
     /// `T`, positions of a window.
     pub window: usize,
-    /// A position t sees t, t − stride, t − 2·stride, … of its window:
-    pub stride: usize,
-    /// so many of them.
-    pub rows: usize,
+    /// What a position sees of its window.
+    pub sight: Sight,
+}
+
+/// Who sees whom in a window.
+#[derive(Clone, Debug)]
+pub enum Sight {
+    /// A position t sees t, t − stride, t − 2·stride, …: so many rows.
+    Even(Spacing),
+    /// Whatever the tiles say.
+    Tiled(Arc<Tiles>),
+}
+
+impl Sight {
+    /// How many positions share a rotation in a KV head.
+    pub fn turn(&self, group: usize) -> usize {
+        match self {
+            Self::Even(spacing) => spacing.stride,
+            Self::Tiled(tiles) => tiles.turn(group),
+        }
+    }
 }
 
 impl Attention {
     /// `(H + 2·G)·K`: queries, then keys, then values of a position.
     pub fn qkv_width(&self) -> usize {
         (self.n_heads + 2 * self.n_kv_heads) * self.head_size
+    }
+
+    /// The KV head of the `i`th head that is turned: the queries' heads come before those of the keys.
+    pub fn group(&self, i: usize) -> usize {
+        match i.checked_sub(self.n_heads) {
+            Some(key) => key,
+            None => i / (self.n_heads / self.n_kv_heads),
+        }
     }
 }
 
@@ -119,8 +152,8 @@ pub fn norm_conv_backward(
 }
 
 /// Turns, in place, the queries and keys of `qkv` `[N, (H + 2·G)·K]` by the rows of `angles`
-/// `[period, K]` f32 (K/2 cosines, then K/2 sines): row `floor(t / stride) mod period` at place t
-/// of its window. Pairs are (i, i + K/2) of a head.
+/// `[period, K]` f32 (K/2 cosines, then K/2 sines): row `floor(t / turn) mod period` at place t
+/// of its window, by the [turn](Sight::turn) of its KV head. Pairs are (i, i + K/2) of a head.
 pub fn rotate(qkv: &Tensor, a: &Attention, angles: &Tensor, turn: Turn) -> Result<()> {
     dispatch!(qkv, rotate(qkv, a, angles, turn))
 }

@@ -90,6 +90,15 @@ kernels!(
     attend_queries_16,
     attend_queries_32,
     attend_queries_64,
+    attend_tiles_16,
+    attend_tiles_32,
+    attend_tiles_64,
+    attend_tiles_keys_16,
+    attend_tiles_keys_32,
+    attend_tiles_keys_64,
+    attend_tiles_queries_16,
+    attend_tiles_queries_32,
+    attend_tiles_queries_64,
     branch_gradient,
     cross_entropy,
     embed,
@@ -130,6 +139,8 @@ impl Kernels {
         for kernel in [
             &self.attend_keys_64,
             &self.attend_queries_64,
+            &self.attend_tiles_keys_64,
+            &self.attend_tiles_queries_64,
             &self.embed_backward,
             &self.norm_conv,
             &self.norm_conv_backward_1,
@@ -232,6 +243,7 @@ impl<'a> Gpu<'a> {
         // The guards beside the addresses record events for other streams: there are none.
         Ok(match &storage.slice {
             CudaStorageSlice::U8(s) => s.device_ptr(&self.stream).0,
+            CudaStorageSlice::U32(s) => s.device_ptr(&self.stream).0,
             CudaStorageSlice::F32(s) => s.device_ptr(&self.stream).0,
             CudaStorageSlice::BF16(s) => s.device_ptr(&self.stream).0,
             _ => bail!("{name}: no kernel takes {:?}", storage.slice),

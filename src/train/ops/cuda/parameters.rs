@@ -26,6 +26,27 @@ pub struct NormBack {
     pub eps: f32,
 }
 
+/// `kGroups` of `kernels/rotate.cuh`.
+pub const GROUPS: usize = 16;
+
+/// `Turns` of `kernels/rotate.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Turns {
+    pub of: [i32; GROUPS],
+    pub queries: i32,
+    pub per_group: i32,
+}
+
+/// `Lists` of `kernels/attend.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Lists {
+    pub starts: u64,
+    pub entries: u64,
+    pub masks: u64,
+}
+
 /// `AttendSizes` of `kernels/attend.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -98,6 +119,10 @@ impl AdamWStep {
 
 // SAFETY: plain integers, addresses and floats in C's layout, the same as in the kernels' files.
 unsafe impl DeviceRepr for NormBack {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Turns {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Lists {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for AttendSizes {}
 // SAFETY: as above.

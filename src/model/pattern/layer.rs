@@ -1,0 +1,100 @@
+//! The patterns of one layer: one that all its KV heads share, or one for each.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Defaults, Pattern, Spacing};
+
+/// Who sees whom in one layer, KV head by KV head.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// One that all KV heads share, or one for each.
+    heads: Vec<Arc<dyn Pattern>>,
+}
+
+impl Layer {
+    /// Reads one entry of `pattern`: a word or an object for all heads, or a list with one for each.
+    pub fn parse(entry: &Value, defaults: &Defaults, n_kv_heads: usize) -> Result<Self, String> {
+        let entries = match entry {
+            Value::Array(entries) if entries.len() == n_kv_heads => entries.as_slice(),
+            Value::Array(entries) => {
+                return Err(format!(
+                    "a list has an entry for each KV head: {} given, {n_kv_heads} needed",
+                    entries.len()
+                ));
+            }
+            shared => std::slice::from_ref(shared),
+        };
+        let heads = entries.iter().map(|entry| super::parse(entry, defaults));
+        Ok(Self {
+            heads: heads.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// What the KV head `group` sees.
+    pub fn head(&self, group: usize) -> &dyn Pattern {
+        match self.heads.as_slice() {
+            [shared] => shared.as_ref(),
+            each => each[group].as_ref(),
+        }
+    }
+
+    /// What each of so many KV heads sees.
+    pub fn heads(&self, n_kv_heads: usize) -> impl ExactSizeIterator<Item = &dyn Pattern> {
+        (0..n_kv_heads).map(|group| self.head(group))
+    }
+
+    /// The patterns that there are: one, if all heads share it.
+    pub fn distinct(&self) -> impl ExactSizeIterator<Item = &dyn Pattern> {
+        self.heads.iter().map(AsRef::as_ref)
+    }
+
+    /// The pattern that all heads share.
+    pub fn shared(&self) -> Option<&dyn Pattern> {
+        match self.heads.as_slice() {
+            [shared] => Some(shared.as_ref()),
+            _ => None,
+        }
+    }
+
+    /// The word of the kind that all heads share, or `mixed`.
+    pub fn kind(&self) -> &'static str {
+        self.shared().map_or("mixed", Pattern::kind)
+    }
+
+    /// Where the keys lie evenly, and for all heads alike: how.
+    pub fn spacing(&self) -> Option<Spacing> {
+        self.shared()?.spacing()
+    }
+
+    /// How far the head that sees farthest reaches; see [`Pattern::reach`].
+    pub fn reach(&self) -> u64 {
+        self.most(|head| head.reach())
+    }
+
+    /// How many positions from the start some head keeps for ever.
+    pub fn kept(&self) -> u64 {
+        self.most(|head| head.kept())
+    }
+
+    /// The most rotations that a head needs; see [`Pattern::n_angles`].
+    pub fn n_angles(&self) -> usize {
+        self.most(|head| head.n_angles())
+    }
+
+    /// The most slots visible at once to a head.
+    pub fn max_visible(&self) -> usize {
+        self.most(|head| head.max_visible())
+    }
+
+    /// After how many positions all heads' slots and rotations are back where they were.
+    pub fn cycle(&self, rope_period: u64) -> Option<u64> {
+        let mut cycles = self.distinct().map(|head| head.cycle(rope_period));
+        cycles.try_fold(1, |all, cycle| crate::model::lcm(all, cycle?))
+    }
+
+    fn most<T: Ord + Default>(&self, of: impl Fn(&dyn Pattern) -> T) -> T {
+        self.distinct().map(of).max().unwrap_or_default()
+    }
+}

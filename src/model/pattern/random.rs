@@ -1,0 +1,136 @@
+//! `random`: the own block so far and `r` of the last blocks, drawn anew for each block of queries
+//! (BigBird, arXiv 2007.14062, causal).
+//!
+//! What a block sees follows from its index and the seed alone, by a hash: training and drawing see
+//! the same, and no table grows with the stream. BigBird draws once for a sequence of known length;
+//! here the draw is over the blocks still held, and goes on for ever.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::pages::Pages;
+use super::{Defaults, Kind, Parsed, Pattern, checked, fields};
+
+pub(super) const KIND: Kind = Kind {
+    name: "random",
+    parse,
+};
+
+#[derive(Debug)]
+struct Random {
+    pages: Pages,
+    r: usize,
+    seed: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(rename = "kind")]
+    _kind: String,
+    block: usize,
+    blocks: usize,
+    r: usize,
+    seed: u64,
+}
+
+/// The most blocks that are drawn for one.
+const MAX_R: usize = 64;
+
+/// The word alone: three blocks of a stride out of the context (BigBird's number), by seed 0.
+fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
+    let own = match entry {
+        Value::String(_) => Fields {
+            _kind: String::new(),
+            block: defaults.stride,
+            blocks: defaults.context / defaults.stride,
+            r: 3,
+            seed: 0,
+        },
+        object => fields(object)?,
+    };
+    if own.r == 0 || own.r > MAX_R {
+        return Err(format!("r is {}; 1 to {MAX_R} are possible", own.r));
+    }
+    Ok(Arc::new(Random {
+        pages: Pages::new(checked("block", own.block)?, checked("blocks", own.blocks)?)?,
+        r: own.r,
+        seed: own.seed,
+    }))
+}
+
+impl Random {
+    /// The finished blocks that `block` sees, in no order: `r` of those held, or all if there are
+    /// no more. Robert Floyd's way to draw without a repetition (Bentley, *Programming Pearls*,
+    /// 1987): one number for each that is drawn, and no list of those left.
+    fn drawn(&self, block: u64) -> impl Iterator<Item = u64> {
+        let n = block.min(self.pages.n as u64 - 1);
+        let r = n.min(self.r as u64);
+        let mut back = [0; MAX_R];
+        for i in 0..r as usize {
+            let last = n - r + i as u64;
+            let pick = hash(self.seed, block, i as u64) % (last + 1);
+            let is_new = !back[..i].contains(&(pick + 1));
+            back[i] = 1 + if is_new { pick } else { last };
+        }
+        back.into_iter()
+            .take(r as usize)
+            .map(move |back| block - back)
+    }
+}
+
+/// SplitMix64's finaliser (Steele, Lea and Flood, 2014) over what is to be mixed, in turn.
+fn hash(seed: u64, block: u64, i: u64) -> u64 {
+    [block, i].into_iter().fold(seed, |state, word| {
+        let z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    })
+}
+
+impl Pattern for Random {
+    fn kind(&self) -> &'static str {
+        KIND.name
+    }
+
+    fn sees(&self, query: u64, key: u64) -> bool {
+        let of = |position| self.pages.block_of(position);
+        key <= query && (of(query) == of(key) || self.drawn(of(query)).any(|seen| seen == of(key)))
+    }
+
+    fn reach(&self) -> u64 {
+        self.pages.n_slots() as u64
+    }
+
+    fn n_slots(&self) -> usize {
+        self.pages.n_slots()
+    }
+
+    fn slot(&self, position: u64) -> usize {
+        self.pages.slot(position)
+    }
+
+    fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>)) {
+        run(self.pages.own(position));
+        for block in self.drawn(self.pages.block_of(position)) {
+            run(self.pages.page(block));
+        }
+    }
+
+    fn max_visible(&self) -> usize {
+        self.pages.size * self.max_runs()
+    }
+
+    fn max_runs(&self) -> usize {
+        1 + self.r.min(self.pages.n - 1)
+    }
+
+    /// Draws do not repeat.
+    fn cycle(&self, _: u64) -> Option<u64> {
+        None
+    }
+}

@@ -1,0 +1,198 @@
+//! Every kind of attention: who sees whom by the dense mask is what every engine decodes, through
+//! three cycles of its rings, and a step costs the same for ever.
+
+use std::sync::Arc;
+
+use assert_no_alloc::{AllocDisabler, assert_no_alloc};
+use longwave::engine::{self, Decoder, DrawParams, Isa, NaiveDecoder, Settings, Turn, uniform};
+use longwave::model::pattern::Defaults;
+use longwave::model::{Layer, Model, ModelConfig, Weights};
+use longwave::train::forward;
+use serde_json::{Value, json};
+
+#[global_allocator]
+static ALLOCATOR: AllocDisabler = AllocDisabler;
+
+/// Positions of a long run; ten million take some minutes.
+const POSITIONS: &str = "LONGWAVE_PATTERN_POSITIONS";
+
+/// One small layer of every kind, and mixtures.
+fn entries() -> Vec<Value> {
+    vec![
+        json!("local"),
+        json!("strided"),
+        json!({"kind": "fixed", "block": 24, "blocks": 3, "summary": 5}),
+        json!([{"kind": "fixed", "block": 16, "blocks": 3, "summary": 4},
+            {"kind": "fixed", "block": 16, "blocks": 3, "summary": 4, "sub_block": 1}]),
+        json!([{"kind": "dilated", "window": 9, "dilation": 1},
+            {"kind": "dilated", "window": 5, "dilation": 7}]),
+        json!({"kind": "global", "anchors": 7, "beside": {"kind": "strided", "stride": 3, "rows": 8}}),
+        json!({"kind": "random", "block": 8, "blocks": 7, "r": 3, "seed": 2}),
+        json!({"kind": "block_sparse", "block": 6, "layout": [[0, 1], [0, 2, 7], [0]]}),
+        json!({"kind": "memory", "segment": 20}),
+        json!({"kind": "latent", "inputs": 40, "latents": 8}),
+        json!(["strided", {"kind": "global", "anchors": 20, "beside": "memory"}]),
+    ]
+}
+
+/// A tiny model whose first layer is this one, with random weights.
+fn model(entry: &Value) -> Arc<Model> {
+    let config = json!({
+        "d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "mlp_ratio": 2,
+        "conv_width": 2, "stride": 4, "context": 32, "pattern": [entry, "local"],
+        "rope_period": 96, "rope_harmonics": [13, 7, 3, 1],
+        "sample_rate": 16000, "codec": "mulaw8", "norm_eps": 1e-5,
+    });
+    let config = ModelConfig::parse(&config.to_string()).unwrap();
+    let mut at = 0;
+    let weights = Weights::gather(&config, |name, shape| {
+        let n: usize = shape.iter().product();
+        at += n as u64;
+        let noise = (at - n as u64..at).map(|i| uniform(8, i) - 0.5);
+        let values = noise.map(|x| if name.contains("norm") { 1.0 + x } else { x });
+        Ok::<_, ()>(values.collect())
+    });
+    Arc::new(Model {
+        name: "random".into(),
+        config,
+        weights: weights.unwrap(),
+        sha256: String::new(),
+    })
+}
+
+fn codes(n: usize) -> Vec<u8> {
+    let code = |t| (uniform(99, t) * 256.0) as u8;
+    (0..n as u64).map(code).collect()
+}
+
+/// Three times until slots and rotations are where they were; of what never repeats, enough.
+fn three_cycles(model: &Model) -> usize {
+    3 * model.config.cycle().map_or(500, |cycle| cycle.min(700)) as usize
+}
+
+fn logits(engine: &mut dyn Decoder, codes: &[u8]) -> Vec<Vec<f32>> {
+    let mut all = Vec::new();
+    engine.score(0, codes, &mut |_, logits| all.push(logits.to_vec()));
+    all
+}
+
+fn worst(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn through_three_cycles_the_engines_equal_the_dense_mask() {
+    for entry in entries() {
+        let model = model(&entry);
+        let codes = codes(three_cycles(&model));
+        let expected: Vec<Vec<f32>> = forward::logits(&model, &codes).unwrap().to_vec2().unwrap();
+        let naive = logits(&mut NaiveDecoder::new(model.clone(), 1), &codes);
+        let naive = worst(&naive, &expected);
+        assert!(naive < 1e-3, "{entry}: naive differs by {naive}");
+        let mut int8 = engine::open(&model, &Settings::default(), 1).unwrap();
+        let int8 = worst(&logits(int8.as_mut(), &codes), &expected);
+        let spread = expected
+            .iter()
+            .flatten()
+            .fold(0.0f32, |most, l| most.max(l.abs()));
+        assert!(
+            int8 < 0.05 * spread,
+            "{entry}: int8 differs by {int8} of {spread}"
+        );
+    }
+}
+
+#[test]
+fn stepped_or_by_tiles_on_any_instruction_set_and_threads_the_bits_are_the_same() {
+    for entry in entries() {
+        let model = model(&entry);
+        let codes = codes(700);
+        let open = |isa, threads| {
+            let settings = Settings {
+                isa: Some(isa),
+                threads: Some(threads),
+                ..Settings::default()
+            };
+            engine::open(&model, &settings, 1)
+        };
+        let expected = logits(open(Isa::best(), 1).unwrap().as_mut(), &codes);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            for threads in [1, 2] {
+                let mut engine = open(isa, threads).unwrap();
+                let stepped: Vec<Vec<f32>> = codes
+                    .chunks(50)
+                    .flat_map(|codes| logits(engine.as_mut(), codes))
+                    .collect();
+                assert!(stepped == expected, "{entry} on {isa:?}, {threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn after_ten_million_positions_a_step_reads_what_it_read_in_the_first() {
+    const MILLION: u64 = 1_000_000;
+    let reach = Defaults {
+        stride: 4,
+        context: 32,
+    };
+    for entry in entries() {
+        let layer = Layer::parse(&entry, &reach, 2).unwrap();
+        for head in layer.distinct() {
+            let read = |positions: std::ops::Range<u64>| -> (usize, usize) {
+                let (mut slots, mut most) = (0, 0);
+                for position in positions {
+                    let mut now = 0;
+                    assert!(head.slot(position) < head.n_slots());
+                    head.visible(position, &mut |run| {
+                        assert!(run.end <= head.n_slots());
+                        now += run.len();
+                    });
+                    (slots, most) = (slots + now, now.max(most));
+                }
+                (slots, most)
+            };
+            let first = read(head.reach()..head.reach() + MILLION);
+            let last = read(head.reach() + 9 * MILLION..head.reach() + 10 * MILLION);
+            assert_eq!(first.1, last.1, "{head:?}");
+            // A million is no multiple of every block.
+            let share = first.0 as f64 / last.0 as f64;
+            assert!((share - 1.0).abs() < 1e-3, "{head:?}: {first:?}, {last:?}");
+        }
+    }
+}
+
+#[test]
+fn a_long_stream_is_drawn_without_allocating() {
+    let n: u64 = std::env::var(POSITIONS).map_or(20_000, |n| n.parse().unwrap());
+    for entry in entries() {
+        let model = model(&entry);
+        let mut engine = engine::open(&model, &Settings::default(), 1).unwrap();
+        let mut codes = [0; 1000];
+        let mut uniforms = [0.0; 1000];
+        let mut draw = |positions: std::ops::Range<u64>| {
+            let begin = std::time::Instant::now();
+            for first in positions.step_by(codes.len()) {
+                for (t, uniform_of) in (first..).zip(&mut uniforms) {
+                    *uniform_of = uniform(3, t);
+                }
+                let turn = Turn {
+                    lane: 0,
+                    draw: DrawParams::default(),
+                    uniforms: &uniforms,
+                    codes: &mut codes,
+                };
+                engine.generate(&mut [turn]);
+            }
+            begin.elapsed()
+        };
+        let (first, last) = assert_no_alloc(|| {
+            let first = draw(0..n / 10);
+            draw(n / 10..n / 10 * 9);
+            (first, draw(n / 10 * 9..n))
+        });
+        println!("{entry}: first tenth of {n} in {first:?}, last in {last:?}");
+    }
+}
