@@ -18,8 +18,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -32,7 +31,7 @@ use crate::capacity::{Capacity, Overload};
 use crate::config::{CardUse, Config, NetworkConfig};
 use crate::control::{ChunkShape, Controls};
 use crate::model::Model;
-use crate::net::{self, Desk, House};
+use crate::net::{self, Desk, House, Readiness};
 use crate::protocol::{Draw, Facts, ModelFacts};
 use crate::pump::{Engine, Opening, Primed, Pump, PumpError, PumpSettings, Start};
 use crate::setup::{ModelEngine, Setup, SetupError};
@@ -160,7 +159,11 @@ impl Running {
     ) -> Result<Self, DaemonError> {
         let _inside = runtime.enter();
         let telemetry = Arc::new(Telemetry::default());
-        let is_ready = Arc::new(AtomicBool::new(false));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        telemetry
+            .start_time_s
+            .set(now.unwrap_or_default().as_secs());
+        let readiness = Arc::<Readiness>::default();
         let keeper = Keeper::open(config, &mut setup, telemetry.clone());
         announce::setup(config, &setup);
         let n_sessions = admit(config, &mut setup, &telemetry)?;
@@ -200,7 +203,7 @@ impl Running {
             sessions,
             settings: net_settings(&config.network, tokens),
             telemetry: telemetry.clone(),
-            is_ready: is_ready.clone(),
+            readiness: readiness.clone(),
         };
         let network = listener.map(|listener| Network::start(listener, house));
         Ok(Self {
@@ -210,7 +213,7 @@ impl Running {
                 subject,
                 packet_len,
                 config.card.enabled == CardUse::Required,
-                is_ready,
+                readiness,
             ),
             pump,
             controls,

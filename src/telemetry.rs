@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// All figures of a running daemon.
 #[derive(Debug, Default)]
 pub struct Telemetry {
+    /// When it started, in seconds since 1970.
+    pub start_time_s: Gauge,
     /// What there is room for.
     pub lanes: LaneTelemetry,
     /// What the generation thread has done.
@@ -49,12 +51,20 @@ pub struct PumpTelemetry {
     pub late_chunks: Counter,
     /// How long the chunks due at a time took to compute, as a share of the time they play.
     pub chunk_load: LoadHistogram,
+    /// Seconds that a step took, one code in all lanes that are due; of each chunk the mean.
+    pub step_s: StepHistogram,
+    /// Sound drawn in a second of work, in the last second; told by the daemon.
+    pub x_realtime: Measure,
+    /// Microseconds of sound that were not drawn when they were due, of stations that a timer paces,
+    /// all together.
+    pub lost_us: Counter,
     /// Streams that fell into noise and returned from it.
     pub noise_collapses: Counter,
     /// Streams that fell silent and returned from it.
     pub dead_collapses: Counter,
-    /// Codes generated but not yet played by the card or, without one, not yet due (a gauge).
-    pub lead_codes: Gauge,
+    /// Microseconds of sound generated but not yet played by the card or, without one, not yet due;
+    /// of the station that has least.
+    pub lead_us: Gauge,
 }
 
 /// Raised by the device's callback and by the card's supervisor.
@@ -66,6 +76,9 @@ pub struct CardTelemetry {
     pub frames: Counter,
     /// Times our ring ran dry and silence was played: our fault.
     pub ring_underruns: Counter,
+    /// Frames of that silence: what the device asked for between the ring's running dry and its
+    /// playing on.
+    pub lost_frames: Counter,
     /// Times the device reported lost time: not ours.
     pub device_xruns: Counter,
     /// Errors the backend reported, of any other kind.
@@ -74,6 +87,13 @@ pub struct CardTelemetry {
     pub rebuilds: Counter,
     /// Frames waiting in the ring at the last callback.
     pub ring_frames: Gauge,
+    /// Frames the ring holds.
+    pub ring_capacity_frames: Gauge,
+    /// Frames a second, as the device says; 0 while none was ever opened.
+    pub rate_hz: Gauge,
+    /// How much faster than it says its clock is, in parts of a million, by this machine's clock;
+    /// unknown in the first minute of an output, and without a device.
+    pub drift_ppm: Measure,
     /// Microseconds between a frame's callback and the DAC, as the device last reported.
     pub device_latency_us: Gauge,
     /// 1 while the device takes sound, 0 while there is none.
@@ -149,37 +169,103 @@ impl Gauge {
     }
 }
 
-/// Upper edges of [`LoadHistogram`]: compute time over audio time. Above 1 the model is too slow.
-pub const LOAD_EDGES: [f64; 6] = [0.25, 0.5, 0.75, 0.9, 1.0, 1.5];
+/// A number that goes up and down and may be unknown.
+#[derive(Debug)]
+pub struct Measure(AtomicU64);
 
-/// A histogram of compute time over audio time.
-#[derive(Debug, Default)]
-pub struct LoadHistogram {
-    buckets: [AtomicU64; LOAD_EDGES.len() + 1],
-    /// Sum of all loads, in millionths.
-    sum_millionths: AtomicU64,
+impl Default for Measure {
+    fn default() -> Self {
+        Self(AtomicU64::new(f64::NAN.to_bits()))
+    }
 }
 
-impl LoadHistogram {
-    /// Counts one observation.
-    pub fn observe(&self, load: f64) {
-        let bucket = LOAD_EDGES
-            .iter()
-            .position(|&edge| load <= edge)
-            .unwrap_or(LOAD_EDGES.len());
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum_millionths
-            .fetch_add((load * 1e6) as u64, Ordering::Relaxed);
+impl Measure {
+    /// Replaces the value; `None` while it is not known.
+    pub fn set(&self, value: Option<f64>) {
+        let bits = value.unwrap_or(f64::NAN).to_bits();
+        self.0.store(bits, Ordering::Relaxed);
     }
 
-    /// How many observations fell into each bucket; the last is above every edge.
-    pub fn buckets(&self) -> [u64; LOAD_EDGES.len() + 1] {
-        std::array::from_fn(|i| self.buckets[i].load(Ordering::Relaxed))
+    /// The value now, if it is known.
+    pub fn get(&self) -> Option<f64> {
+        let value = f64::from_bits(self.0.load(Ordering::Relaxed));
+        (!value.is_nan()).then_some(value)
+    }
+}
+
+/// Upper edges of [`LoadHistogram`]. Above 1 the model is too slow.
+const LOAD_EDGES: [f64; 6] = [0.25, 0.5, 0.75, 0.9, 1.0, 1.5];
+
+/// Upper edges of [`StepHistogram`], in seconds: among them what a code lasts at 48, 44.1, 24, 16 and
+/// 8 kHz.
+const STEP_EDGES: [f64; 16] = [
+    5e-6, 10e-6, 15e-6, 20.8e-6, 22.7e-6, 30e-6, 41.7e-6, 50e-6, 62.5e-6, 80e-6, 100e-6, 125e-6,
+    250e-6, 500e-6, 1e-3, 10e-3,
+];
+
+/// A histogram of compute time over audio time.
+pub type LoadHistogram = Histogram<{ LOAD_EDGES.len() }>;
+
+/// A histogram of times of a step.
+pub type StepHistogram = Histogram<{ STEP_EDGES.len() }>;
+
+/// How many observations fell below each of `N` edges.
+#[derive(Debug)]
+pub struct Histogram<const N: usize> {
+    edges: [f64; N],
+    buckets: [AtomicU64; N],
+    above: AtomicU64,
+    /// Of all observations, in billionths: they overflow after centuries.
+    sum_billionths: AtomicU64,
+}
+
+impl Default for LoadHistogram {
+    fn default() -> Self {
+        Self::new(LOAD_EDGES)
+    }
+}
+
+impl Default for StepHistogram {
+    fn default() -> Self {
+        Self::new(STEP_EDGES)
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    fn new(edges: [f64; N]) -> Self {
+        Self {
+            edges,
+            buckets: [const { AtomicU64::new(0) }; N],
+            above: AtomicU64::new(0),
+            sum_billionths: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts one observation.
+    pub fn observe(&self, value: f64) {
+        let bucket = self.edges.iter().position(|&edge| value <= edge);
+        let bucket = bucket.map_or(&self.above, |at| &self.buckets[at]);
+        bucket.fetch_add(1, Ordering::Relaxed);
+        self.sum_billionths
+            .fetch_add((value * 1e9) as u64, Ordering::Relaxed);
+    }
+
+    /// Upper edges, the last without end, and how many observations fell below each and above the
+    /// one before.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        let edges = self.edges.iter().copied().chain([f64::INFINITY]);
+        let counts = self.buckets.iter().chain([&self.above]);
+        edges.zip(counts.map(|count| count.load(Ordering::Relaxed)))
+    }
+
+    /// How many observations there were.
+    pub fn n_observed(&self) -> u64 {
+        self.buckets().map(|(_, count)| count).sum()
     }
 
     /// The sum of all observations.
     pub fn sum(&self) -> f64 {
-        self.sum_millionths.load(Ordering::Relaxed) as f64 / 1e6
+        self.sum_billionths.load(Ordering::Relaxed) as f64 / 1e9
     }
 }
 
@@ -193,7 +279,19 @@ mod tests {
         for load in [0.1, 0.25, 0.26, 1.0, 1.4, 7.0] {
             histogram.observe(load);
         }
-        assert_eq!(histogram.buckets(), [2, 1, 0, 0, 1, 1, 1]);
+        let counts: Vec<u64> = histogram.buckets().map(|(_, count)| count).collect();
+        assert_eq!(counts, [2, 1, 0, 0, 1, 1, 1]);
+        assert_eq!(histogram.n_observed(), 6);
         assert!((histogram.sum() - 10.01).abs() < 1e-5);
+    }
+
+    #[test]
+    fn a_measure_is_unknown_until_it_is_told_and_may_be_so_again() {
+        let measure = Measure::default();
+        assert_eq!(measure.get(), None);
+        measure.set(Some(0.0));
+        assert_eq!(measure.get(), Some(0.0));
+        measure.set(None);
+        assert_eq!(measure.get(), None);
     }
 }

@@ -1,13 +1,14 @@
 //! Devices: listing them, finding the one asked for, and opening an output on it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
 use cpal::{
     BufferSize, Device, ErrorKind, Host, SampleFormat, Stream, StreamConfig, SupportedBufferSize,
 };
 
+use crate::card::drift::Clock;
 use crate::card::fill::{Fades, Fill, Pcm, Signals};
 use crate::card::{CardError, CardFeed, CardSettings};
 use crate::telemetry::Telemetry;
@@ -271,6 +272,7 @@ fn build(
 ) -> Result<(Output, CardFeed), cpal::Error> {
     let (frames, fill, signals) = new_fill(config, settings, telemetry);
     let heed = errors(signals.clone(), telemetry.clone());
+    let fill = (fill, Clock::new(config.sample_rate, signals.clone()));
     let stream = match format {
         SampleFormat::F32 => start::<f32>(device, config, fill, heed),
         SampleFormat::I32 => start::<i32>(device, config, fill, heed),
@@ -330,7 +332,7 @@ fn period_len(config: StreamConfig, settings: &CardSettings) -> u32 {
 fn start<T: Pcm>(
     device: &Device,
     config: StreamConfig,
-    mut fill: Fill,
+    (mut fill, mut clock): (Fill, Clock),
     heed: impl FnMut(cpal::Error) + Send + 'static,
 ) -> Result<Stream, cpal::Error> {
     let n_channels = usize::from(config.channels);
@@ -341,7 +343,9 @@ fn start<T: Pcm>(
             ask_for_precedence();
         }
         let at = info.timestamp();
-        fill.tell_latency(at.playback.saturating_duration_since(at.callback));
+        let latency = at.playback.saturating_duration_since(at.callback);
+        clock.tick(Instant::now(), latency, out.len() / n_channels);
+        fill.tell_latency(latency);
         fill.fill(out, n_channels);
     };
     device.build_output_stream::<T, _, _>(config, callback, heed, None)

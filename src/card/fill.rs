@@ -11,7 +11,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cpal::SizedSample;
@@ -31,6 +31,8 @@ pub(super) struct Signals {
     is_lost: AtomicBool,
     /// Times the device asked for a period.
     n_callbacks: AtomicU64,
+    /// See [`crate::card::drift`]: nanoseconds, signed.
+    lateness_ns: AtomicI64,
 }
 
 impl Signals {
@@ -52,6 +54,14 @@ impl Signals {
 
     pub fn n_callbacks(&self) -> u64 {
         self.n_callbacks.load(Ordering::Relaxed)
+    }
+
+    pub fn tell_lateness(&self, ns: i64) {
+        self.lateness_ns.store(ns, Ordering::Relaxed);
+    }
+
+    pub fn lateness_ns(&self) -> i64 {
+        self.lateness_ns.load(Ordering::Relaxed)
     }
 }
 
@@ -117,6 +127,8 @@ pub(super) struct Fill {
     signals: Arc<Signals>,
     telemetry: Arc<Telemetry>,
     state: State,
+    /// Whether the stream was heard: silence before is none that it lacks.
+    has_begun: bool,
     fades: Fades,
     gain: Gain,
     echo: Echo,
@@ -134,6 +146,7 @@ impl Fill {
             signals,
             telemetry,
             state: State::Priming,
+            has_begun: false,
             fades,
             gain: Gain::rising(fades.rise),
             echo: Echo::silence(),
@@ -164,6 +177,7 @@ impl Fill {
         self.play(played, n_channels);
         if n_played < n_wanted {
             self.run_dry();
+            self.count_lost(n_wanted - n_played);
         }
         // The last chunk is short if the device gave half a frame: it too is written.
         for frame in rest.chunks_mut(n_channels) {
@@ -184,6 +198,7 @@ impl Fill {
             }
             State::Priming | State::Starved if is_stopping => State::Stopped,
             State::Priming | State::Starved if is_half_full && self.echo.is_over() => {
+                self.has_begun = true;
                 State::Playing
             }
             State::Starved if self.echo.is_over() => State::Priming,
@@ -202,6 +217,14 @@ impl Fill {
         }
         self.echo.level = last;
         self.telemetry.card.frames.add(n as u64);
+    }
+
+    /// Silence in place of the stream, unless it has not begun or was told to end.
+    fn count_lost(&self, n_frames: usize) {
+        let is_ending = matches!(self.state, State::Stopping | State::Stopped);
+        if self.has_begun && !is_ending {
+            self.telemetry.card.lost_frames.add(n_frames as u64);
+        }
     }
 
     /// The stream ended in the middle of a period: by our fault, or because it was to stop.
@@ -352,6 +375,10 @@ mod tests {
         fn underruns(&self) -> u64 {
             self.telemetry.card.ring_underruns.get()
         }
+
+        fn lost(&self) -> u64 {
+            self.telemetry.card.lost_frames.get()
+        }
     }
 
     fn is_silent(out: &[f32]) -> bool {
@@ -365,6 +392,7 @@ mod tests {
         bench.push(49);
         assert!(is_silent(&bench.period(32)), "below half a ring");
         assert_eq!(bench.underruns(), 0);
+        assert_eq!(bench.lost(), 0, "nothing was heard yet");
         assert_eq!(bench.telemetry.card.callbacks.get(), 2);
         assert_eq!(bench.telemetry.card.ring_frames.get(), 49);
     }
@@ -401,6 +429,7 @@ mod tests {
         let out = bench.period(20);
         assert!(out[0] > 0.0 && out[0] < 0.5 && out[4..].iter().all(|&x| x == 0.5));
         assert_eq!(bench.underruns(), 1);
+        assert_eq!(bench.lost(), 20 + 30, "every frame of the gap");
     }
 
     #[test]
@@ -431,7 +460,7 @@ mod tests {
         bench.period(15);
         assert!(bench.signals.is_silent());
         assert!(is_silent(&bench.period(15)));
-        assert_eq!(bench.underruns(), 0);
+        assert_eq!((bench.underruns(), bench.lost()), (0, 0));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! cpal.
 
 mod device;
+mod drift;
 mod fill;
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use crate::telemetry::Telemetry;
 
 use device::Output;
+use drift::Drift;
 
 pub use device::{CardFacts, OutputDevice, devices};
 
@@ -253,6 +255,10 @@ impl Supervisor {
 
     fn open(&mut self) -> Result<Output, CardError> {
         let (output, feed) = device::open(&self.settings, &self.telemetry)?;
+        let told = &self.telemetry.card;
+        told.rate_hz.set(feed.rate_hz.into());
+        told.ring_capacity_frames
+            .set(feed.frames.buffer().capacity() as u64);
         // Live before it is fed: a pump that finds it attached finds it pacing.
         self.telemetry.card.is_live.set(1);
         (self.attach)(feed);
@@ -282,6 +288,7 @@ impl Supervisor {
         loop {
             let opened_at = Instant::now();
             let end = self.watch(&output);
+            self.telemetry.card.drift_ppm.set(None);
             let reason = match end {
                 End::Stopped => return self.close(output),
                 End::Lost(reason) => reason,
@@ -310,6 +317,8 @@ impl Supervisor {
     /// Looks on while the output plays.
     fn watch(&self, output: &Output) -> End {
         let mut watchdog = Watchdog::new(output.latency() / 2, Instant::now());
+        let mut drift = Drift::new(Instant::now());
+        let told = &self.telemetry.card;
         loop {
             if self.is_stopped(TICK) {
                 return End::Stopped;
@@ -317,9 +326,12 @@ impl Supervisor {
             if output.signals.is_lost() {
                 return End::Lost("the device is gone");
             }
-            if watchdog.is_dead(output.signals.n_callbacks(), Instant::now()) {
+            let now = Instant::now();
+            if watchdog.is_dead(output.signals.n_callbacks(), now) {
                 return End::Lost("the device asks for nothing");
             }
+            drift.look(output.signals.lateness_ns(), told.device_xruns.get(), now);
+            told.drift_ppm.set(drift.ppm());
         }
     }
 

@@ -107,7 +107,7 @@ struct LoadMeter {
 impl LoadMeter {
     fn read(&mut self, beat: &Beat<'_>) -> String {
         let (pump, card) = (&beat.telemetry.pump, &beat.telemetry.card);
-        let n_chunks: u64 = pump.chunk_load.buckets().iter().sum();
+        let n_chunks = pump.chunk_load.n_observed();
         let load_sum = pump.chunk_load.sum();
         if n_chunks > self.n_chunks {
             self.load = (load_sum - self.load_sum) / (n_chunks - self.n_chunks) as f64;

@@ -4,11 +4,11 @@
 //! alive and silent is restarted like one that is dead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
+use crate::net::Readiness;
 use crate::telemetry::Telemetry;
 
 use super::optional_card::OptionalCard;
@@ -42,9 +42,11 @@ pub(super) struct Heart {
     /// Whether nothing but the card will do.
     is_card_required: bool,
     /// What `/readyz` answers.
-    is_ready: Arc<AtomicBool>,
+    readiness: Arc<Readiness>,
     /// Whether the service manager was told.
     was_ready: bool,
+    /// Whether it played well at the last look.
+    plays_well: bool,
     pace: Pace,
     /// What plays, for the status.
     subject: String,
@@ -63,7 +65,7 @@ impl Heart {
         subject: String,
         packet_len: u64,
         is_card_required: bool,
-        is_ready: Arc<AtomicBool>,
+        readiness: Arc<Readiness>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -71,8 +73,9 @@ impl Heart {
             begin: now,
             packet_len,
             is_card_required,
-            is_ready,
+            readiness,
             was_ready: false,
+            plays_well: true,
             pace: Pace::default(),
             subject,
             said_at: now,
@@ -101,14 +104,14 @@ impl Heart {
         let trouble = beat.trouble;
         if !self.was_ready && self.has_played(card.is_some(), trouble.is_some()) {
             // Before it is told: whoever hears of it may ask at once.
-            self.is_ready.store(true, Ordering::Release);
+            self.readiness.tell(None);
             self.was_ready = true;
             tracing::info!("ready after {:.1} s", self.begin.elapsed().as_secs_f64());
             notify(&[NotifyState::Ready]);
         }
         if self.said_at.elapsed() >= SAY_EVERY {
             self.said_at = Instant::now();
-            self.look_at_the_pace();
+            self.look_at_the_pace(&trouble);
             self.pat_the_watchdog();
             self.tell_status(card.is_some());
             self.log_faults();
@@ -118,7 +121,7 @@ impl Heart {
 
     /// The end was asked for: nobody should come any more.
     pub fn stop(&self) {
-        self.is_ready.store(false, Ordering::Release);
+        self.readiness.tell(Some("the daemon ends".into()));
         notify(&[NotifyState::Stopping]);
     }
 
@@ -132,17 +135,24 @@ impl Heart {
         }
     }
 
-    /// Who plays too slowly is not ready until it keeps up again.
-    fn look_at_the_pace(&mut self) {
-        self.pace.look(&self.telemetry.pump);
-        let is_ready = self.was_ready && self.pace.holds();
-        if self.is_ready.swap(is_ready, Ordering::AcqRel) == is_ready {
+    /// Who loses sound, or has no card where there must be one, is not ready until that has passed.
+    fn look_at_the_pace(&mut self, trouble_at_card: &Option<String>) {
+        self.pace.look(&self.telemetry);
+        self.telemetry.pump.x_realtime.set(self.pace.factor());
+        if !self.was_ready {
             return;
         }
-        match is_ready {
-            true => tracing::info!("the stations play in time again"),
-            false => tracing::warn!("the stations do not play in time: /readyz says so"),
+        let at_card = trouble_at_card.as_ref().filter(|_| self.is_card_required);
+        let at_card = at_card.map(|why| format!("the card is silent: {why}"));
+        let trouble = at_card.or_else(|| self.pace.trouble());
+        let plays_well = trouble.is_none();
+        match (&trouble, self.plays_well) {
+            (Some(why), true) => tracing::warn!("not ready any more: {why}"),
+            (None, false) => tracing::info!("ready again"),
+            _ => {}
         }
+        self.plays_well = plays_well;
+        self.readiness.tell(trouble);
     }
 
     fn pat_the_watchdog(&mut self) {
@@ -160,10 +170,10 @@ impl Heart {
             (true, 0) => "card lost",
             (true, _) => "card playing",
         };
+        let factor = self.pace.factor().unwrap_or(0.0);
         let status = format!(
-            "{}: {:.1} x real time, {place}, {} listeners, {} underruns",
+            "{}: {factor:.1} x real time, {place}, {} listeners, {} underruns",
             self.subject,
-            self.pace.factor(),
             net.listeners.get(),
             card.ring_underruns.get()
         );
@@ -232,23 +242,23 @@ mod tests {
     #[test]
     fn ready_is_told_once_something_was_played() {
         let telemetry = Arc::new(Telemetry::default());
-        let is_ready = Arc::new(AtomicBool::new(false));
+        let readiness = Arc::<Readiness>::default();
         let mut heart = Heart::new(
             telemetry.clone(),
             "piano".into(),
             320,
             false,
-            is_ready.clone(),
+            readiness.clone(),
         );
         let mut n_beats = 0;
         let mut count = |_: &Beat<'_>| n_beats += 1;
         heart.beat(None, None, &mut count);
         telemetry.pump.codes.add(319);
         heart.beat(None, None, &mut count);
-        assert!(!is_ready.load(Ordering::Relaxed));
+        assert!(readiness.trouble().is_some());
         telemetry.pump.codes.add(1);
         heart.beat(None, None, &mut count);
-        assert!(is_ready.load(Ordering::Relaxed));
+        assert_eq!(readiness.trouble(), None);
         assert!(!heart.has_played(true, false));
         telemetry.card.frames.add(1);
         assert!(heart.has_played(true, false));
@@ -267,6 +277,35 @@ mod tests {
         assert!(heart(false).has_played(true, true));
         assert!(!heart(false).has_played(true, false));
         assert!(!heart(true).has_played(true, true));
+    }
+
+    #[test]
+    fn a_card_that_must_play_and_a_loss_of_sound_make_it_unready_and_it_says_why() {
+        let telemetry = Arc::new(Telemetry::default());
+        let readiness = Arc::<Readiness>::default();
+        let heart = |required| {
+            let (telemetry, readiness) = (telemetry.clone(), readiness.clone());
+            Heart::new(telemetry, "piano".into(), 320, required, readiness)
+        };
+        let gone = Some("it is gone".to_owned());
+        let mut needy = heart(true);
+        needy.look_at_the_pace(&gone);
+        let not_yet = readiness.trouble().unwrap();
+        assert_eq!(not_yet, "nothing has been played yet");
+        needy.was_ready = true;
+        needy.look_at_the_pace(&gone);
+        let silent = readiness.trouble().unwrap();
+        assert_eq!(silent, "the card is silent: it is gone");
+        let mut content = heart(false);
+        content.was_ready = true;
+        content.look_at_the_pace(&gone);
+        assert_eq!(readiness.trouble(), None);
+        telemetry.pump.lost_us.add(3_000_000);
+        content.look_at_the_pace(&None);
+        let lost = readiness.trouble().unwrap();
+        assert_eq!(lost, "3.0 s of sound were lost in the last 60 s");
+        content.stop();
+        assert_eq!(readiness.trouble().unwrap(), "the daemon ends");
     }
 
     #[test]

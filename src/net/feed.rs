@@ -129,7 +129,6 @@ pub(super) mod tests {
     use crate::net::{Desk, House, Settings, Station};
     use crate::protocol::{Draw, Facts, ModelFacts};
     use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
     use tokio::task::JoinSet;
 
     pub(in crate::net) fn facts() -> Facts {
@@ -172,7 +171,7 @@ pub(super) mod tests {
             sessions: Default::default(),
             settings: Settings::default(),
             telemetry: Arc::default(),
-            is_ready: Arc::new(AtomicBool::new(true)),
+            readiness: Arc::default(),
         };
         let (_stop, stopping) = watch::channel(false);
         let mut tickers = JoinSet::new();

@@ -11,7 +11,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -21,7 +21,6 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Nothing but our own files, and nobody may frame them.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -323,24 +322,27 @@ fn wav_header(sample_rate_hz: u32) -> [u8; 44] {
     header
 }
 
-async fn readiness(State(lobby): State<Arc<Lobby>>) -> (StatusCode, &'static str) {
-    // ORDERING: Relaxed, the flag stands for itself.
-    if lobby.is_ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, "the stations play\n")
-    } else {
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        (status, "the stations do not play yet, or not in time\n")
+async fn readiness(State(lobby): State<Arc<Lobby>>) -> Result<&'static str, Refusal> {
+    match lobby.readiness.trouble() {
+        None => Ok("the stations play\n"),
+        Some(trouble) => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, trouble)),
     }
 }
 
-async fn figures(State(lobby): State<Arc<Lobby>>) -> Response {
-    let headers = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
+async fn figures(State(lobby): State<Arc<Lobby>>, headers: HeaderMap) -> Response {
     let facts = lobby
         .stations
         .iter()
         .map(|tuned| tuned.station.facts.clone());
     let facts: Vec<Facts> = facts.collect();
-    (headers, metrics::text(&lobby.telemetry, &facts)).into_response()
+    let is_ready = lobby.readiness.trouble().is_none();
+    let text = metrics::text(&lobby.telemetry, &facts, is_ready);
+    let asked = headers.get(header::ACCEPT).and_then(|h| h.to_str().ok());
+    let (kind, text) = match asked.is_some_and(|kinds| kinds.contains(metrics::OPEN_METRICS)) {
+        true => (metrics::OPEN_METRICS_TYPE, text),
+        false => (metrics::CLASSIC_TYPE, metrics::classic(&text)),
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 async fn nowhere(uri: Uri) -> Refusal {

@@ -1,215 +1,400 @@
-//! The telemetry as OpenMetrics text.
+//! All figures for Prometheus: the telemetry, and what plays, as they are now.
+//!
+//! Names follow Prometheus' rules (base units, the unit last, `_total` for what only grows); what each
+//! means stands in `docs/operators.md`, and a test holds the two together.
 
 use crate::protocol::Facts;
-use crate::telemetry::{Counter, Gauge, LOAD_EDGES, LoadHistogram, PumpTelemetry, Telemetry};
+use crate::telemetry::{Histogram, Telemetry};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
+use std::fmt::Write;
 use std::sync::Arc;
 
+/// What a scraper that takes OpenMetrics asks for.
+pub(super) const OPEN_METRICS: &str = "application/openmetrics-text";
 /// Of [`text`].
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const OPEN_METRICS_TYPE: &str =
+    "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Of [`classic`].
+pub(super) const CLASSIC_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What plays, and all figures, as they are now.
-pub(super) fn text(telemetry: &Arc<Telemetry>, stations: &[Facts]) -> String {
+/// As OpenMetrics.
+pub(super) fn text(telemetry: &Arc<Telemetry>, stations: &[Facts], is_ready: bool) -> String {
     let mut registry = Registry::with_prefix("longwave");
     registry.register_collector(Box::new(Figures(telemetry.clone())));
-    registry.register_collector(Box::new(Names(stations.to_vec())));
+    registry.register_collector(Box::new(Names {
+        stations: stations.to_vec(),
+        is_ready,
+    }));
     let mut text = String::new();
     text::encode(&mut text, &registry).expect("a string takes all that is written to it");
     text
 }
 
+/// The same in Prometheus' older format, for tools that know no other: there counters are called in
+/// their headings what they are called below.
+pub(super) fn classic(text: &str) -> String {
+    let mut classic = String::with_capacity(text.len());
+    let mut help = None;
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        let heading = (words.next(), words.next(), words.next(), words.next());
+        let (name, kind) = match heading {
+            (Some("#"), Some("HELP"), Some(_), words) => {
+                help = words;
+                continue;
+            }
+            (Some("#"), Some("TYPE"), Some(name), Some(kind)) => (name, kind),
+            (Some("#"), ..) => continue,
+            _ => {
+                let _ = writeln!(classic, "{line}");
+                continue;
+            }
+        };
+        let total = if kind == "counter" { "_total" } else { "" };
+        let help = help.take().unwrap_or_default();
+        // A string takes all that is written to it.
+        let _ = writeln!(
+            classic,
+            "# HELP {name}{total} {help}\n# TYPE {name}{total} {kind}"
+        );
+    }
+    classic
+}
+
+/// A figure without labels: its name, its unit, what it is.
+struct Figure(&'static str, &'static str, &'static str, Value);
+
+enum Value {
+    /// What only grows.
+    Count(u64),
+    /// The same, of a unit that has fractions.
+    Sum(f64),
+    Whole(u64),
+    /// Left out while it is not known.
+    Measure(Option<f64>),
+}
+
+use Value::{Count, Measure, Sum, Whole};
+
+/// Of what counts microseconds.
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
 #[derive(Debug)]
 struct Figures(Arc<Telemetry>);
 
-type Named<'a, T> = (&'static str, &'static str, &'a T);
-
 impl Figures {
-    fn counters(&self) -> [Named<'_, Counter>; 20] {
-        let Telemetry {
-            pump,
-            card,
-            net,
-            state,
-            ..
-        } = &*self.0;
-        [
-            ("codes", "Codes drawn", &pump.codes),
-            ("chunks", "Chunks generated", &pump.chunks),
-            (
+    fn of_drawing(&self) -> Vec<Figure> {
+        let Telemetry { pump, lanes, .. } = &*self.0;
+        let capacity = "Streams that would play in time, more of the first station's model counted";
+        vec![
+            Figure("codes", "", "Codes drawn", Count(pump.codes.get())),
+            Figure("chunks", "", "Chunks drawn", Count(pump.chunks.get())),
+            Figure(
                 "late_chunks",
-                "Chunks slower than they play",
-                &pump.late_chunks,
+                "",
+                "Chunks that took longer to draw than they play",
+                Count(pump.late_chunks.get()),
             ),
-            (
+            Figure(
+                "realtime_factor",
+                "",
+                "Sound drawn in a second of work, in the last second: below 1 is too slow",
+                Measure(pump.x_realtime.get()),
+            ),
+            Figure(
+                "lead",
+                "seconds",
+                "Sound drawn and not yet played, of the station that has least",
+                Measure(Some(seconds(pump.lead_us.get()))),
+            ),
+            Figure(
+                "lost",
+                "seconds",
+                "Sound that was not drawn when it was due, of stations that no card paces",
+                Sum(seconds(pump.lost_us.get())),
+            ),
+            Figure("lanes", "", "Streams of stations", Whole(lanes.open.get())),
+            Figure("lanes_capacity", "", capacity, Whole(lanes.capacity.get())),
+        ]
+    }
+
+    fn of_card(&self) -> Vec<Figure> {
+        let card = &self.0.card;
+        let figure = |name, unit, help, value| Figure(name, unit, help, value);
+        let count = |name, help, n| Figure(name, "", help, Count(n));
+        let latency = seconds(card.device_latency_us.get());
+        vec![
+            count(
                 "card_callbacks",
                 "Periods the card asked for",
-                &card.callbacks,
+                card.callbacks.get(),
             ),
-            ("card_frames", "Frames the card played", &card.frames),
-            (
+            figure(
+                "card",
+                "frames",
+                "Frames of the stream the card played",
+                Count(card.frames.get()),
+            ),
+            figure(
+                "card_lost",
+                "frames",
+                "Frames of silence the card played for want of sound",
+                Count(card.lost_frames.get()),
+            ),
+            count(
                 "card_ring_underruns",
                 "Times our ring ran dry",
-                &card.ring_underruns,
+                card.ring_underruns.get(),
             ),
-            (
+            count(
                 "card_device_xruns",
                 "Times the device lost time",
-                &card.device_xruns,
+                card.device_xruns.get(),
             ),
-            (
+            count(
                 "card_backend_errors",
-                "Errors of the backend",
-                &card.backend_errors,
+                "Other errors of the sound system",
+                card.backend_errors.get(),
             ),
-            (
+            count(
                 "card_rebuilds",
-                "Times the output was rebuilt",
-                &card.rebuilds,
+                "Times the card was opened anew",
+                card.rebuilds.get(),
             ),
-            (
-                "listeners_seated",
-                "Listeners ever connected",
-                &net.listeners_total,
+            figure(
+                "card_ring",
+                "frames",
+                "Frames waiting for the card",
+                Whole(card.ring_frames.get()),
             ),
-            (
-                "connections_pushed_out",
-                "Connections closed before they asked, to make room",
-                &net.pushed_out,
+            figure(
+                "card_ring_capacity",
+                "frames",
+                "Frames that can wait for the card",
+                Whole(card.ring_capacity_frames.get()),
             ),
-            ("listeners_refused", "Listeners turned away", &net.refused),
-            (
-                "unauthorized",
-                "Requests without the token that was wanted",
-                &net.unauthorized,
+            figure(
+                "card_rate",
+                "hertz",
+                "Frames a second, as the card says; 0 before one was opened",
+                Whole(card.rate_hz.get()),
             ),
-            (
-                "packets_sent",
-                "Packets sent to listeners",
-                &net.packets_sent,
+            figure(
+                "card_latency",
+                "seconds",
+                "From callback to ear, as the card says",
+                Measure(Some(latency)),
             ),
-            ("sent_bytes", "Bytes sent to anybody", &net.bytes_sent),
-            (
-                "packets_lost",
-                "Packets listeners were too slow for",
-                &net.packets_lost,
+            figure(
+                "card_drift",
+                "ppm",
+                "How much faster than it says the card's clock is, by this machine's, in millionths",
+                Measure(card.drift_ppm.get()),
             ),
-            (
-                "closed_slow",
-                "Connections of peers too slow",
-                &net.closed_slow,
-            ),
-            (
-                "listener_underruns",
-                "Underruns listeners reported",
-                &net.listener_underruns,
-            ),
-            ("states_kept", "States of stations written", &state.kept),
-            (
-                "state_failures",
-                "States of stations that could not be written",
-                &state.failed,
+            figure(
+                "card_is_live",
+                "",
+                "1 while the card takes sound",
+                Whole(card.is_live.get()),
             ),
         ]
     }
 
-    fn gauges(&self) -> [Named<'_, Gauge>; 8] {
+    fn of_network(&self) -> Vec<Figure> {
+        let net = &self.0.net;
+        let count = |name, help, n| Figure(name, "", help, Count(n));
+        vec![
+            Figure(
+                "listeners",
+                "",
+                "Listeners connected now",
+                Whole(net.listeners.get()),
+            ),
+            Figure(
+                "sessions",
+                "",
+                "Sessions there are",
+                Whole(net.sessions.get()),
+            ),
+            count(
+                "listeners_seated",
+                "Listeners ever connected",
+                net.listeners_total.get(),
+            ),
+            count(
+                "listeners_refused",
+                "Listeners turned away, all places being taken",
+                net.refused.get(),
+            ),
+            count(
+                "listener_underruns",
+                "Underruns listeners reported",
+                net.listener_underruns.get(),
+            ),
+            count(
+                "connections_pushed_out",
+                "Connections closed before they asked for anything, to make room",
+                net.pushed_out.get(),
+            ),
+            count(
+                "connections_closed_slow",
+                "Connections closed because they took too little",
+                net.closed_slow.get(),
+            ),
+            count(
+                "requests_unauthorized",
+                "Requests without the token that was wanted",
+                net.unauthorized.get(),
+            ),
+            count(
+                "packets_sent",
+                "Packets sent to listeners and sessions",
+                net.packets_sent.get(),
+            ),
+            count(
+                "packets_lost",
+                "Packets listeners were too slow for",
+                net.packets_lost.get(),
+            ),
+            Figure(
+                "sent",
+                "bytes",
+                "Bytes sent to anybody",
+                Count(net.bytes_sent.get()),
+            ),
+        ]
+    }
+
+    fn of_process(&self) -> Vec<Figure> {
         let Telemetry {
-            lanes,
-            pump,
-            card,
-            net,
+            state,
+            start_time_s,
             ..
         } = &*self.0;
-        [
-            ("lanes", "Streams that play", &lanes.open),
-            (
-                "lanes_capacity",
-                "Streams that would play in time, those of the first station's model counted",
-                &lanes.capacity,
+        vec![
+            Figure(
+                "states_kept",
+                "",
+                "States of stations written",
+                Count(state.kept.get()),
             ),
-            (
-                "lead_codes",
-                "Codes generated, not yet played",
-                &pump.lead_codes,
+            Figure(
+                "state_failures",
+                "",
+                "States of stations that could not be written",
+                Count(state.failed.get()),
             ),
-            (
-                "card_ring_frames",
-                "Frames waiting for the card",
-                &card.ring_frames,
+            Figure(
+                "start_time",
+                "seconds",
+                "When the daemon started, since 1970",
+                Whole(start_time_s.get()),
             ),
-            (
-                "card_device_latency_us",
-                "From callback to ear",
-                &card.device_latency_us,
-            ),
-            (
-                "card_is_live",
-                "1 while the device takes sound",
-                &card.is_live,
-            ),
-            ("listeners", "Listeners connected now", &net.listeners),
-            ("sessions", "Sessions there are", &net.sessions),
         ]
+    }
+}
+
+impl Figure {
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Self(name, unit, help, value) = self;
+        let unit = (!unit.is_empty()).then(|| Unit::Other((*unit).to_owned()));
+        let mut encode = |metric: &dyn EncodeMetric| {
+            let kind = metric.metric_type();
+            metric.encode(encoder.encode_descriptor(name, help, unit.as_ref(), kind)?)
+        };
+        match *value {
+            Count(value) => encode(&ConstCounter::new(value)),
+            Sum(value) => encode(&ConstCounter::new(value)),
+            Whole(value) => encode(&ConstGauge::new(value)),
+            Measure(Some(value)) => encode(&ConstGauge::new(value)),
+            Measure(None) => Ok(()),
+        }
     }
 }
 
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for (name, help, counter) in self.counters() {
+        let figures = [
+            self.of_drawing(),
+            self.of_card(),
+            self.of_network(),
+            self.of_process(),
+        ];
+        for figure in figures.iter().flatten() {
+            figure.encode(&mut encoder)?;
+        }
+        self.encode_collapses(&mut encoder)?;
+        let pump = &self.0.pump;
+        let help = "Compute time of the chunks due at a time over the time they play";
+        encode_histogram(
+            &mut encoder,
+            ("chunk_load", "ratio", help),
+            &pump.chunk_load,
+        )?;
+        let help = "Compute time of a step, one code in all lanes due; of each chunk the mean";
+        encode_histogram(&mut encoder, ("step", "seconds", help), &pump.step_s)
+    }
+}
+
+impl Figures {
+    fn encode_collapses(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let pump = &self.0.pump;
+        let help = "Streams that collapsed and returned";
+        let mut family = encoder.encode_descriptor("collapses", help, None, MetricType::Counter)?;
+        for (kind, counter) in [
+            ("noise", &pump.noise_collapses),
+            ("dead", &pump.dead_collapses),
+        ] {
             let metric = ConstCounter::new(counter.get());
-            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+            metric.encode(family.encode_family(&[("kind", kind)])?)?;
         }
-        for (name, help, gauge) in self.gauges() {
-            let metric = ConstGauge::new(gauge.get());
-            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
-        }
-        encode_collapses(&mut encoder, &self.0.pump)?;
-        encode_load(encoder, &self.0.pump.chunk_load)
+        Ok(())
     }
 }
 
-fn encode_collapses(encoder: &mut DescriptorEncoder<'_>, pump: &PumpTelemetry) -> fmt::Result {
-    let help = "Streams that collapsed and returned";
-    let mut family = encoder.encode_descriptor("collapses", help, None, MetricType::Counter)?;
-    for (kind, counter) in [
-        ("noise", &pump.noise_collapses),
-        ("dead", &pump.dead_collapses),
-    ] {
-        let metric = ConstCounter::new(counter.get());
-        metric.encode(family.encode_family(&[("kind", kind)])?)?;
-    }
-    Ok(())
-}
-
-fn encode_load(mut encoder: DescriptorEncoder<'_>, load: &LoadHistogram) -> fmt::Result {
-    let edges = LOAD_EDGES.into_iter().chain([f64::INFINITY]);
-    let buckets: Vec<(f64, u64)> = edges.zip(load.buckets()).collect();
-    let n_chunks = buckets.iter().map(|(_, count)| count).sum();
-    let help = "Compute time of a step over the time its code plays";
+fn encode_histogram<const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, unit, help): (&str, &str, &str),
+    histogram: &Histogram<N>,
+) -> fmt::Result {
+    let unit = Unit::Other(unit.into());
+    let buckets: Vec<(f64, u64)> = histogram.buckets().collect();
+    let n = buckets.iter().map(|(_, count)| count).sum();
     encoder
-        .encode_descriptor("chunk_load", help, None, MetricType::Histogram)?
-        .encode_histogram::<NoLabelSet>(load.sum(), n_chunks, &buckets, None)
+        .encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(histogram.sum(), n, &buckets, None)
 }
 
-/// What does not change: figures that are always 1, for what their labels say.
+/// What is said by labels, of figures that are always 1; and whether all is well.
 #[derive(Debug)]
-struct Names(Vec<Facts>);
+struct Names {
+    stations: Vec<Facts>,
+    is_ready: bool,
+}
 
 impl Collector for Names {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "1 while /readyz answers that the stations play";
+        Figure("ready", "", help, Whole(self.is_ready.into())).encode(&mut encoder)?;
         let one = ConstGauge::new(1u64);
-        let (kind, version) = (MetricType::Gauge, env!("CARGO_PKG_VERSION"));
-        let mut build = encoder.encode_descriptor("build_info", "Which longwave", None, kind)?;
-        one.encode(build.encode_family(&[("version", version)])?)?;
+        let kind = MetricType::Gauge;
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", option_env!("LONGWAVE_COMMIT").unwrap_or("")),
+        ];
+        let mut builds = encoder.encode_descriptor("build_info", "Which longwave", None, kind)?;
+        one.encode(builds.encode_family(&build)?)?;
         let help = "What a station plays, and what computes it";
         let mut stations = encoder.encode_descriptor("station_info", help, None, kind)?;
-        for facts in &self.0 {
+        for facts in &self.stations {
             let labels = [
                 ("station", &*facts.station),
                 ("model", &*facts.model.name),
@@ -227,40 +412,79 @@ mod tests {
     use super::*;
     use crate::net::feed::tests::facts;
 
+    fn has(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(text.lines().any(|l| l == *line), "{line} is not in\n{text}");
+        }
+    }
+
     #[test]
     fn every_figure_is_shown_with_its_value() {
         let telemetry = Arc::new(Telemetry::default());
         telemetry.net.packets_lost.add(7);
+        telemetry.net.bytes_sent.add(8);
         telemetry.net.listeners.add(2);
-        telemetry.lanes.open.set(3);
         telemetry.lanes.capacity.set(5);
         telemetry.pump.noise_collapses.add(2);
+        telemetry.pump.lost_us.add(1_500_000);
         telemetry.pump.chunk_load.observe(0.3);
         telemetry.pump.chunk_load.observe(9.0);
-        let text = text(&telemetry, &[facts()]);
-        for line in [
-            "longwave_packets_lost_total 7",
-            "longwave_listeners 2",
-            "# HELP longwave_lanes Streams that play",
-            "longwave_lanes 3",
-            "longwave_lanes_capacity 5",
-            "longwave_card_ring_underruns_total 0",
-            "# TYPE longwave_collapses counter",
-            "longwave_collapses_total{kind=\"noise\"} 2",
-            "longwave_collapses_total{kind=\"dead\"} 0",
-            "longwave_chunk_load_bucket{le=\"0.25\"} 0",
-            "longwave_chunk_load_bucket{le=\"0.5\"} 1",
-            "longwave_chunk_load_bucket{le=\"+Inf\"} 2",
-            "longwave_chunk_load_count 2",
-            concat!(
-                "longwave_build_info{version=\"",
-                env!("CARGO_PKG_VERSION"),
-                "\"} 1"
-            ),
-            "longwave_station_info{station=\"piano\",model=\"tiny\",model_sha256=\"\",isa=\"portable\"} 1",
-            "# EOF",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        telemetry.pump.step_s.observe(17e-6);
+        let before = text(&telemetry, &[facts()], true);
+        telemetry.card.drift_ppm.set(Some(-12.5));
+        telemetry.pump.x_realtime.set(Some(2.0));
+        let text = text(&telemetry, &[facts()], false);
+        has(
+            &text,
+            &[
+                "longwave_packets_lost_total 7",
+                "# UNIT longwave_sent_bytes bytes",
+                "longwave_sent_bytes_total 8",
+                "longwave_listeners 2",
+                "# HELP longwave_lanes Streams of stations",
+                "longwave_lanes_capacity 5",
+                "longwave_lost_seconds_total 1.5",
+                "longwave_card_ring_underruns_total 0",
+                "# TYPE longwave_collapses counter",
+                "longwave_collapses_total{kind=\"noise\"} 2",
+                "longwave_collapses_total{kind=\"dead\"} 0",
+                "longwave_chunk_load_ratio_bucket{le=\"0.25\"} 0",
+                "longwave_chunk_load_ratio_bucket{le=\"0.5\"} 1",
+                "longwave_chunk_load_ratio_bucket{le=\"+Inf\"} 2",
+                "longwave_chunk_load_ratio_count 2",
+                "longwave_step_seconds_count 1",
+                "longwave_card_drift_ppm -12.5",
+                "longwave_realtime_factor 2.0",
+                "longwave_ready 0",
+                "longwave_station_info{station=\"piano\",model=\"tiny\",model_sha256=\"\",isa=\"portable\"} 1",
+                "# EOF",
+            ],
+        );
+        has(&before, &["longwave_ready 1"]);
+        for unknown in ["drift", "realtime_factor"] {
+            assert!(!before.contains(unknown), "{unknown} is not known yet");
         }
+    }
+
+    #[test]
+    fn the_older_format_calls_a_counter_by_its_whole_name_and_keeps_all_values() {
+        let telemetry = Arc::new(Telemetry::default());
+        let text = text(&telemetry, &[facts()], true);
+        let classic = classic(&text);
+        has(
+            &classic,
+            &[
+                "# HELP longwave_sent_bytes_total Bytes sent to anybody",
+                "# TYPE longwave_sent_bytes_total counter",
+                "# TYPE longwave_listeners gauge",
+                "# TYPE longwave_step_seconds histogram",
+            ],
+        );
+        let values = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.map(str::to_owned).collect()
+        };
+        assert_eq!(values(&text), values(&classic));
+        assert!(!classic.contains("EOF") && !classic.contains("UNIT"));
     }
 }

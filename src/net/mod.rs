@@ -15,6 +15,7 @@ mod feed;
 mod http;
 mod metrics;
 mod places;
+mod readiness;
 mod session;
 mod sessions;
 mod socket;
@@ -37,7 +38,6 @@ use std::future::{self, Future};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use timed_io::TimedIo;
 use tokio::net::{TcpListener, TcpStream};
@@ -47,6 +47,7 @@ use tokio::time;
 use visitor::Peer;
 
 pub use desk::Desk;
+pub use readiness::Readiness;
 pub use sessions::{SessionModel, Sessions};
 
 /// What a hello calls a prompt by; `None` where there was none.
@@ -79,7 +80,7 @@ pub struct House {
     /// Raised here, and shown at `/metrics`.
     pub telemetry: Arc<Telemetry>,
     /// Whether the stations play: the answer of `/readyz`.
-    pub is_ready: Arc<AtomicBool>,
+    pub readiness: Arc<Readiness>,
 }
 
 /// One station as listeners see it.
@@ -249,7 +250,7 @@ struct Lobby {
     uploads: Semaphore,
     settings: Settings,
     telemetry: Arc<Telemetry>,
-    is_ready: Arc<AtomicBool>,
+    readiness: Arc<Readiness>,
     places: Arc<Places>,
     stopping: watch::Receiver<bool>,
 }
@@ -274,7 +275,7 @@ impl Lobby {
         let House {
             settings,
             telemetry,
-            is_ready,
+            readiness,
             sessions,
             controls,
             ..
@@ -287,7 +288,7 @@ impl Lobby {
             places: Arc::new(Places::new(max, max_per_address, telemetry.clone())),
             settings,
             telemetry,
-            is_ready,
+            readiness,
             stopping,
         }
     }

@@ -309,7 +309,6 @@ fn open_station(
 
 fn tempo(chunk: ChunkShape, lead: Duration) -> Tempo {
     Tempo {
-        rate_hz: chunk.rate_hz,
         chunk: duration(chunk),
         lead,
     }
@@ -476,6 +475,7 @@ impl Body {
     fn generate(&mut self, now: Instant) {
         let told = &self.telemetry.pump;
         let (mut load, mut n_chunks, mut n_codes) = (0.0, 0, 0);
+        let mut lost = Duration::ZERO;
         for (index, engine) in self.engines.iter_mut().enumerate() {
             let due = |station: &&mut Station| station.is_due && station.engine == index;
             let sessions = &mut self.sessions[index];
@@ -487,10 +487,12 @@ impl Body {
             if n_due == 0 {
                 continue;
             }
+            let step = begin.elapsed().as_secs_f64() / engine.chunk.len as f64;
+            told.step_s.observe(step);
             n_chunks += n_due as u64;
             n_codes += (n_due * engine.chunk.len) as u64;
             for station in self.stations.iter_mut().filter(due) {
-                station.deliver(now);
+                lost += station.deliver(now);
             }
             sessions.deliver(now);
             for station in self.stations.iter_mut().filter(due) {
@@ -506,14 +508,14 @@ impl Body {
         told.chunks.add(n_chunks);
         told.late_chunks.add(if load > 1.0 { n_chunks } else { 0 });
         told.codes.add(n_codes);
+        told.lost_us.add(lost.as_micros() as u64);
     }
 
     /// The station nearest to running dry speaks for all.
     fn tell_lead(&self, now: Instant) {
-        let stations = self.stations.iter();
-        let least = stations.min_by(|a, b| a.lead_s(now).total_cmp(&b.lead_s(now)));
-        let n_codes = least.map_or(0, |station| station.lead_codes(now));
-        self.telemetry.pump.lead_codes.set(n_codes);
+        let leads = self.stations.iter().map(|station| station.lead_s(now));
+        let least = leads.min_by(f64::total_cmp).unwrap_or(0.0);
+        self.telemetry.pump.lead_us.set((least * 1e6) as u64);
     }
 }
 

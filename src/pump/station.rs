@@ -16,10 +16,9 @@ use crate::pump::guard::Guard;
 use crate::pump::voice::Voice;
 use crate::pump::watch::Collapse;
 
-/// How a station's time passes: that of its model, and how far ahead it is kept.
+/// How a station's time passes, and how far ahead it is kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tempo {
-    pub rate_hz: u32,
     /// How long a chunk plays.
     pub chunk: Duration,
     /// How far ahead of the wall clock a station without a card is kept.
@@ -35,8 +34,8 @@ pub(super) struct Station {
     tempo: Tempo,
     writer: Writer,
     line: Option<Line>,
-    /// When the next chunk would begin to play, by the timer.
-    play_at: Instant,
+    /// When the next chunk would begin to play, by the timer; before the first nobody waits for one.
+    play_at: Option<Instant>,
     /// Whether the next call of `generate` includes this station.
     pub is_due: bool,
     samples: Vec<f32>,
@@ -65,8 +64,7 @@ impl Station {
             tempo,
             writer,
             line: None,
-            // Long past when the thread looks for the first time: its timer starts there.
-            play_at: Instant::now(),
+            play_at: None,
             is_due: false,
         }
     }
@@ -94,8 +92,14 @@ impl Station {
         let due_from = now + self.tempo.lead;
         match &mut self.line {
             Some(line) => line.top_up(),
-            None => self.play_at.saturating_duration_since(due_from),
+            None => self.ahead_of(due_from),
         }
+    }
+
+    /// How long after `instant` the next chunk would begin to play, by the timer.
+    fn ahead_of(&self, instant: Instant) -> Duration {
+        let play_at = self.play_at;
+        play_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(instant))
     }
 
     /// Whether a chunk that is due after `wait` may be drawn now, to share a call of the engine.
@@ -141,8 +145,9 @@ impl Station {
         snapshot.gain = self.gain_wanted;
     }
 
-    /// Sends the chunk that was just drawn on its way.
-    pub fn deliver(&mut self, now: Instant) {
+    /// Sends the chunk that was just drawn on its way. Says by how much the timer had to be put back:
+    /// so long there was nothing to hear. A card counts for itself what it lacked.
+    pub fn deliver(&mut self, now: Instant) -> Duration {
         let tempo = self.tempo;
         if let (Some(lane), Some(guard)) = (self.voice.finish(), &mut self.guard) {
             guard.take_back(lane);
@@ -150,7 +155,8 @@ impl Station {
         let codes = self.voice.stream.codes();
         // Over a whole chunk, or it would click.
         let slope = (self.gain_wanted - self.gain) / codes.len() as f32;
-        self.play_at = match &mut self.line {
+        let mut lost = Duration::ZERO;
+        let play_at = match &mut self.line {
             Some(line) => {
                 for (at, (sample, &code)) in self.samples.iter_mut().zip(codes).enumerate() {
                     *sample = mulaw::decode(code) * (self.gain + slope * at as f32);
@@ -159,10 +165,16 @@ impl Station {
                 // Should the card be lost now, the timer's next chunk is due one chunk later.
                 now + tempo.lead + tempo.chunk
             }
-            None => self.play_at.max(now) + tempo.chunk,
+            None => {
+                let play_at = self.play_at.unwrap_or(now);
+                lost = now.saturating_duration_since(play_at);
+                play_at.max(now) + tempo.chunk
+            }
         };
+        self.play_at = Some(play_at);
         self.gain = self.gain_wanted;
         self.writer.publish(codes);
+        lost
     }
 
     /// Looks at what was delivered: whether the stream has just collapsed, and returns.
@@ -190,13 +202,8 @@ impl Station {
     pub fn lead_s(&self, now: Instant) -> f64 {
         match &self.line {
             Some(line) => line.lead_s(),
-            None => self.play_at.saturating_duration_since(now).as_secs_f64(),
+            None => self.ahead_of(now).as_secs_f64(),
         }
-    }
-
-    /// That lead in codes.
-    pub fn lead_codes(&self, now: Instant) -> u64 {
-        (self.lead_s(now) * f64::from(self.tempo.rate_hz)) as u64
     }
 }
 

@@ -182,7 +182,7 @@ fn uniforms_are_those_of_the_stream_position_prompt_included() {
 fn the_timer_fills_its_lead_then_keeps_the_pace_of_the_wall_clock() {
     let mut bench = Bench::new(1);
     assert_eq!(bench.settle(), 6); // 100 ms of lead, and the chunk that begins to play now
-    assert!(bench.telemetry.pump.lead_codes.get() >= 1_600);
+    assert!(bench.telemetry.pump.lead_us.get() >= 100_000);
     for _ in 0..500 {
         bench.now += CHUNK;
         assert_eq!(bench.settle(), 1);
@@ -192,13 +192,17 @@ fn the_timer_fills_its_lead_then_keeps_the_pace_of_the_wall_clock() {
 }
 
 #[test]
-fn a_gap_is_not_replayed_beyond_the_lead() {
+fn a_gap_is_not_replayed_beyond_the_lead_and_is_counted() {
     let mut bench = Bench::new(1);
     bench.settle();
+    let lost_us = |bench: &Bench| bench.telemetry.pump.lost_us.get();
+    assert_eq!(lost_us(&bench), 0);
     bench.now += Duration::from_secs(60);
     assert_eq!(bench.settle(), 6);
+    assert_eq!(lost_us(&bench), 59_880_000, "all but the six chunks ahead");
     bench.now += CHUNK;
     assert_eq!(bench.settle(), 1);
+    assert_eq!(lost_us(&bench), 59_880_000);
 }
 
 #[test]
@@ -360,8 +364,10 @@ fn stations_of_several_engines_and_rates_keep_their_own_pace() {
     }
     assert_eq!(bench.telemetry.pump.codes.get(), 55 * (320 + 480 + 320));
     assert_eq!(bench.telemetry.pump.chunks.get(), 3 * 55);
-    let rounds: u64 = bench.telemetry.pump.chunk_load.buckets().iter().sum();
+    let pump = &bench.telemetry.pump;
+    let rounds = pump.chunk_load.n_observed();
     assert_eq!(rounds, 55, "all engines together are one load");
+    assert_eq!(pump.step_s.n_observed(), 2 * 55, "each engine has its step");
     assert_eq!(published(&bench.sources[2]), rendered(2, 55));
     let mut station = bench.body.stations.remove(1);
     let drawn = station.voice.stream.turn();

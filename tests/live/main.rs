@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use longwave::mulaw;
@@ -106,6 +106,28 @@ async fn a_signal_ends_it_well_and_listeners_are_told() {
         assert_eq!(code, Some(close::GOING_AWAY));
         assert_eq!(daemon.end().code(), Some(0), "SIG{name}");
     }
+}
+
+#[test]
+fn a_daemon_that_was_held_up_says_what_it_lost_and_is_not_ready() {
+    let mut daemon = Daemon::start(&["--no-card"], &[]);
+    daemon.log_line("ready after");
+    daemon.signal("STOP");
+    std::thread::sleep(Duration::from_millis(2_500));
+    daemon.signal("CONT");
+    let line = daemon.log_line("not ready any more");
+    assert!(
+        line.contains("s of sound were lost in the last 60 s"),
+        "{line}"
+    );
+    let mut answer = String::new();
+    daemon.http("/readyz").read_to_string(&mut answer).unwrap();
+    let (head, why) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.0 503"), "{head}");
+    assert!(
+        why.ends_with("s of sound were lost in the last 60 s\n"),
+        "{why}"
+    );
 }
 
 #[test]

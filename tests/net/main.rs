@@ -8,13 +8,13 @@ mod change;
 mod contract;
 mod hostile;
 mod listening;
+mod monitoring;
 mod server;
 
 use futures_util::SinkExt;
 use longwave::net::Settings;
 use longwave::protocol::{Format, Report, Request, close};
 use server::{N_SLOTS, PACKET_LEN, Server, codes, eventually, facts};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -291,19 +291,15 @@ async fn the_house_answers_for_itself() {
             .await
             .starts_with("HTTP/1.0 200")
     );
-    assert!(
-        server
-            .text("GET", "/readyz")
-            .await
-            .starts_with("HTTP/1.0 503")
-    );
-    server.is_ready.store(true, Ordering::Relaxed);
-    assert!(
-        server
-            .text("GET", "/readyz")
-            .await
-            .starts_with("HTTP/1.0 200")
-    );
+    let not_yet = server.text("GET", "/readyz").await;
+    assert!(not_yet.starts_with("HTTP/1.0 503"), "{not_yet}");
+    assert!(not_yet.ends_with("\r\n\r\nnothing has been played yet\n"));
+    server.readiness.tell(None);
+    let ready = server.text("GET", "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.0 200"), "{ready}");
+    server.readiness.tell(Some("it stutters".into()));
+    let lost = server.text("GET", "/readyz").await;
+    assert!(lost.starts_with("HTTP/1.0 503") && lost.ends_with("\r\n\r\nit stutters\n"));
     let metrics = server.text("GET", "/metrics").await;
     assert!(metrics.contains("\nlongwave_listeners 0\n"), "{metrics}");
     let list = server.text("GET", "/v1/stations").await;

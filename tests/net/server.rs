@@ -3,12 +3,11 @@
 use futures_util::StreamExt;
 use longwave::broadcast::{self, Writer};
 use longwave::control::{self, ChunkShape, Inbox};
-use longwave::net::{self, Desk, House, Settings, Station};
+use longwave::net::{self, Desk, House, Readiness, Settings, Station};
 use longwave::protocol::{Draw, Event, Facts, Hello, ModelFacts, Packet};
 use longwave::telemetry::Telemetry;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -63,7 +62,7 @@ pub struct Server {
     pub writer: Writer,
     pub n_written: u64,
     pub telemetry: Arc<Telemetry>,
-    pub is_ready: Arc<AtomicBool>,
+    pub readiness: Arc<Readiness>,
     pub shutdown: oneshot::Sender<()>,
     pub served: JoinHandle<std::io::Result<()>>,
 }
@@ -79,7 +78,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let telemetry = Arc::new(Telemetry::default());
-        let is_ready = Arc::new(AtomicBool::new(false));
+        let readiness = Arc::<Readiness>::default();
         let shape = ChunkShape {
             rate_hz: 16_000,
             len: PACKET_LEN,
@@ -96,7 +95,7 @@ impl Server {
             sessions: Default::default(),
             settings,
             telemetry: telemetry.clone(),
-            is_ready: is_ready.clone(),
+            readiness: readiness.clone(),
         };
         let (shutdown, stopped) = oneshot::channel();
         let stopped = async move { stopped.await.unwrap_or(()) };
@@ -106,7 +105,7 @@ impl Server {
             writer,
             n_written: 0,
             telemetry,
-            is_ready,
+            readiness,
             shutdown,
             served,
         };
@@ -154,6 +153,15 @@ impl Server {
         let head = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.addr);
         stream.write_all(head.as_bytes()).await.unwrap();
         stream
+    }
+
+    /// Sends these bytes and hears the whole answer.
+    pub async fn say(&self, request: &str) -> String {
+        let mut text = String::new();
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
     }
 
     pub async fn text(&self, method: &str, path: &str) -> String {
