@@ -80,8 +80,12 @@ const LAW: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    // Values only: how a stream draws, and the names of instruction sets.
-    ("config", &["engine"]),
+    (
+        "record",
+        &["broadcast", "files", "mulaw", "telemetry", "wav"],
+    ),
+    // Values only: how a stream draws, the names of instruction sets and of a recording's formats.
+    ("config", &["engine", "record"]),
     ("signals", &[]),
     ("state", &["control", "files"]),
     (
@@ -114,6 +118,7 @@ const LAW: &[(&str, &[&str])] = &[
             "protocol",
             "pump",
             "engine",
+            "record",
             "setup",
             "signals",
             "state",
@@ -132,12 +137,13 @@ const OWNED: &[(&str, &[&str])] = &[
     ("crossbeam_channel", &["control"]),
     ("cudarc", &["engine", "train"]),
     ("eyre", &[]),
+    ("flacenc", &["record"]),
     ("hound", &["corpus", "wav"]),
     ("hmac", &["access"]),
     ("hyper", &["net"]),
     ("indicatif", &[]),
     ("listenfd", &["daemon"]),
-    ("jiff", &["bench"]),
+    ("jiff", &["bench", "record"]),
     ("plotters", &["audit", "bench", "eval", "plot", "train"]),
     ("png", &["audit"]),
     ("prometheus_client", &["net"]),
@@ -152,7 +158,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tokio", &["net", "listen", "daemon", "signals"]),
     ("tokio_tungstenite", &["listen"]),
     ("toml", &["config"]),
-    ("tracing", &["daemon", "net"]),
+    ("tracing", &["daemon", "net", "record"]),
     ("ureq", &[]),
     ("walkdir", &["corpus"]),
 ];

@@ -6,6 +6,7 @@ use super::visitor::Visitor;
 use super::{Lobby, Tuned, change, metrics, session};
 use crate::access::Role;
 use crate::protocol::{Facts, Format, HEADER_LEN, MAX_REQUEST_LEN};
+use crate::wav::{self, WavFormat};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
@@ -241,7 +242,7 @@ async fn stream_wav(
         return Ok((headers, body).into_response());
     }
     let feed = Feed::open(&lobby, tuned, visitor.peer()).map_err(|places| full(&places))?;
-    let head = wav_header(tuned.station.facts.sample_rate_hz);
+    let head = wav::header(WavFormat::S16, tuned.station.facts.sample_rate_hz, u32::MAX);
     let body = stream::unfold((feed, Vec::from(head)), wav_chunk);
     Ok((headers, Body::from_stream(body)).into_response())
 }
@@ -299,28 +300,6 @@ async fn wav_chunk(
     Format::S16.encode(feed.codes(), &mut bytes);
     feed.place().telemetry().packets_sent.add(1);
     Some((Ok(bytes.into()), (feed, Vec::new())))
-}
-
-/// PCM, mono, 16 bit, without end.
-fn wav_header(sample_rate_hz: u32) -> [u8; 44] {
-    let mut header = [0; 44];
-    let fields: [&[u8]; 13] = [
-        b"RIFF",
-        &u32::MAX.to_le_bytes(),
-        b"WAVE",
-        b"fmt ",
-        &16u32.to_le_bytes(),
-        &1u16.to_le_bytes(), // PCM
-        &1u16.to_le_bytes(), // channels
-        &sample_rate_hz.to_le_bytes(),
-        &(sample_rate_hz * 2).to_le_bytes(), // bytes a second
-        &2u16.to_le_bytes(),                 // bytes a frame
-        &16u16.to_le_bytes(),                // bits a sample
-        b"data",
-        &u32::MAX.to_le_bytes(),
-    ];
-    header.copy_from_slice(&fields.concat());
-    header
 }
 
 async fn readiness(State(lobby): State<Arc<Lobby>>) -> (StatusCode, &'static str) {

@@ -30,12 +30,13 @@ struct Figures(Arc<Telemetry>);
 type Named<'a, T> = (&'static str, &'static str, &'a T);
 
 impl Figures {
-    fn counters(&self) -> [Named<'_, Counter>; 20] {
+    fn counters(&self) -> [Named<'_, Counter>; 24] {
         let Telemetry {
             pump,
             card,
             net,
             state,
+            record,
             ..
         } = &*self.0;
         [
@@ -115,15 +116,28 @@ impl Figures {
                 "States of stations that could not be written",
                 &state.failed,
             ),
+            ("recorded_samples", "Samples in files", &record.samples),
+            (
+                "unrecorded_samples",
+                "Samples that should be in files and are not",
+                &record.lost,
+            ),
+            ("recorded_files", "Files of recordings", &record.files),
+            (
+                "recording_failures",
+                "Times that a recording could not be written",
+                &record.failures,
+            ),
         ]
     }
 
-    fn gauges(&self) -> [Named<'_, Gauge>; 8] {
+    fn gauges(&self) -> [Named<'_, Gauge>; 9] {
         let Telemetry {
             lanes,
             pump,
             card,
             net,
+            record,
             ..
         } = &*self.0;
         [
@@ -155,6 +169,11 @@ impl Figures {
             ),
             ("listeners", "Listeners connected now", &net.listeners),
             ("sessions", "Sessions there are", &net.sessions),
+            (
+                "recordings_stopped",
+                "Stations that should be recorded and are not now",
+                &record.stopped,
+            ),
         ]
     }
 }
@@ -232,6 +251,8 @@ mod tests {
         let telemetry = Arc::new(Telemetry::default());
         telemetry.net.packets_lost.add(7);
         telemetry.net.listeners.add(2);
+        telemetry.record.lost.add(320);
+        telemetry.record.stopped.add(1);
         telemetry.lanes.open.set(3);
         telemetry.lanes.capacity.set(5);
         telemetry.pump.noise_collapses.add(2);
@@ -241,6 +262,8 @@ mod tests {
         for line in [
             "longwave_packets_lost_total 7",
             "longwave_listeners 2",
+            "longwave_unrecorded_samples_total 320",
+            "longwave_recordings_stopped 1",
             "# HELP longwave_lanes Streams that play",
             "longwave_lanes 3",
             "longwave_lanes_capacity 5",
