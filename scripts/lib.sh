@@ -25,7 +25,7 @@ need() {
 # has THING: is it there? Asks for what it does, not for the package, so that any will do.
 has() {
     case $1 in
-        alsa) pkg-config --exists alsa 2>/dev/null ;;
+        alsa | opus) pkg-config --exists "$1" 2>/dev/null ;;
         pip) python3 -m pip --version >/dev/null 2>&1 ;;
         *) command -v "$1" >/dev/null 2>&1 ;;
     esac
@@ -38,6 +38,7 @@ package_of() {
         pip) echo python3-pip ;;
         dpkg-shlibdeps) echo dpkg-dev ;;
         alsa) echo libasound2-dev ;;
+        opus) echo libopus-dev ;;
         aarch64-linux-gnu-gcc) echo "gcc-aarch64-linux-gnu libc6-dev-arm64-cross" ;;
         qemu-aarch64) echo qemu-user ;;
         systemd-analyze) echo systemd ;;

@@ -141,6 +141,11 @@ impl Reader {
         }
     }
 
+    /// Bytes in a packet.
+    pub fn packet_len(&self) -> usize {
+        self.ring.slot_len
+    }
+
     /// The number of the packet that [`next`](Self::next) will look for.
     pub fn sequence(&self) -> u64 {
         self.sequence

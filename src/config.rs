@@ -11,6 +11,7 @@ mod find;
 mod isa;
 pub mod limits;
 mod network;
+mod record;
 mod state;
 
 use std::collections::HashSet;
@@ -27,6 +28,7 @@ use find::is_bare_name;
 
 pub use find::find_model;
 pub use network::{NetworkConfig, check_address};
+pub use record::RecordConfig;
 pub use state::StateConfig;
 
 /// The model that plays when none is named.
@@ -104,6 +106,8 @@ pub struct StationConfig {
     pub prompt: Option<PathBuf>,
     /// Whether it returns by itself from noise and from silence that does not end.
     pub watch: bool,
+    /// How it is recorded; not at all when absent.
+    pub record: Option<RecordConfig>,
 }
 
 /// The `[card]` table.
@@ -172,6 +176,8 @@ impl Default for StationConfig {
             prompt: None,
             // It costs two lanes of memory and next to no time, and nobody sits beside a daemon.
             watch: true,
+            // A disk fills up by wish only.
+            record: None,
         }
     }
 }
@@ -258,6 +264,12 @@ impl Config {
         for station in &mut config.stations {
             station.model.as_mut().map(at_home);
             station.prompt = station.prompt.take().map(|prompt| home.join(prompt));
+            if let Some(record) = &mut station.record {
+                record.directory = record
+                    .directory
+                    .take()
+                    .map(|directory| home.join(directory));
+            }
         }
         Ok(config)
     }
@@ -392,6 +404,7 @@ impl StationConfig {
         ]
         .into_iter()
         .find_map(|(limits, key, value)| out_of(limits, &at(key), value?))
+        .or_else(|| self.record.as_ref()?.first_fault(index))
     }
 }
 

@@ -12,6 +12,7 @@ mod door;
 mod keeper;
 mod optional_card;
 mod pace;
+mod recording;
 mod reload;
 
 use std::io;
@@ -34,6 +35,7 @@ use crate::model::Model;
 use crate::net::{self, Desk, House, Readiness};
 use crate::protocol::{Draw, Facts, ModelFacts};
 use crate::pump::{Engine, Opening, Primed, Pump, PumpError, PumpSettings, Start};
+use crate::record::Recorder;
 use crate::setup::{ModelEngine, Setup, SetupError};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
@@ -138,6 +140,7 @@ struct Running {
     pump: Pump,
     controls: Controls,
     keeper: Option<Keeper>,
+    recorders: Vec<Recorder>,
     reloader: Reloader,
     card: Option<OptionalCard>,
     network: Option<Network>,
@@ -186,6 +189,9 @@ impl Running {
         let opening = open_card(config, primed.controls(), &telemetry, &mut signals);
         let card = runtime.block_on(opening)?;
         let controls = primed.controls();
+        // Before the first packet, or it would not be in the first file.
+        let heard = waiting.iter().map(|w| (&w.facts, &w.source));
+        let recorders = recording::start(config, heard, &telemetry).map_err(DaemonError::System)?;
         let pump = primed.start()?;
         let waiting = waiting.into_iter().enumerate();
         let stations = waiting.map(|(index, station)| station.open(index, &controls));
@@ -218,6 +224,7 @@ impl Running {
             pump,
             controls,
             keeper,
+            recorders,
             reloader,
             card,
             network: network.transpose()?,
@@ -265,12 +272,13 @@ impl Running {
     }
 
     /// The card fades while the pump still feeds it and listeners are told; the pump ends last, and what
-    /// its streams were then is kept.
+    /// its streams were then is recorded to the end and kept.
     async fn stop(self) -> Result<(), DaemonError> {
         let Self {
             mut signals,
             pump,
             keeper,
+            recorders,
             card,
             network,
             ..
@@ -286,7 +294,9 @@ impl Running {
         let stopping = async move {
             let _ = tokio::join!(fade, farewell);
             tokio::task::spawn_blocking(|| -> Result<(), PumpError> {
-                let stopped = pump.stop()?;
+                let stopped = pump.stop();
+                Recorder::finish(recorders);
+                let stopped = stopped?;
                 if let Some(keeper) = keeper {
                     keeper.finish(stopped);
                 }

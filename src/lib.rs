@@ -44,6 +44,7 @@ pub mod card;
 pub mod listen;
 pub mod net;
 pub mod pump;
+pub mod record;
 
 pub mod config;
 pub mod setup;

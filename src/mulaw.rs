@@ -22,6 +22,12 @@ pub fn decode(code: u8) -> f32 {
     (y.signum() * (256f64.powf(y.abs()) - 1.0) / 255.0) as f32
 }
 
+/// The same in 16 bits, as in a WAV file: -1 is -32768, and 1 is as near as they come to it.
+pub fn decode_s16(code: u8) -> i16 {
+    // The conversion saturates.
+    (decode(code) * 32_768.0).round() as i16
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

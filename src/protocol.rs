@@ -134,16 +134,14 @@ impl Format {
     pub fn encode(self, codes: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::Mulaw => out.extend_from_slice(codes),
-            Self::S16 => out.extend(codes.iter().flat_map(|&c| to_s16(c).to_le_bytes())),
+            Self::S16 => out.extend(
+                codes
+                    .iter()
+                    .flat_map(|&c| mulaw::decode_s16(c).to_le_bytes()),
+            ),
             Self::F32 => out.extend(codes.iter().flat_map(|&c| mulaw::decode(c).to_le_bytes())),
         }
     }
-}
-
-/// As in a WAV file: -1 is -32768, and 1 is as near as 16 bits come to it.
-fn to_s16(code: u8) -> i16 {
-    // The conversion saturates.
-    (mulaw::decode(code) * 32_768.0).round() as i16
 }
 
 /// A binary message: consecutive samples of the stream.

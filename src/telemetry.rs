@@ -20,6 +20,23 @@ pub struct Telemetry {
     pub net: NetTelemetry,
     /// What would survive a restart.
     pub state: StateTelemetry,
+    /// What was recorded.
+    pub record: RecordTelemetry,
+}
+
+/// Raised by the recorders, all stations together.
+#[derive(Debug, Default)]
+pub struct RecordTelemetry {
+    /// Samples in files.
+    pub samples: Counter,
+    /// Samples that should be and are not.
+    pub lost: Counter,
+    /// Files that got their names.
+    pub files: Counter,
+    /// Times that writing failed.
+    pub failures: Counter,
+    /// Stations that should be recorded and are not now.
+    pub stopped: Gauge,
 }
 
 /// Raised by whoever writes the stations' states.

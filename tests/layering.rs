@@ -59,6 +59,7 @@ const LAW: &[(&str, &[&str])] = &[
             "control",
             "mulaw",
             "protocol",
+            "resample",
             "telemetry",
             "wav",
         ],
@@ -80,8 +81,12 @@ const LAW: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    // Values only: how a stream draws, and the names of instruction sets.
-    ("config", &["engine"]),
+    (
+        "record",
+        &["broadcast", "files", "mulaw", "telemetry", "wav"],
+    ),
+    // Values only: how a stream draws, the names of instruction sets and of a recording's formats.
+    ("config", &["engine", "record"]),
     ("signals", &[]),
     ("state", &["control", "files"]),
     (
@@ -114,6 +119,7 @@ const LAW: &[(&str, &[&str])] = &[
             "protocol",
             "pump",
             "engine",
+            "record",
             "setup",
             "signals",
             "state",
@@ -132,12 +138,15 @@ const OWNED: &[(&str, &[&str])] = &[
     ("crossbeam_channel", &["control"]),
     ("cudarc", &["engine", "train"]),
     ("eyre", &[]),
+    ("flacenc", &["record"]),
     ("hound", &["corpus", "wav"]),
     ("hmac", &["access"]),
     ("hyper", &["net"]),
     ("indicatif", &[]),
     ("listenfd", &["daemon"]),
-    ("jiff", &["bench"]),
+    ("jiff", &["bench", "record"]),
+    ("ogg", &["net"]),
+    ("opusic_c", &["net"]),
     (
         "plotters",
         &["audit", "bench", "eval", "inspect", "plot", "train"],
@@ -155,7 +164,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tokio", &["net", "listen", "daemon", "signals"]),
     ("tokio_tungstenite", &["listen"]),
     ("toml", &["config"]),
-    ("tracing", &["daemon", "net"]),
+    ("tracing", &["daemon", "net", "record"]),
     ("ureq", &[]),
     ("walkdir", &["corpus"]),
 ];

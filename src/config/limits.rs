@@ -43,6 +43,13 @@ pub const JITTER_MS: Limits = Limits::between(Bound::Included(20.0), Bound::Incl
 pub const THREADS: Limits = Limits::between(Bound::Included(1.0), Bound::Included(16.0));
 /// Minutes from one time that stations are kept to the next: up to a day.
 pub const EVERY_MIN: Limits = Limits::between(Bound::Included(1.0), Bound::Included(1_440.0));
+/// Minutes of sound in a file of a recording: up to a day.
+pub const ROTATE_MIN: Limits = Limits::between(Bound::Included(1.0), Bound::Included(1_440.0));
+/// Bytes of such a file: some seconds at least, and what a WAV file can count at most.
+pub const ROTATE_BYTES: Limits =
+    Limits::between(Bound::Included(100_000.0), Bound::Included(4_000_000_000.0));
+/// Files of a recording.
+pub const KEEP: Limits = Limits::between(Bound::Included(1.0), Bound::Included(1_000_000.0));
 /// Listeners at once.
 pub const MAX_LISTENERS: Limits = Limits::between(Bound::Included(1.0), Bound::Included(100_000.0));
 /// Seconds of sound in one file: a WAV file's length is a 32-bit number of bytes, so the file's

@@ -27,6 +27,7 @@ fn the_example_holds_every_key_and_its_default() {
     let config = Config::parse(&full, path).unwrap();
     let (station, card) = (&config.stations[0], &config.card);
     assert!(station.seed.is_some() && station.prompt.is_some() && station.model.is_some());
+    assert!(station.record.as_ref().is_some_and(|r| r.keep.is_some()));
     assert!(config.isa.is_some() && config.threads.is_some() && config.pin.is_some());
     assert!(card.output_device.is_some() && card.station.is_some());
     // And what the program prints names no key that the example does not.
@@ -78,6 +79,11 @@ fn a_station_is_drawn_as_its_model_unless_it_says_otherwise_key_by_key() {
 fn what_is_printed_can_be_read() {
     let mut config = Config::default();
     config.stations[0].seed = Some(7);
+    config.stations[0].record = Some(RecordConfig {
+        rotate_bytes: Some(1_000_000),
+        keep: Some(24),
+        ..RecordConfig::default()
+    });
     config.stations.push(StationConfig {
         name: "second".into(),
         temperature: Some(0.7),
@@ -126,6 +132,29 @@ fn a_value_out_of_its_limits_is_named_with_its_line() {
 }
 
 #[test]
+fn a_station_is_recorded_by_a_word_and_not_by_a_wrong_one() {
+    let parse = |record: &str| {
+        let text = format!("[[station]]\nrecord = {record}");
+        let config = Config::parse(&text, Path::new("c.toml"));
+        config.map_err(|error| error.to_string())
+    };
+    let config = parse("{}").unwrap();
+    assert_eq!(config.stations[0].record, Some(RecordConfig::default()));
+    assert!(parse("{ format = \"wav\", keep = 1, rotate_min = 1440 }").is_ok());
+    for (wrong, word) in [
+        ("{ format = \"mp3\" }", "`wav` or `flac`"),
+        ("{ rotate_min = 0 }", "at least 1 and at most 1440"),
+        ("{ rotate_bytes = 10 }", "at least 100000"),
+        ("{ keep = 0 }", "at least 1"),
+        ("{ minutes = 3 }", "unknown key"),
+        ("true", "RecordConfig"),
+    ] {
+        let why = parse(wrong).unwrap_err();
+        assert!(why.contains("line 2") && why.contains(word), "{why}");
+    }
+}
+
+#[test]
 fn more_stations_than_the_engine_serves_are_refused() {
     let stations = |n| {
         let tables = (0..n).map(|i| format!("\n[[station]]\nname = \"s{i}\"\n"));
@@ -168,12 +197,15 @@ fn a_file_without_an_end_is_refused() {
 fn paths_in_a_file_start_from_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.toml");
+    let record = "record = { directory = \"r\" }";
     let station = "[[station]]\nprompt = \"p.wav\"\n[[station]]\nname = \"b\"\nmodel = ";
-    fs::write(&path, format!("model = \"m/x\"\n{station}\"y/\"")).unwrap();
+    fs::write(&path, format!("model = \"m/x\"\n{station}\"y/\"\n{record}")).unwrap();
     let config = Config::read(&path).unwrap();
     let models = ["m/x", "y/"].map(|model| dir.path().join(model));
     assert!(config.models().eq(&models));
     assert_eq!(config.stations[0].prompt, Some(dir.path().join("p.wav")));
+    let record = config.stations[1].record.as_ref().unwrap();
+    assert_eq!(record.directory, Some(dir.path().join("r")));
     fs::write(&path, "model = \"x\"").unwrap();
     assert_eq!(Config::read(&path).unwrap().model, Path::new("x"));
 }

@@ -154,6 +154,12 @@ impl Reloader {
             });
             rest.collect::<Vec<_>>()
         };
+        let record = |c: &Config| {
+            c.stations
+                .iter()
+                .map(|s| s.record.clone())
+                .collect::<Vec<_>>()
+        };
         let network = |config: &Config| {
             let mut network = config.network.clone();
             (network.tokens, network.open) = (None, false);
@@ -162,6 +168,7 @@ impl Reloader {
         let engine = |c: &Config| (c.model.clone(), c.device, c.isa.clone(), c.threads, c.pin);
         let waiting = [
             ("which stations there are", rest(old) != rest(new)),
+            ("what is recorded", record(old) != record(new)),
             ("what computes", engine(old) != engine(new)),
             ("[card]", old.card != new.card),
             ("[network]", network(old) != network(new)),

@@ -1,9 +1,10 @@
 //! One listener's way through a station: packets as they come, losses as they are.
 
 use super::places::Place;
-use super::{Lobby, Tuned};
+use super::{Channel, Lobby, Tuned};
 use crate::broadcast::{Next, Reader};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -13,10 +14,12 @@ const LAPS_APART: Duration = Duration::from_secs(60);
 /// A reader that can be waited for. It holds the listener's place in the house.
 #[derive(Debug)]
 pub(super) struct Feed {
+    /// What is made for listeners alone is made as long as one holds it.
+    _channel: Arc<Channel>,
     reader: Reader,
     ticks: watch::Receiver<u64>,
     stopping: watch::Receiver<bool>,
-    codes: Vec<u8>,
+    packet: Vec<u8>,
     place: Place,
     max_laps: u32,
     n_laps: u32,
@@ -26,7 +29,7 @@ pub(super) struct Feed {
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fed {
-    /// The packet of that sequence is in [`Feed::codes`].
+    /// The packet of that sequence is in [`Feed::packet`].
     Packet(u64),
     /// So many packets were lost, from `sequence` on.
     Lost { n_packets: u64, sequence: u64 },
@@ -40,15 +43,22 @@ impl Feed {
     /// Takes a place a little behind the station's head for somebody at `peer`, or tells what there are
     /// no more of.
     pub(super) fn open(lobby: &Lobby, tuned: &Tuned, peer: Option<IpAddr>) -> Result<Self, String> {
-        let facts = &tuned.station.facts;
-        let burst = u64::from(lobby.settings.burst_ms) * u64::from(facts.sample_rate_hz)
-            / (1_000 * u64::from(facts.packet_len));
+        Self::on(lobby, &tuned.codes, peer)
+    }
+
+    /// The same of what a station is made into.
+    pub(super) fn on(
+        lobby: &Lobby,
+        channel: &Arc<Channel>,
+        peer: Option<IpAddr>,
+    ) -> Result<Self, String> {
         Ok(Self {
             place: lobby.places.take(peer)?,
-            reader: tuned.station.source.subscribe(burst),
-            ticks: tuned.ticks.clone(),
+            reader: channel.newcomer(&lobby.settings),
+            ticks: channel.ticks.clone(),
+            _channel: channel.clone(),
             stopping: lobby.stopping.clone(),
-            codes: vec![0; facts.packet_len as usize],
+            packet: vec![0; channel.source.slot_len()],
             max_laps: lobby.settings.max_laps,
             n_laps: 0,
             last_lap: Instant::now(),
@@ -60,9 +70,9 @@ impl Feed {
         self.reader.sequence()
     }
 
-    /// The codes of the last packet.
-    pub(super) fn codes(&self) -> &[u8] {
-        &self.codes
+    /// The last packet: of a station its codes.
+    pub(super) fn packet(&self) -> &[u8] {
+        &self.packet
     }
 
     /// The counters to raise.
@@ -91,7 +101,7 @@ impl Feed {
                 return Fed::TooSlow;
             }
             let sequence = self.reader.sequence();
-            match self.reader.next(&mut self.codes) {
+            match self.reader.next(&mut self.packet) {
                 Next::Packet { sequence } => return Fed::Packet(sequence),
                 Next::Lapped { lost } => return self.lapped(lost, sequence),
                 Next::Empty => {}

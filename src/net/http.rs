@@ -1,25 +1,21 @@
 //! Paths and answers.
 
-use super::feed::{Fed, Feed};
+use super::feed::Feed;
 use super::socket::Listener;
 use super::visitor::Visitor;
-use super::{Lobby, Tuned, change, metrics, session};
+use super::{Lobby, Tuned, change, metrics, radio, session};
 use crate::access::Role;
 use crate::protocol::{Facts, Format, HEADER_LEN, MAX_REQUEST_LEN};
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
-use bytes::Bytes;
-use futures_util::stream;
 use serde::{Deserialize, Serialize};
-use std::convert::Infallible;
 use std::sync::Arc;
 
 /// Nothing but our own files, and nobody may frame them.
@@ -47,9 +43,11 @@ pub(super) fn router(lobby: Arc<Lobby>) -> Router {
         )
         .route("/v1/stations/{name}/prime", post(change::prime))
         .route("/v1/stations/{name}/stream", any(stream_socket))
-        .route("/v1/stations/{name}/stream.wav", get(stream_wav))
+        .route("/v1/stations/{name}/stream.wav", get(radio::wav))
+        .route("/v1/stations/{name}/stream.opus", get(radio::opus))
         .route("/v1/stations/{name}/listen.m3u", get(playlist))
-        .route("/stream.wav", get(first_stream_wav))
+        .route("/stream.wav", get(radio::first_wav))
+        .route("/stream.opus", get(radio::first_opus))
         .route("/listen.m3u", get(first_playlist))
         .route("/v1/sessions", any(session::open))
         .route("/healthz", get(async || "the daemon answers\n"))
@@ -128,7 +126,7 @@ impl Lobby {
     }
 
     /// The name of the first station; a house has one.
-    fn first(&self) -> &str {
+    pub(super) fn first(&self) -> &str {
         let first = self.stations.first();
         first.map_or("", |tuned| tuned.station.facts.station.as_str())
     }
@@ -140,6 +138,9 @@ struct Listing {
     facts: Facts,
     stream: String,
     wav: String,
+    /// Where it is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opus: Option<String>,
 }
 
 async fn stations(State(lobby): State<Arc<Lobby>>, visitor: Visitor) -> Result<Response, Refusal> {
@@ -148,8 +149,12 @@ async fn stations(State(lobby): State<Arc<Lobby>>, visitor: Visitor) -> Result<R
         .map(|tuned| {
             let facts = tuned.station.desk.facts();
             let stream = format!("/v1/stations/{}/stream", facts.station);
-            let wav = format!("{stream}.wav");
-            Listing { facts, stream, wav }
+            Listing {
+                facts,
+                wav: format!("{stream}.wav"),
+                opus: radio::HAS_OPUS.then(|| format!("{stream}.opus")),
+                stream,
+            }
         })
         .collect();
     Ok(([(header::CACHE_CONTROL, "no-cache")], Json(listings)).into_response())
@@ -218,43 +223,6 @@ async fn stream_socket(
     Ok(upgrade.on_upgrade(move |socket| listener.run(socket)))
 }
 
-async fn stream_wav(
-    State(lobby): State<Arc<Lobby>>,
-    Path(name): Path<String>,
-    visitor: Visitor,
-    method: Method,
-) -> Result<Response, Refusal> {
-    lobby.admit(&visitor, Role::Listen)?;
-    let tuned = lobby.find(&name)?;
-    let headers = [
-        (header::CONTENT_TYPE, "audio/wav"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::ACCEPT_RANGES, "none"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // nginx would gather seconds of sound before it passes any on.
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    if method == Method::HEAD {
-        // A stream, not nothing, whose length of 0 would be announced.
-        let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
-        return Ok((headers, body).into_response());
-    }
-    let feed = Feed::open(&lobby, tuned, visitor.peer()).map_err(|places| full(&places))?;
-    let head = wav_header(tuned.station.facts.sample_rate_hz);
-    let body = stream::unfold((feed, Vec::from(head)), wav_chunk);
-    Ok((headers, Body::from_stream(body)).into_response())
-}
-
-/// The first station's, for those who do not want to know its name.
-async fn first_stream_wav(
-    state: State<Arc<Lobby>>,
-    visitor: Visitor,
-    method: Method,
-) -> Result<Response, Refusal> {
-    let name = state.first().to_owned();
-    stream_wav(state, Path(name), visitor, method).await
-}
-
 /// What players open by a click: where the stream lies from here, whatever a proxy calls us.
 async fn playlist(
     State(lobby): State<Arc<Lobby>>,
@@ -282,44 +250,6 @@ fn m3u(name: &str, uri: &Uri) -> Response {
     let link = link.unwrap_or_default();
     let text = format!("#EXTM3U\n#EXTINF:-1,{name}\nstream.wav{link}\n");
     ([(header::CONTENT_TYPE, "audio/x-mpegurl")], text).into_response()
-}
-
-/// The next bytes of an endless WAV: what was pending (the header) and one packet.
-async fn wav_chunk(
-    (mut feed, mut bytes): (Feed, Vec<u8>),
-) -> Option<(Result<Bytes, Infallible>, (Feed, Vec<u8>))> {
-    loop {
-        match feed.next().await {
-            Fed::Packet(_) => break,
-            Fed::Lost { .. } => {}
-            Fed::TooSlow | Fed::Stop => return None,
-        }
-    }
-    Format::S16.encode(feed.codes(), &mut bytes);
-    feed.place().telemetry().packets_sent.add(1);
-    Some((Ok(bytes.into()), (feed, Vec::new())))
-}
-
-/// PCM, mono, 16 bit, without end.
-fn wav_header(sample_rate_hz: u32) -> [u8; 44] {
-    let mut header = [0; 44];
-    let fields: [&[u8]; 13] = [
-        b"RIFF",
-        &u32::MAX.to_le_bytes(),
-        b"WAVE",
-        b"fmt ",
-        &16u32.to_le_bytes(),
-        &1u16.to_le_bytes(), // PCM
-        &1u16.to_le_bytes(), // channels
-        &sample_rate_hz.to_le_bytes(),
-        &(sample_rate_hz * 2).to_le_bytes(), // bytes a second
-        &2u16.to_le_bytes(),                 // bytes a frame
-        &16u16.to_le_bytes(),                // bits a sample
-        b"data",
-        &u32::MAX.to_le_bytes(),
-    ];
-    header.copy_from_slice(&fields.concat());
-    header
 }
 
 async fn readiness(State(lobby): State<Arc<Lobby>>) -> Result<&'static str, Refusal> {

@@ -205,6 +205,18 @@ impl Figures {
                 "1 while the card takes sound",
                 Whole(card.is_live.get()),
             ),
+            ("recorded_samples", "Samples in files", &record.samples),
+            (
+                "unrecorded_samples",
+                "Samples that should be in files and are not",
+                &record.lost,
+            ),
+            ("recorded_files", "Files of recordings", &record.files),
+            (
+                "recording_failures",
+                "Times that a recording could not be written",
+                &record.failures,
+            ),
         ]
     }
 
@@ -276,21 +288,39 @@ impl Figures {
     fn of_process(&self) -> Vec<Figure> {
         let Telemetry {
             state,
+            record,
             start_time_s,
             ..
         } = &*self.0;
+        let count = |name, help, n| Figure(name, "", help, Count(n));
         vec![
-            Figure(
+            count(
                 "states_kept",
-                "",
                 "States of stations written",
-                Count(state.kept.get()),
+                state.kept.get(),
+            ),
+            count(
+                "state_failures",
+                "States of stations that could not be written",
+                state.failed.get(),
+            ),
+            count("recorded_samples", "Samples in files", record.samples.get()),
+            count(
+                "unrecorded_samples",
+                "Samples that should be in files and are not",
+                record.lost.get(),
+            ),
+            count("recorded_files", "Files of recordings", record.files.get()),
+            count(
+                "recording_failures",
+                "Times that a recording could not be written",
+                record.failures.get(),
             ),
             Figure(
-                "state_failures",
+                "recordings_stopped",
                 "",
-                "States of stations that could not be written",
-                Count(state.failed.get()),
+                "Stations that should be recorded and are not now",
+                Whole(record.stopped.get()),
             ),
             Figure(
                 "start_time",
@@ -424,6 +454,8 @@ mod tests {
         telemetry.net.packets_lost.add(7);
         telemetry.net.bytes_sent.add(8);
         telemetry.net.listeners.add(2);
+        telemetry.record.lost.add(320);
+        telemetry.record.stopped.add(1);
         telemetry.lanes.capacity.set(5);
         telemetry.pump.noise_collapses.add(2);
         telemetry.pump.lost_us.add(1_500_000);
@@ -441,6 +473,8 @@ mod tests {
                 "# UNIT longwave_sent_bytes bytes",
                 "longwave_sent_bytes_total 8",
                 "longwave_listeners 2",
+                "longwave_unrecorded_samples_total 320",
+                "longwave_recordings_stopped 1",
                 "# HELP longwave_lanes Streams of stations",
                 "longwave_lanes_capacity 5",
                 "longwave_lost_seconds_total 1.5",

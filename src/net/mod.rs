@@ -13,8 +13,12 @@ mod desk;
 mod doorstep;
 mod feed;
 mod http;
+mod icy;
 mod metrics;
+#[cfg(feature = "opus")]
+mod opus;
 mod places;
+mod radio;
 mod readiness;
 mod session;
 mod sessions;
@@ -23,7 +27,7 @@ mod timed_io;
 mod visitor;
 
 use crate::access::Tokens;
-use crate::broadcast::Source;
+use crate::broadcast::{Reader, Source};
 use crate::control::Controls;
 use crate::protocol::Facts;
 use crate::telemetry::Telemetry;
@@ -255,11 +259,33 @@ struct Lobby {
     stopping: watch::Receiver<bool>,
 }
 
-/// A station and the bell that rings when it has a new packet.
+/// A station as it goes out.
 #[derive(Debug)]
 struct Tuned {
     station: Station,
+    /// As it is drawn.
+    codes: Arc<Channel>,
+    /// For those who want it so, while there are any.
+    #[cfg(feature = "opus")]
+    opus: opus::Booth,
+}
+
+/// A ring of packets, and the bell that rings when it has a new one.
+#[derive(Debug)]
+struct Channel {
+    source: Source,
     ticks: watch::Receiver<u64>,
+    /// How long a packet plays.
+    packet: Duration,
+}
+
+impl Channel {
+    /// A reader that begins with a little of the past.
+    fn newcomer(&self, settings: &Settings) -> Reader {
+        let burst = Duration::from_millis(settings.burst_ms.into());
+        let n_packets = burst.as_micros() / self.packet.as_micros().max(1);
+        self.source.subscribe(n_packets as u64)
+    }
 }
 
 impl Lobby {
@@ -268,8 +294,19 @@ impl Lobby {
             let packet_len = station.facts.packet_len as usize;
             assert_eq!(packet_len, station.source.slot_len(), "codes in a packet");
             let (bell, ticks) = watch::channel(0);
-            tasks.spawn(ticker(station.clone(), bell));
-            Tuned { station, ticks }
+            let rate_hz = f64::from(station.facts.sample_rate_hz);
+            let codes = Channel {
+                source: station.source.clone(),
+                ticks,
+                packet: Duration::from_secs_f64(packet_len as f64 / rate_hz),
+            };
+            tasks.spawn(ticker(codes.source.clone(), codes.packet, bell));
+            Tuned {
+                station,
+                codes: Arc::new(codes),
+                #[cfg(feature = "opus")]
+                opus: opus::Booth::default(),
+            }
         });
         let stations = stations.collect();
         let House {
@@ -295,19 +332,13 @@ impl Lobby {
 }
 
 /// Looks for new packets four times a packet and wakes the station's listeners.
-async fn ticker(station: Station, bell: watch::Sender<u64>) {
-    let Facts {
-        packet_len,
-        sample_rate_hz,
-        ..
-    } = station.facts;
-    let packet = Duration::from_secs_f64(f64::from(packet_len) / f64::from(sample_rate_hz));
+async fn ticker(source: Source, packet: Duration, bell: watch::Sender<u64>) {
     let period = (packet / 4).clamp(Duration::from_millis(1), Duration::from_millis(20));
     let mut ticks = time::interval(period);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let n_written = station.source.n_written();
+        let n_written = source.n_written();
         bell.send_if_modified(|seen| std::mem::replace(seen, n_written) != n_written);
     }
 }

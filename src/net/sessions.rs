@@ -5,7 +5,7 @@ use super::desk::params;
 use crate::control::{Change, Controls, Receipt};
 use crate::mulaw;
 use crate::protocol::{Facts, Format, PromptHead, Start};
-use crate::wav;
+use crate::wav::{self, WavFormat};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
@@ -218,25 +218,9 @@ impl Register {
 
 /// Samples with a header before them, so that there is one way to read sound.
 fn as_wav(format: Format, rate_hz: u32, samples: &[u8]) -> Vec<u8> {
-    let (tag, width) = match format {
-        Format::F32 => (3u16, 4u16),
-        _ => (1, 2),
+    let format = match format {
+        Format::F32 => WavFormat::F32,
+        Format::Mulaw | Format::S16 => WavFormat::S16,
     };
-    let len = samples.len() as u32;
-    let fields: [&[u8]; 13] = [
-        b"RIFF",
-        &(36 + len).to_le_bytes(),
-        b"WAVE",
-        b"fmt ",
-        &16u32.to_le_bytes(),
-        &tag.to_le_bytes(),
-        &1u16.to_le_bytes(), // channels
-        &rate_hz.to_le_bytes(),
-        &(rate_hz * u32::from(width)).to_le_bytes(), // bytes a second
-        &width.to_le_bytes(),                        // bytes a frame
-        &(8 * width).to_le_bytes(),                  // bits a sample
-        b"data",
-        &len.to_le_bytes(),
-    ];
-    [&fields.concat(), samples].concat()
+    [&wav::header(format, rate_hz, samples.len() as u32), samples].concat()
 }

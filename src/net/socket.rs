@@ -118,7 +118,7 @@ impl Listener {
     async fn pass_on(&self, socket: &mut WebSocket, fed: Fed) -> Result<(), Parting> {
         match fed {
             Fed::Packet(sequence) => {
-                let codes = self.feed.codes();
+                let codes = self.feed.packet();
                 let len = protocol::HEADER_LEN + codes.len() * self.format.sample_len();
                 let mut message = Vec::with_capacity(len);
                 Packet::encode(self.format, sequence, codes, &mut message);

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use crate::resample::ResampleError;
 
 pub use read::{Head, each_block, head, parse_mono, read_mono};
-pub use write::{WavFormat, WavWriter, abandon_all};
+pub use write::{WavFormat, WavWriter, abandon_all, header};
 
 /// Why a WAV file was not read or written; the path is in each sentence.
 #[derive(Debug, thiserror::Error)]

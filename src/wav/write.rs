@@ -177,6 +177,32 @@ impl Drop for WavWriter {
     }
 }
 
+/// What stands before the samples of a mono file with so many bytes of them; `u32::MAX` for no end.
+pub fn header(format: WavFormat, rate_hz: u32, data_len: u32) -> [u8; 44] {
+    let (tag, width) = match format {
+        WavFormat::F32 => (3u16, 4),
+        WavFormat::S16 | WavFormat::S24 => (1, format.bits() / 8),
+    };
+    let mut header = [0; 44];
+    let fields: [&[u8]; 13] = [
+        b"RIFF",
+        &data_len.saturating_add(36).to_le_bytes(),
+        b"WAVE",
+        b"fmt ",
+        &16u32.to_le_bytes(),
+        &tag.to_le_bytes(),
+        &1u16.to_le_bytes(), // channels
+        &rate_hz.to_le_bytes(),
+        &(rate_hz * u32::from(width)).to_le_bytes(), // bytes a second
+        &width.to_le_bytes(),                        // bytes a frame
+        &(8 * width).to_le_bytes(),                  // bits a sample
+        b"data",
+        &data_len.to_le_bytes(),
+    ];
+    header.copy_from_slice(&fields.concat());
+    header
+}
+
 /// Removes the unfinished files of all writers: for a process that exits without dropping them.
 pub fn abandon_all() {
     for partial in unfinished().drain(..) {

@@ -41,12 +41,19 @@ impl Daemon {
 
     /// With nothing said of the streams.
     pub fn start_bare(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_longwave"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_longwave"));
+        command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
             .env_remove("RUST_LOG")
             .env_remove("LONGWAVE_ISA")
-            .envs(environment.iter().copied())
+            .envs(environment.iter().copied());
+        Self::start_by(command)
+    }
+
+    /// By a command that becomes the daemon.
+    pub fn start_by(mut command: Command) -> Self {
+        let mut child = command
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::null())
             .stderr(Stdio::piped())

@@ -6,6 +6,7 @@
 mod aloud;
 mod changes;
 mod daemon;
+mod recording;
 mod reload;
 mod resume;
 

@@ -53,7 +53,7 @@ async fn what_can_be_asked_for_answers_with_a_documented_status_and_kind() {
             continue;
         };
         let asked = path.replace("{name}", "piano");
-        let method = if asked.ends_with(".wav") {
+        let method = if asked.contains("/stream.") {
             "HEAD"
         } else {
             "GET"
@@ -86,7 +86,12 @@ async fn a_station_has_the_documented_fields() {
             schema["properties"].as_object().unwrap().keys().collect();
         assert_eq!(sent, documented);
     };
-    has(&stations[0], &schemas["Station"]);
+    let mut station = schemas["Station"].clone();
+    if !cfg!(feature = "opus") {
+        let fields = station["properties"].as_object_mut().unwrap();
+        fields.remove("opus");
+    }
+    has(&stations[0], &station);
     has(&stations[0]["draw"], &schemas["Draw"]);
     let mut change = schemas["Change"]["properties"].clone();
     for key in ["seed", "volume_db", "mute"] {

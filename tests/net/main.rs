@@ -9,6 +9,7 @@ mod contract;
 mod hostile;
 mod listening;
 mod monitoring;
+mod radio;
 mod server;
 
 use futures_util::SinkExt;
@@ -307,6 +308,8 @@ async fn the_house_answers_for_itself() {
     let list: serde_json::Value = serde_json::from_str(json).unwrap();
     assert_eq!(list[0]["station"], "piano");
     assert_eq!(list[0]["wav"], "/v1/stations/piano/stream.wav");
+    let opus = cfg!(feature = "opus").then_some("/v1/stations/piano/stream.opus");
+    assert_eq!(list[0]["opus"].as_str(), opus);
     let nowhere = server.text("GET", "/index.php").await;
     assert!(nowhere.starts_with("HTTP/1.0 404") && nowhere.contains("/v1/stations"));
 }

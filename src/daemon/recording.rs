@@ -1,0 +1,51 @@
+//! Which stations are recorded, and how.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::broadcast::Source;
+use crate::config::Config;
+use crate::protocol::Facts;
+use crate::record::{Order, Recorder};
+use crate::telemetry::Telemetry;
+
+/// Under the directory of the states.
+const DIRECTORY: &str = "recordings";
+
+/// Begins to record what the configuration says, of stations in its order that have not begun yet.
+pub(super) fn start<'a>(
+    config: &Config,
+    stations: impl Iterator<Item = (&'a Facts, &'a Source)>,
+    telemetry: &Arc<Telemetry>,
+) -> io::Result<Vec<Recorder>> {
+    let mut recorders = Vec::new();
+    for (station, (facts, source)) in config.stations.iter().zip(stations) {
+        let Some(record) = &station.record else {
+            continue;
+        };
+        let named = record.directory.clone();
+        let order = Order {
+            station: station.name.clone(),
+            // One that was named must be there: a disk that is not mounted should not fill another.
+            is_made: named.is_none(),
+            directory: named.unwrap_or_else(|| config.state.directory().join(DIRECTORY)),
+            format: record.format,
+            rate_hz: facts.sample_rate_hz,
+            first_position: facts.first_position,
+            rotate_samples: 60 * u64::from(record.rotate_min) * u64::from(facts.sample_rate_hz),
+            rotate_bytes: record.rotate_bytes.unwrap_or(u64::MAX),
+            keep: record.keep.map(|n| n as usize),
+        };
+        tracing::info!(
+            "station {} is recorded in {}",
+            station.name,
+            order.directory.display()
+        );
+        recorders.push(Recorder::start(
+            order,
+            source.subscribe(0),
+            telemetry.clone(),
+        )?);
+    }
+    Ok(recorders)
+}
