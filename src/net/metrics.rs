@@ -205,18 +205,6 @@ impl Figures {
                 "1 while the card takes sound",
                 Whole(card.is_live.get()),
             ),
-            ("recorded_samples", "Samples in files", &record.samples),
-            (
-                "unrecorded_samples",
-                "Samples that should be in files and are not",
-                &record.lost,
-            ),
-            ("recorded_files", "Files of recordings", &record.files),
-            (
-                "recording_failures",
-                "Times that a recording could not be written",
-                &record.failures,
-            ),
         ]
     }
 
