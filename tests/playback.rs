@@ -353,6 +353,29 @@ fn an_unplugged_card_plays_again_when_it_is_back() {
 }
 
 #[test]
+fn a_card_that_was_away_for_long_plays_soon_after_its_return() {
+    with_card(
+        "a_card_that_was_away_for_long_plays_soon_after_its_return",
+        |fake| {
+            let telemetry = Arc::<Telemetry>::default();
+            let (feeder, attach) = Feeder::start();
+            let card = Card::open(settings(), telemetry.clone(), attach).unwrap();
+            wait_for_frames(&telemetry, 48_000);
+            fake.fault("unplug");
+            // Waits that went on doubling would have the next attempt three seconds away.
+            thread::sleep(Duration::from_millis(4_500));
+            fake.fault("run");
+            let back = Instant::now();
+            wait_until("it was rebuilt", || telemetry.card.rebuilds.get() == 1);
+            assert!(back.elapsed() < Duration::from_secs(2), "what is promised");
+            wait_for_frames(&telemetry, 48_000);
+            card.stop();
+            feeder.stop();
+        },
+    );
+}
+
+#[test]
 fn a_card_that_asks_for_nothing_is_given_up_and_rebuilt() {
     with_card(
         "a_card_that_asks_for_nothing_is_given_up_and_rebuilt",

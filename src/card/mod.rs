@@ -38,8 +38,9 @@ const PERIODS_DEAD: u32 = 16;
 /// Sound servers may stall for seconds while a new stream wakes them up.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Waits between attempts to open a lost device: doubled from the first to the last.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// Waits between attempts to open a lost device: doubled from the first to the last, which is how long a
+/// device that is back may stay silent.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 
 /// An output that lasted so long was well: the next loss starts at the shortest wait.
 const WELL: Duration = Duration::from_secs(10);
