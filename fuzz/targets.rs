@@ -20,7 +20,10 @@ pub fn protocol(data: &[u8]) {
         let mut again = Vec::new();
         Packet::encode(packet.format, packet.sequence, &codes, &mut again);
         assert_eq!(again.len(), data.len());
-        let codes_again: Vec<u8> = Packet::decode(&again).expect("it was written").codes().collect();
+        let codes_again: Vec<u8> = Packet::decode(&again)
+            .expect("it was written")
+            .codes()
+            .collect();
         assert_eq!(codes, codes_again);
     }
     if let Ok(patch) = Patch::from_json(data) {
@@ -84,7 +87,11 @@ pub fn prompt(data: &[u8]) {
     const RATE_HZ: u32 = 16_000;
     const LAST_S: f64 = 0.25;
     if let Ok(samples) = wav::parse_mono(data.to_vec(), "the prompt", RATE_HZ, LAST_S) {
-        assert!(!samples.is_empty() && samples.len() <= 4_001, "{}", samples.len());
+        assert!(
+            !samples.is_empty() && samples.len() <= 4_001,
+            "{}",
+            samples.len()
+        );
         assert!(samples.iter().all(|sample| sample.is_finite()));
     }
 }

@@ -132,6 +132,19 @@ fn stepped_or_by_tiles_on_any_instruction_set_and_threads_the_bits_are_the_same(
 }
 
 #[test]
+fn the_models_of_the_comparison_see_as_many_keys_each() {
+    for file in std::fs::read_dir("examples/patterns").unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let config =
+            ModelConfig::parse(&text).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+        let keys: usize = config.layers.iter().map(Layer::max_visible).sum();
+        // Where a row of the farthest stride would reach beyond the context, there are fewer.
+        assert!((1344..=1536).contains(&keys), "{}: {keys}", path.display());
+    }
+}
+
+#[test]
 fn after_ten_million_positions_a_step_reads_what_it_read_in_the_first() {
     const MILLION: u64 = 1_000_000;
     let reach = Defaults {

@@ -1,7 +1,7 @@
 //! All figures for Prometheus: the telemetry, and what plays, as they are now.
 //!
 //! Names follow Prometheus' rules (base units, the unit last, `_total` for what only grows); what each
-//! means stands in `docs/operators.md`, and a test holds the two together.
+//! means stands in `docs/operating.md`, and a test holds the two together.
 
 use crate::protocol::Facts;
 use crate::telemetry::{Histogram, Telemetry};

@@ -1,4 +1,4 @@
-//! One list of figures: what `/metrics` exports, what `docs/operators.md` explains, what the dashboard
+//! One list of figures: what `/metrics` exports, what `docs/operating.md` explains, what the dashboard
 //! and the alerts of `examples/monitoring` ask for.
 
 use crate::server::Server;
@@ -45,7 +45,7 @@ fn asked_for(text: &str, exported: &BTreeMap<String, String>) -> BTreeSet<String
 #[tokio::test]
 async fn every_figure_is_explained_and_every_explained_one_is_there() {
     let exported = exported().await;
-    let document = fs::read_to_string("docs/operators.md").unwrap();
+    let document = fs::read_to_string("docs/operating.md").unwrap();
     let (_, section) = document.split_once("\n## Monitoring\n").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let mut explained = BTreeSet::new();
