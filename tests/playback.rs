@@ -386,6 +386,13 @@ fn a_card_that_asks_for_nothing_is_given_up_and_rebuilt() {
             wait_for_frames(&telemetry, 48_000);
             fake.fault("stall");
             wait_until("the watchdog barked", || telemetry.card.is_live.get() == 0);
+            // It can be opened, and takes what its buffer holds: that must not make it a pacer again.
+            let since = Instant::now();
+            while since.elapsed() < Duration::from_secs(5) {
+                assert_eq!(telemetry.card.is_live.get(), 0);
+                thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(telemetry.card.rebuilds.get(), 0);
             fake.fault("run");
             wait_until("it was rebuilt", || telemetry.card.rebuilds.get() > 0);
             wait_for_frames(&telemetry, 48_000);

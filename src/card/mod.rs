@@ -5,7 +5,8 @@
 //! feeding end to the caller's `attach`; the device's callback takes from the other end. An xrun
 //! is only counted: to rebuild would turn a glitch into a dropout. An output that says it is
 //! lost, or has asked for nothing for too long, is given up and opened anew by its id, sooner or
-//! later; meanwhile `is_live` in the telemetry is 0 and the rest of the house plays on.
+//! later; meanwhile `is_live` in the telemetry is 0 and the rest of the house plays on. It is live again
+//! when the new output was seen to ask for more than its buffer holds.
 //!
 //! This module knows nothing of models, stations or networks, and is the only one that knows
 //! cpal.
@@ -99,6 +100,12 @@ pub enum CardError {
         device: String,
         /// The backend's reason.
         reason: String,
+    },
+    /// Retry: it was opened, and does not play.
+    #[error("sound card {device} asks for nothing")]
+    Still {
+        /// Its id.
+        device: String,
     },
     /// Retry: the system neither opened it nor refused.
     #[error("the sound system did not answer within {OPEN_MAX:?}")]
@@ -255,7 +262,24 @@ impl Supervisor {
     }
 
     fn open(&mut self) -> Result<Output, CardError> {
+        self.open_if(|_, _| Ok(()))
+    }
+
+    /// A device that was lost may be back in name only. Who is fed paces its station, and all who listen
+    /// to it: so it has to show first that it plays.
+    fn reopen(&mut self) -> Result<Output, CardError> {
+        self.open_if(Self::try_silence)
+    }
+
+    fn open_if(
+        &mut self,
+        is_fit: fn(&Self, &Output) -> Result<(), CardError>,
+    ) -> Result<Output, CardError> {
         let (output, feed) = device::open(&self.settings, &self.telemetry)?;
+        if let Err(error) = is_fit(self, &output) {
+            discard(output);
+            return Err(error);
+        }
         let told = &self.telemetry.card;
         told.rate_hz.set(feed.rate_hz.into());
         told.ring_capacity_frames
@@ -271,6 +295,29 @@ impl Supervisor {
                 Err(error)
             }
         }
+    }
+
+    /// Plays silence, until the device asks for more when what it took at first must have been played.
+    fn try_silence(&self, output: &Output) -> Result<(), CardError> {
+        output.play()?;
+        let begin = Instant::now();
+        let filled_by = output.latency() + TICK;
+        // Callbacks until then, at least.
+        let mut n_filling = None;
+        while begin.elapsed() < SETTLE {
+            if self.is_stopped(TICK) || output.signals.is_lost() {
+                break;
+            }
+            let n_callbacks = Some(output.signals.n_callbacks());
+            if begin.elapsed() < filled_by || n_filling.is_none() {
+                n_filling = n_callbacks;
+            } else if n_callbacks > n_filling {
+                return Ok(());
+            }
+        }
+        Err(CardError::Still {
+            device: output.facts.id.clone(),
+        })
     }
 
     fn run(mut self, mut output: Output, condition: &Mutex<Condition>) {
@@ -305,7 +352,7 @@ impl Supervisor {
                     return;
                 }
                 back_off = (back_off * 2).min(BACK_OFF.1);
-                match self.open() {
+                match self.reopen() {
                     Ok(output) => break output,
                     Err(error) => tell(None, Some(error.to_string())),
                 }
