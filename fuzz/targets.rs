@@ -67,7 +67,7 @@ pub fn model(data: &[u8]) {
         return;
     };
     let _ = (config.receptive_field(), config.cycle());
-    for head in config.layers.iter().flat_map(|layer| layer.distinct()) {
+    for head in config.layers.iter().flat_map(|layer| layer.patterns()) {
         let far = head.reach().saturating_mul(3);
         for position in (0..40).chain(far..far + 40) {
             assert!(head.slot(position) < head.n_slots());

@@ -71,7 +71,7 @@ pub fn describe(model: &Arc<Model>) -> String {
 pub fn describe_layer(layer: &Layer, rate: u32) -> String {
     let mut page = String::new();
     draw_pattern(&mut page, std::slice::from_ref(layer), rate);
-    for head in layer.distinct() {
+    for head in layer.patterns() {
         let (slots, reach) = (
             thousands(head.n_slots() as u64),
             samples(head.reach(), rate),
@@ -94,7 +94,7 @@ pub fn describe_layer(layer: &Layer, rate: u32) -> String {
 /// The model's patterns, each once, for [`draw`].
 pub fn panels(config: &ModelConfig) -> Vec<Panel<'_>> {
     let heads = config.layers.iter().enumerate();
-    let heads = heads.flat_map(|(i, layer)| layer.distinct().map(move |head| (i, head)));
+    let heads = heads.flat_map(|(i, layer)| layer.patterns().map(move |head| (i, head)));
     let mut panels: Vec<(String, Panel<'_>)> = Vec::new();
     for (i, pattern) in heads {
         let is = format!("{pattern:?}");
@@ -152,8 +152,9 @@ fn n_parameters(model: &Model) -> u64 {
 /// logarithmic scale of distance.
 fn draw_pattern(page: &mut String, layers: &[Layer], rate: u32) {
     let farthest = layers.iter().map(|layer| layer.reach()).max().unwrap_or(1);
-    let n_octaves = u64::BITS - (farthest - 1).leading_zeros();
-    let width = 2 * n_octaves as usize + 2;
+    let n_octaves = u64::BITS - farthest.saturating_sub(1).leading_zeros();
+    // Of the strip; at least what stands above it.
+    let width = (2 * n_octaves as usize + 2).max(14);
     line(
         page,
         format_args!("what each layer sees: █ every position, ▄ some, ▁ few, · none"),
@@ -163,7 +164,7 @@ fn draw_pattern(page: &mut String, layers: &[Layer], rate: u32) {
         format_args!("{:18}now{:>w$}", "", seconds(farthest, rate), w = width - 3),
     );
     let heads = layers.iter().enumerate();
-    let heads = heads.flat_map(|(i, layer)| layer.distinct().map(move |head| (i, head)));
+    let heads = heads.flat_map(|(i, layer)| layer.patterns().map(move |head| (i, head)));
     for (i, head) in heads {
         let strip: String = std::iter::once(0..1)
             .chain((0..2 * n_octaves).map(|half| half_octave(half)..half_octave(half + 1)))
@@ -187,12 +188,23 @@ fn half_octave(half: u32) -> u64 {
     (2f64.powf(f64::from(half) / 2.0)).round() as u64
 }
 
-/// How densely the positions at these distances are seen.
+/// How densely the positions at these distances are seen, on the mean over some queries: what a
+/// query sees may depend on where in its block it stands.
 fn shade(head: &dyn Pattern, distances: std::ops::Range<u64>) -> char {
-    let now = 1 << 40;
-    let n = distances.end - distances.start;
-    let seen = distances
-        .filter(|distance| head.sees(now, now - distance))
+    const QUERIES: u64 = 8;
+    const MOST: u64 = 4096;
+    // Of many distances some, spread by the golden ratio.
+    let n = (distances.end - distances.start).min(MOST);
+    let at = |i: u64| match distances.end - distances.start {
+        all if all > MOST => distances.start + i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % all,
+        _ => distances.start + i,
+    };
+    // Steps that no block divides, over blocks of any size.
+    let queries = (0..QUERIES).map(|i| (1 << 40) + i * 1_234_567);
+    let pairs = queries.flat_map(|now| (0..n).map(move |i| (now, i)));
+    let n = n * QUERIES;
+    let seen = pairs
+        .filter(|(now, i)| head.sees(*now, now - at(*i)))
         .count() as u64;
     match seen {
         0 => '·',
@@ -262,6 +274,23 @@ mod tests {
             "{page}"
         );
         assert!(strip(1).contains('▄'), "{page}");
+    }
+
+    #[test]
+    fn the_nearest_and_the_farthest_layers_are_drawn() {
+        let reach = crate::model::pattern::Defaults {
+            stride: 256,
+            context: 65_536,
+        };
+        for entry in [
+            serde_json::json!({"kind": "local", "window": 1}),
+            serde_json::json!({"kind": "local", "window": 1 << 26}),
+            serde_json::json!({"kind": "random", "block": 64, "blocks": 1 << 20, "r": 64, "seed": 1}),
+        ] {
+            let layer = Layer::parse(&entry, &reach, 1).unwrap();
+            let page = describe_layer(&layer, 16_000);
+            assert!(page.contains('█'), "{page}");
+        }
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn after_ten_million_positions_a_step_reads_what_it_read_in_the_first() {
     };
     for entry in entries() {
         let layer = Layer::parse(&entry, &reach, 2).unwrap();
-        for head in layer.distinct() {
+        for head in layer.patterns() {
             let read = |positions: std::ops::Range<u64>| -> (usize, usize) {
                 let (mut slots, mut most) = (0, 0);
                 for position in positions {

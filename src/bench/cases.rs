@@ -409,7 +409,7 @@ mod tests {
         let (dense, sparse): (Vec<_>, Vec<_>) = facts.partition(|facts| facts.kind == "dense");
         let kinds: Vec<&str> = sparse.iter().map(|facts| facts.kind.as_str()).collect();
         assert_eq!(kinds, crate::model::pattern::kinds().collect::<Vec<_>>());
-        assert!(sparse.iter().all(|facts| facts.keys == 8), "{sparse:?}");
+        assert!(sparse.iter().all(|facts| facts.keys == 32), "{sparse:?}");
         assert_eq!((dense.len(), dense[0].keys), (1, 32));
     }
 

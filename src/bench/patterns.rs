@@ -45,22 +45,20 @@ impl Bench<'_> {
 }
 
 /// For each kind its word and an entry for each layer. Every layer sees as many keys as the one of
-/// the model that sees most; where the kind leaves a choice, it looks back far.
+/// the model that sees most, within bounds; where the kind leaves a choice, it looks back far.
 fn of_every_kind(base: &Model) -> Vec<(String, Vec<Value>)> {
     let layers = &base.config.layers;
-    let k = layers
-        .iter()
-        .map(|layer| layer.max_visible())
-        .max()
-        .unwrap_or(1);
-    let (block, summary) = ((k / 4).max(1), (k / 32).max(1));
+    let most = layers.iter().map(Layer::max_visible).max().unwrap_or(1);
+    // Whole parts for every kind, and no cache that would not fit the machine.
+    let k = most.next_multiple_of(32).min(1024);
+    let (block, summary) = (k / 4, k / 32);
     let all = |entry: Value| {
         (
             entry["kind"].as_str().unwrap_or_default().to_owned(),
             vec![entry; layers.len()],
         )
     };
-    let anchors = (k / 16).max(1);
+    let anchors = k / 16;
     let mut kinds = vec![
         all(json!({"kind": "local", "window": k})),
         all(json!({"kind": "strided", "stride": k, "rows": k})),

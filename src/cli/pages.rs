@@ -9,7 +9,7 @@ use longwave::config::{self, Config};
 use longwave::files;
 use longwave::inspect::{self, Panel};
 use longwave::model::pattern::Defaults;
-use longwave::model::{Layer, Model};
+use longwave::model::{Layer, Model, ModelError};
 use serde_json::Value;
 
 use super::args::{Cli, InspectArgs};
@@ -56,13 +56,19 @@ fn inspect_pattern(entry: &str, picture: Option<&Path>) -> Outcome {
         context: 65_536,
     };
     const RATE: u32 = 16_000;
-    let value = serde_json::from_str(entry).unwrap_or_else(|_| Value::String(entry.into()));
-    let n_kv_heads = value.as_array().map_or(1, Vec::len);
-    let layer = Layer::parse(&value, &REACH, n_kv_heads)
-        .map_err(|why| eyre::eyre!("--pattern: {why}; see docs/attention.md"))?;
+    let refused = |reason| ModelError::Config {
+        path: "--pattern".into(),
+        reason,
+    };
+    let value = match entry.starts_with(['{', '[', '"']) {
+        true => serde_json::from_str(entry).map_err(|error| refused(error.to_string()))?,
+        false => Value::String(entry.into()),
+    };
+    let n_kv_heads = value.as_array().map_or(1, |list| list.len().max(1));
+    let layer = Layer::parse(&value, &REACH, n_kv_heads).map_err(refused)?;
     if let Some(path) = picture {
         let panels: Vec<_> = layer
-            .distinct()
+            .patterns()
             .map(|pattern| Panel {
                 title: pattern.kind().into(),
                 pattern,

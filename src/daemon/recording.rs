@@ -24,12 +24,19 @@ pub(super) fn start<'a>(
             continue;
         };
         let named = record.directory.clone();
+        let format = record.format.at(facts.sample_rate_hz);
+        if format != record.format {
+            let (name, rate_hz) = (&station.name, facts.sample_rate_hz);
+            tracing::warn!(
+                "station {name} is recorded as WAV: FLAC does not go to {rate_hz} Hz here"
+            );
+        }
         let order = Order {
             station: station.name.clone(),
             // One that was named must be there: a disk that is not mounted should not fill another.
             is_made: named.is_none(),
             directory: named.unwrap_or_else(|| config.state.directory().join(DIRECTORY)),
-            format: record.format,
+            format,
             rate_hz: facts.sample_rate_hz,
             first_position: facts.first_position,
             rotate_samples: 60 * u64::from(record.rotate_min) * u64::from(facts.sample_rate_hz),

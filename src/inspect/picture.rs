@@ -36,11 +36,13 @@ const MARGIN: u32 = 26;
 const HEAD: u32 = 76;
 /// How wide the title is at least.
 const TITLE: u32 = 540;
+/// Queries of a cell that are asked what they see.
+const ASKED: u64 = 8;
 /// What a panel shows at most: beyond, a cell is so many positions that nothing is seen in it.
 const MOST_POSITIONS: u64 = 1 << 17;
 
-/// An SVG with a panel for each pattern, from the start of a stream to where all have been sliding
-/// for a while.
+/// An SVG with a panel for each pattern, from the start of a stream to where it has been sliding for a
+/// while, if it does not reach too far for that.
 pub fn draw(title: &str, panels: &[Panel<'_>]) -> Result<String, PictureError> {
     let side = CELL * CELLS as u32 + MARGIN;
     let columns = panels.len().clamp(1, COLUMNS) as u32;
@@ -100,11 +102,18 @@ fn draw_panel(root: &Area<'_>, panel: &Panel<'_>, (x, y): (i32, i32)) -> Result<
 fn shares(pattern: &dyn Pattern, per_cell: u64) -> Vec<[f64; CELLS]> {
     let mut counts = vec![[0u64; CELLS]; CELLS];
     let mut held = Held::new(pattern);
+    // Of many queries of a cell some, spread over it.
+    let n_asked = per_cell.min(ASKED);
     for query in 0..per_cell * CELLS as u64 {
-        let row = &mut counts[(query / per_cell) as usize];
-        held.see(query, &mut |key| row[(key / per_cell) as usize] += 1);
+        held.write(query);
+        let (cell, at) = (query / per_cell, query % per_cell);
+        if at * n_asked % per_cell >= n_asked {
+            continue;
+        }
+        let row = &mut counts[cell as usize];
+        held.seen(query, &mut |key| row[(key / per_cell) as usize] += 1);
     }
-    let pairs = (per_cell * per_cell) as f64;
+    let pairs = (n_asked * per_cell) as f64;
     let share = |count| count as f64 / pairs;
     counts.into_iter().map(|row| row.map(share)).collect()
 }

@@ -292,17 +292,19 @@ impl ConfigFile {
 /// Refuses latents that are not the first layer's, and later layers that see more than those.
 fn check_latents(layers: &[Layer]) -> Result<(), String> {
     for (i, layer) in layers.iter().enumerate() {
-        let Some(latents) = layer.distinct().filter_map(|head| head.above()).min() else {
+        let Some(latents) = layer.patterns().filter_map(|head| head.above()).min() else {
             continue;
         };
+        let is_beyond = |above: &Layer| above.reach() > latents || above.kept() > 0;
         if i > 0 {
             return Err(format!(
                 "pattern[{i}]: latent attends to the inputs, so only pattern[0] can be it"
             ));
         }
-        if let Some(above) = (1..layers.len()).find(|above| layers[*above].reach() > latents) {
+        if let Some(above) = (1..layers.len()).find(|above| is_beyond(&layers[*above])) {
             return Err(format!(
-                "pattern[{above}]: {} reaches over {} positions, pattern[0] leaves {latents} latents",
+                "pattern[{above}]: {} reaches over {} positions, or for ever, where pattern[0] \
+                 leaves {latents} latents",
                 layers[above].kind(),
                 layers[above].reach()
             ));
@@ -386,6 +388,13 @@ mod tests {
         assert!(why.contains("only pattern[0]"), "{why}");
         let why = refusal(|c| c["pattern"][0] = latent(256));
         assert!(why.contains("pattern[3]: strided reaches over"), "{why}");
+        let anchors =
+            json!({"kind": "global", "anchors": 9, "beside": {"kind": "local", "window": 9}});
+        let near = json!({"kind": "local", "window": 9});
+        let why = refusal(|c| {
+            c["pattern"] = json!([latent(256), near, near, near, near, near, near, anchors]);
+        });
+        assert!(why.contains("for ever"), "{why}");
         let mut config = reference();
         config["pattern"] = json!([
             latent(256),

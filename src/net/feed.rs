@@ -43,17 +43,14 @@ impl Feed {
     /// Takes a place a little behind the station's head for somebody at `peer`, or tells what there are
     /// no more of.
     pub(super) fn open(lobby: &Lobby, tuned: &Tuned, peer: Option<IpAddr>) -> Result<Self, String> {
-        Self::on(lobby, &tuned.codes, peer)
+        let place = lobby.places.take(peer)?;
+        Ok(Self::on(lobby, &tuned.codes, place))
     }
 
-    /// The same of what a station is made into.
-    pub(super) fn on(
-        lobby: &Lobby,
-        channel: &Arc<Channel>,
-        peer: Option<IpAddr>,
-    ) -> Result<Self, String> {
-        Ok(Self {
-            place: lobby.places.take(peer)?,
+    /// For who has a place, of what a station is made into.
+    pub(super) fn on(lobby: &Lobby, channel: &Arc<Channel>, place: Place) -> Self {
+        Self {
+            place,
             reader: channel.newcomer(&lobby.settings),
             ticks: channel.ticks.clone(),
             _channel: channel.clone(),
@@ -62,7 +59,7 @@ impl Feed {
             max_laps: lobby.settings.max_laps,
             n_laps: 0,
             last_lap: Instant::now(),
-        })
+        }
     }
 
     /// The sequence of the packet that comes next, unless it is lost.

@@ -195,6 +195,8 @@ impl OpusBody {
         tuned: &Tuned,
         peer: Option<IpAddr>,
     ) -> Result<Self, Refusal> {
+        // Before an encoder is made: a full house shall cost nothing.
+        let place = lobby.places.take(peer).map_err(|places| full(&places))?;
         let channel = tuned.opus.channel(lobby, tuned).map_err(|error| {
             tracing::error!(
                 "no Opus of station {}: {error}",
@@ -204,7 +206,7 @@ impl OpusBody {
             Refusal(StatusCode::INTERNAL_SERVER_ERROR, sentence)
         })?;
         let mut this = Self {
-            feed: Feed::on(lobby, &channel, peer).map_err(|places| full(&places))?,
+            feed: Feed::on(lobby, &channel, place),
             pages: PacketWriter::new(Vec::new()),
             // Another one for each, as RFC 3533 wants it.
             serial: RandomState::new().hash_one(()) as u32,

@@ -43,7 +43,7 @@ impl Flac {
         let info = StreamInfo::new(rate_hz as usize, 1, 16);
         Self {
             config: Encoder::default().into_verified().expect("its own default"),
-            info: info.expect("a model's rate is below FLAC's 655 kHz"),
+            info: info.expect("`Format::at` has seen to the rate"),
             block: FrameBuf::with_size(1, BLOCK_LEN).expect("a length that FLAC has"),
             pending: Vec::with_capacity(BLOCK_LEN),
             number: 0,

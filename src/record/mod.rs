@@ -43,6 +43,17 @@ pub enum Format {
 }
 
 impl Format {
+    /// What the encoder of FLAC takes.
+    pub const FLAC_RATE_HZ_MAX: u32 = 96_000;
+
+    /// The format for a station of that rate: where there is no FLAC, WAV.
+    pub fn at(self, rate_hz: u32) -> Self {
+        match self {
+            Self::Flac if rate_hz > Self::FLAC_RATE_HZ_MAX => Self::Wav,
+            format => format,
+        }
+    }
+
     /// At the end of a file's name.
     fn extension(self) -> &'static str {
         match self {

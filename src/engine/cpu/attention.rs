@@ -124,7 +124,7 @@ fn hide_filling(runs: &[Range<usize>], mut scores: &mut [f32]) {
 /// The most blocks that any head reads at once: every run may begin and end inside a block.
 fn max_blocks(config: &ModelConfig) -> usize {
     let of = |p: &dyn Pattern| p.max_visible() / SLOTS_PER_BLOCK + 2 * p.max_runs();
-    let heads = config.layers.iter().flat_map(Layer::distinct);
+    let heads = config.layers.iter().flat_map(Layer::patterns);
     heads.map(of).max().unwrap_or(0)
 }
 

@@ -191,7 +191,7 @@ impl Layout {
         }
         if let Some(i) = config.layers.iter().position(|layer| !can_see(layer)) {
             return Err(format!(
-                "the GPU kernels see at most 256 positions, an even distance apart; \
+                "the GPU kernels see at most 240 positions, or just 256, an even distance apart; \
                  pattern[{i}] is {} with {}",
                 config.layers[i].kind(),
                 config.layers[i].max_visible()

@@ -59,11 +59,11 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
             layout.len()
         ));
     }
-    for row in &layout {
+    for (i, row) in layout.iter().enumerate() {
         if row.first() != Some(&0) || !row.is_sorted_by(|a, b| a < b) || row.len() > MAX_BLOCKS {
             return Err(format!(
                 "a row of layout begins with 0, the own block, and goes on with ever larger \
-                 offsets, {MAX_BLOCKS} in all at most; {row:?} does not"
+                 offsets, {MAX_BLOCKS} in all at most; row {i} does not"
             ));
         }
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Defaults, Kind, Parsed, Pattern, checked, fields};
+use super::{ALIGNMENT, Defaults, Kind, Parsed, Pattern, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "fixed",
@@ -42,9 +42,6 @@ struct Fields {
     #[serde(default)]
     sub_block: usize,
 }
-
-/// Slots that an engine reads together: the ring of summaries begins on a boundary.
-const ALIGNMENT: usize = 16;
 
 /// The word alone: blocks of a stride over the model's context, an eighth of each kept (the paper has
 /// 8 to 32 of 128 and 256).
@@ -112,7 +109,11 @@ impl Pattern for Fixed {
     }
 
     fn reach(&self) -> u64 {
-        (self.block * self.blocks) as u64
+        let farthest = match self.blocks {
+            1 => 0,
+            blocks => self.block * blocks - self.kept.start,
+        };
+        farthest.max(self.block) as u64
     }
 
     fn n_slots(&self) -> usize {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Defaults, Kind, Parsed, Pattern, checked, fields};
+use super::{ALIGNMENT, Defaults, Kind, Parsed, Pattern, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "global",
@@ -33,9 +33,6 @@ struct Fields {
     anchors: usize,
     beside: Value,
 }
-
-/// Slots that an engine reads together: what is beside the anchors begins on a boundary.
-const ALIGNMENT: usize = 16;
 
 /// The word alone: sixteen anchors beside `local`.
 fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
@@ -89,7 +86,7 @@ impl Pattern for Global {
     }
 
     fn reach(&self) -> u64 {
-        self.beside.reach().max(self.anchors as u64)
+        self.beside.reach()
     }
 
     fn kept(&self) -> u64 {

@@ -6,6 +6,7 @@ use super::Pattern;
 #[derive(Debug)]
 pub struct Held<'a> {
     pattern: &'a dyn Pattern,
+    /// Up to the last slot that was written.
     positions: Vec<u64>,
 }
 
@@ -14,13 +15,21 @@ impl<'a> Held<'a> {
     pub fn new(pattern: &'a dyn Pattern) -> Self {
         Self {
             pattern,
-            positions: vec![0; pattern.n_slots()],
+            positions: Vec::new(),
         }
     }
 
-    /// Writes the next position, and tells which keys it sees, in the order of the slots.
-    pub fn see(&mut self, position: u64, key: &mut dyn FnMut(u64)) {
-        self.positions[self.pattern.slot(position)] = position;
+    /// Writes the next position.
+    pub fn write(&mut self, position: u64) {
+        let slot = self.pattern.slot(position);
+        if slot >= self.positions.len() {
+            self.positions.resize(slot + 1, 0);
+        }
+        self.positions[slot] = position;
+    }
+
+    /// Tells which keys the position written last sees, in the order of the slots.
+    pub fn seen(&self, position: u64, key: &mut dyn FnMut(u64)) {
         self.pattern.visible(position, &mut |run| {
             self.positions[run].iter().copied().for_each(&mut *key);
         });

@@ -17,7 +17,10 @@ impl Layer {
     /// Reads one entry of `pattern`: a word or an object for all heads, or a list with one for each.
     pub fn parse(entry: &Value, defaults: &Defaults, n_kv_heads: usize) -> Result<Self, String> {
         let entries = match entry {
-            Value::Array(entries) if entries.len() == n_kv_heads => entries.as_slice(),
+            Value::Array(entries) if entries.len() == n_kv_heads => match entries.as_slice() {
+                [first, rest @ ..] if rest.iter().all(|entry| entry == first) => &entries[..1],
+                each => each,
+            },
             Value::Array(entries) => {
                 return Err(format!(
                     "a list has an entry for each KV head: {} given, {n_kv_heads} needed",
@@ -46,7 +49,7 @@ impl Layer {
     }
 
     /// The patterns that there are: one, if all heads share it.
-    pub fn distinct(&self) -> impl ExactSizeIterator<Item = &dyn Pattern> {
+    pub fn patterns(&self) -> impl ExactSizeIterator<Item = &dyn Pattern> {
         self.heads.iter().map(AsRef::as_ref)
     }
 
@@ -90,11 +93,11 @@ impl Layer {
 
     /// After how many positions all heads' slots and rotations are back where they were.
     pub fn cycle(&self, rope_period: u64) -> Option<u64> {
-        let mut cycles = self.distinct().map(|head| head.cycle(rope_period));
+        let mut cycles = self.patterns().map(|head| head.cycle(rope_period));
         cycles.try_fold(1, |all, cycle| crate::model::lcm(all, cycle?))
     }
 
     fn most<T: Ord + Default>(&self, of: impl Fn(&dyn Pattern) -> T) -> T {
-        self.distinct().map(of).max().unwrap_or_default()
+        self.patterns().map(of).max().unwrap_or_default()
     }
 }

@@ -144,7 +144,10 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|kind| kind.name)
 }
 
-/// Longest window, stride or number of rows that is accepted.
+/// Slots that engines read together: where a cache has several parts, each begins on a boundary.
+const ALIGNMENT: usize = 16;
+
+/// The largest size of any kind, and the farthest reach, that is accepted.
 const MAX_REACH: usize = 1 << 26;
 
 /// Reads one head's entry: a word, or an object with its own reach.
@@ -152,7 +155,7 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
     let name = entry
         .as_str()
         .or_else(|| entry.get("kind").and_then(Value::as_str))
-        .ok_or_else(|| format!("{entry} is neither a word nor an object with a \"kind\""))?;
+        .ok_or_else(|| String::from("neither a word nor an object with a \"kind\""))?;
     let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
         let known: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
         return Err(format!(

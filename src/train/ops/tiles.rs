@@ -28,9 +28,9 @@ pub struct Tiles {
     n_tiles: usize,
     masks: Vec<Mask>,
     /// For each tile of queries the tiles of keys that it sees.
-    pub queries: Lists,
+    pub(super) queries: Lists,
     /// For each tile of keys the tiles of queries whose gradients reach it; masks have keys as rows.
-    pub keys: Lists,
+    pub(super) keys: Lists,
     tables: OnceLock<[Tensor; 5]>,
 }
 
@@ -147,7 +147,8 @@ type ByTile = BTreeMap<usize, Mask>;
 fn met_by(pattern: &dyn Pattern, held: &mut Held<'_>, queries: Range<usize>) -> (ByTile, ByTile) {
     let (mut seen, mut carried) = (ByTile::new(), ByTile::new());
     for query in queries {
-        held.see(query as u64, &mut |key| {
+        held.write(query as u64);
+        held.seen(query as u64, &mut |key| {
             let (tile, bit) = (key as usize / TILE, key % TILE as u64);
             let mark = |masks: &mut ByTile| {
                 masks.entry(tile).or_insert([0; TILE])[query % TILE] |= 1 << bit;
