@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::access::Tokens;
-use crate::config::{Config, ConfigError, StationConfig};
+use crate::config::{Config, ConfigError, StationConfig, find_model};
 use crate::model::Model;
 use crate::net::Desk;
 use crate::protocol::Patch;
@@ -83,6 +83,10 @@ impl Reloader {
         reread: Reread<'_>,
     ) -> Result<(Config, Vec<Wish>, Option<Tokens>), DaemonError> {
         let config = reread().map_err(SetupError::from)?;
+        // It holds after a restart, which must not be when a model turns out to be missing.
+        for model in config.models() {
+            find_model(model).map_err(SetupError::from)?;
+        }
         let tokens = self.tokens.as_ref();
         let tokens = tokens.map(|(_, address)| door::tokens(&config.network, *address));
         let tokens = tokens.transpose()?;

@@ -30,6 +30,8 @@ async fn a_changed_configuration_changes_what_plays_and_a_bad_one_nothing() {
     reread(&mut daemon, &file, &bad, "all stays as it was");
     let gone = format!("{STATION}seed = 5\nprompt = \"gone.wav\"\n");
     reread(&mut daemon, &file, &gone, "all stays as it was");
+    let other = format!("{STATION}seed = 5\nmodel = \"no-such\"\n");
+    reread(&mut daemon, &file, &other, "all stays as it was");
     assert!(state(&daemon).contains("seed=4 temperature=0.5"));
     // What cannot change while it plays is said.
     let more = format!("{new}[[station]]\nname = \"second\"\n");
