@@ -521,7 +521,9 @@ pub fn plain(text: &str) -> String {
     let is_command =
         |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let words = text.trim().chars().take(MAX_TEXT_LEN);
-    words.map(|c| if is_command(c) { ' ' } else { c }).collect()
+    let words: String = words.map(|c| if is_command(c) { ' ' } else { c }).collect();
+    // Once more: what is fit stays as it is.
+    words.trim().to_owned()
 }
 
 fn plain_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
