@@ -90,6 +90,11 @@ fn seconds(us: u64) -> f64 {
 #[derive(Debug)]
 struct Figures(Arc<Telemetry>);
 
+/// A counter that has no unit.
+fn count(name: &'static str, help: &'static str, n: u64) -> Figure {
+    Figure(name, "", help, Count(n))
+}
+
 impl Figures {
     fn of_drawing(&self) -> Vec<Figure> {
         let Telemetry { pump, lanes, .. } = &*self.0;
@@ -128,8 +133,6 @@ impl Figures {
 
     fn of_card(&self) -> Vec<Figure> {
         let card = &self.0.card;
-        let figure = |name, unit, help, value| Figure(name, unit, help, value);
-        let count = |name, help, n| Figure(name, "", help, Count(n));
         let latency = seconds(card.device_latency_us.get());
         vec![
             count(
@@ -137,13 +140,13 @@ impl Figures {
                 "Periods the card asked for",
                 card.callbacks.get(),
             ),
-            figure(
+            Figure(
                 "card",
                 "frames",
                 "Frames of the stream the card played",
                 Count(card.frames.get()),
             ),
-            figure(
+            Figure(
                 "card_lost",
                 "frames",
                 "Frames of silence the card played for want of sound",
@@ -169,37 +172,37 @@ impl Figures {
                 "Times the card was opened anew",
                 card.rebuilds.get(),
             ),
-            figure(
+            Figure(
                 "card_ring",
                 "frames",
                 "Frames waiting for the card",
                 Whole(card.ring_frames.get()),
             ),
-            figure(
+            Figure(
                 "card_ring_capacity",
                 "frames",
                 "Frames that can wait for the card",
                 Whole(card.ring_capacity_frames.get()),
             ),
-            figure(
+            Figure(
                 "card_rate",
                 "hertz",
                 "Frames a second, as the card says; 0 before one was opened",
                 Whole(card.rate_hz.get()),
             ),
-            figure(
+            Figure(
                 "card_latency",
                 "seconds",
                 "From callback to ear, as the card says",
                 Measure(Some(latency)),
             ),
-            figure(
+            Figure(
                 "card_drift",
                 "ppm",
                 "How much faster than it says the card's clock is, by this machine's, in millionths",
                 Measure(card.drift_ppm.get()),
             ),
-            figure(
+            Figure(
                 "card_is_live",
                 "",
                 "1 while the card takes sound",
@@ -210,7 +213,6 @@ impl Figures {
 
     fn of_network(&self) -> Vec<Figure> {
         let net = &self.0.net;
-        let count = |name, help, n| Figure(name, "", help, Count(n));
         vec![
             Figure(
                 "listeners",
@@ -280,7 +282,6 @@ impl Figures {
             start_time_s,
             ..
         } = &*self.0;
-        let count = |name, help, n| Figure(name, "", help, Count(n));
         vec![
             count(
                 "states_kept",
