@@ -4,14 +4,13 @@
 //! back the blocks lie that it sees, its own (0) first and seen only so far as it is written. A table
 //! of offsets instead of the original's matrix of ones and zeros is what makes it endless.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::pages::Pages;
-use super::{Defaults, Kind, Parsed, Pattern, checked, fields};
+use super::pages::{Choice, Pages};
+use super::{Defaults, Kind, Parsed, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "block_sparse",
@@ -20,7 +19,6 @@ pub(super) const KIND: Kind = Kind {
 
 #[derive(Debug)]
 struct BlockSparse {
-    pages: Pages,
     layout: Vec<Vec<usize>>,
 }
 
@@ -68,67 +66,29 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         }
     }
     let farthest = layout.iter().flatten().max().copied().unwrap_or(0);
-    let pages = Pages::new(block, farthest.saturating_add(1))?;
-    Ok(Arc::new(BlockSparse { pages, layout }))
+    let choice = BlockSparse { layout };
+    Ok(Arc::new(Pages::new(
+        block,
+        farthest.saturating_add(1),
+        choice,
+    )?))
 }
 
-impl BlockSparse {
-    /// The offsets of the block, its own first.
-    fn row(&self, block: u64) -> &[usize] {
-        &self.layout[(block % self.layout.len() as u64) as usize]
+impl Choice for BlockSparse {
+    const KIND: &'static str = KIND.name;
+
+    fn others(&self, block: u64, seen: &mut dyn FnMut(u64)) {
+        let row = &self.layout[(block % self.layout.len() as u64) as usize];
+        let others = row[1..].iter();
+        let others = others.map_while(|back| block.checked_sub(*back as u64));
+        others.for_each(seen);
     }
 
-    fn most_blocks(&self) -> usize {
-        self.layout.iter().map(Vec::len).max().unwrap_or(1)
-    }
-}
-
-impl Pattern for BlockSparse {
-    fn kind(&self) -> &'static str {
-        KIND.name
+    fn most_others(&self) -> usize {
+        self.layout.iter().map(Vec::len).max().unwrap_or(1) - 1
     }
 
-    fn sees(&self, query: u64, key: u64) -> bool {
-        let block = self.pages.block_of(query);
-        key <= query && {
-            let back = (block - self.pages.block_of(key)) as usize;
-            self.row(block).contains(&back)
-        }
-    }
-
-    fn reach(&self) -> u64 {
-        self.pages.n_slots() as u64
-    }
-
-    fn n_slots(&self) -> usize {
-        self.pages.n_slots()
-    }
-
-    fn slot(&self, position: u64) -> usize {
-        self.pages.slot(position)
-    }
-
-    fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>)) {
-        run(self.pages.own(position));
-        let block = self.pages.block_of(position);
-        let others = &self.row(block)[1..];
-        let seen = others
-            .iter()
-            .map_while(|back| block.checked_sub(*back as u64));
-        seen.for_each(|block| run(self.pages.page(block)));
-    }
-
-    fn max_visible(&self) -> usize {
-        self.pages.size * self.most_blocks()
-    }
-
-    fn max_runs(&self) -> usize {
-        self.most_blocks()
-    }
-
-    fn cycle(&self, rope_period: u64) -> Option<u64> {
-        let layout = (self.layout.len() as u64).checked_mul(self.pages.size as u64)?;
-        let slots = crate::model::lcm(self.pages.n_slots() as u64, layout)?;
-        crate::model::lcm(slots, rope_period)
+    fn period(&self) -> Option<u64> {
+        Some(self.layout.len() as u64)
     }
 }

@@ -3,25 +3,22 @@
 //! Gradients stop at the border of a segment, as in the paper; there the memory is computed before
 //! the segment is, here within the same pass. Rotation stands for the paper's relative positions.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::pages::Pages;
-use super::{Defaults, Kind, Parsed, Pattern, checked, fields};
+use super::pages::{Choice, Pages};
+use super::{Defaults, Kind, Parsed, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "memory",
     parse,
 };
 
+/// A segment is a block.
 #[derive(Debug)]
-struct Memory {
-    /// Two segments.
-    pages: Pages,
-}
+struct Memory;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,52 +34,23 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         Value::String(_) => defaults.stride,
         object => fields::<Fields>(object)?.segment,
     };
-    let pages = Pages::new(checked("segment", segment)?, 2)?;
-    Ok(Arc::new(Memory { pages }))
+    let pages = Pages::new(checked("segment", segment)?, 2, Memory)?;
+    Ok(Arc::new(pages))
 }
 
-impl Pattern for Memory {
-    fn kind(&self) -> &'static str {
-        KIND.name
+impl Choice for Memory {
+    const KIND: &'static str = KIND.name;
+    const CARRIES: bool = false;
+
+    fn others(&self, block: u64, seen: &mut dyn FnMut(u64)) {
+        block.checked_sub(1).into_iter().for_each(seen);
     }
 
-    fn sees(&self, query: u64, key: u64) -> bool {
-        let of = |position| self.pages.block_of(position);
-        key <= query && of(query) - of(key) < 2
+    fn most_others(&self) -> usize {
+        1
     }
 
-    fn carries_gradient(&self, query: u64, key: u64) -> bool {
-        key <= query && self.pages.block_of(query) == self.pages.block_of(key)
-    }
-
-    fn reach(&self) -> u64 {
-        self.pages.n_slots() as u64
-    }
-
-    fn n_slots(&self) -> usize {
-        self.pages.n_slots()
-    }
-
-    fn slot(&self, position: u64) -> usize {
-        self.pages.slot(position)
-    }
-
-    fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>)) {
-        run(self.pages.own(position));
-        if let Some(before) = self.pages.block_of(position).checked_sub(1) {
-            run(self.pages.page(before));
-        }
-    }
-
-    fn max_visible(&self) -> usize {
-        self.pages.n_slots()
-    }
-
-    fn max_runs(&self) -> usize {
-        2
-    }
-
-    fn cycle(&self, rope_period: u64) -> Option<u64> {
-        crate::model::lcm(self.pages.n_slots() as u64, rope_period)
+    fn period(&self) -> Option<u64> {
+        Some(1)
     }
 }

@@ -5,14 +5,13 @@
 //! the same, and no table grows with the stream. BigBird draws once for a sequence of known length;
 //! here the draw is over the blocks still held, and goes on for ever.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::pages::Pages;
-use super::{Defaults, Kind, Parsed, Pattern, checked, fields};
+use super::pages::{Choice, Pages};
+use super::{Defaults, Kind, Parsed, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "random",
@@ -21,7 +20,8 @@ pub(super) const KIND: Kind = Kind {
 
 #[derive(Debug)]
 struct Random {
-    pages: Pages,
+    /// Finished blocks that are held.
+    held: u64,
     r: usize,
     seed: u64,
 }
@@ -55,11 +55,13 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
     if own.r == 0 || own.r > MAX_R {
         return Err(format!("r is {}; 1 to {MAX_R} are possible", own.r));
     }
-    Ok(Arc::new(Random {
-        pages: Pages::new(checked("block", own.block)?, checked("blocks", own.blocks)?)?,
+    let (block, blocks) = (checked("block", own.block)?, checked("blocks", own.blocks)?);
+    let choice = Random {
+        held: blocks as u64 - 1,
         r: own.r,
         seed: own.seed,
-    }))
+    };
+    Ok(Arc::new(Pages::new(block, blocks, choice)?))
 }
 
 impl Random {
@@ -67,7 +69,7 @@ impl Random {
     /// no more. Robert Floyd's way to draw without a repetition (Bentley, *Programming Pearls*,
     /// 1987): one number for each that is drawn, and no list of those left.
     fn drawn(&self, block: u64) -> impl Iterator<Item = u64> {
-        let n = block.min(self.pages.n as u64 - 1);
+        let n = block.min(self.held);
         let r = n.min(self.r as u64);
         let mut back = [0; MAX_R];
         for i in 0..r as usize {
@@ -92,45 +94,19 @@ fn hash(seed: u64, block: u64, i: u64) -> u64 {
     })
 }
 
-impl Pattern for Random {
-    fn kind(&self) -> &'static str {
-        KIND.name
+impl Choice for Random {
+    const KIND: &'static str = KIND.name;
+
+    fn others(&self, block: u64, seen: &mut dyn FnMut(u64)) {
+        self.drawn(block).for_each(seen);
     }
 
-    fn sees(&self, query: u64, key: u64) -> bool {
-        let of = |position| self.pages.block_of(position);
-        key <= query && (of(query) == of(key) || self.drawn(of(query)).any(|seen| seen == of(key)))
-    }
-
-    fn reach(&self) -> u64 {
-        self.pages.n_slots() as u64
-    }
-
-    fn n_slots(&self) -> usize {
-        self.pages.n_slots()
-    }
-
-    fn slot(&self, position: u64) -> usize {
-        self.pages.slot(position)
-    }
-
-    fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>)) {
-        run(self.pages.own(position));
-        for block in self.drawn(self.pages.block_of(position)) {
-            run(self.pages.page(block));
-        }
-    }
-
-    fn max_visible(&self) -> usize {
-        self.pages.size * self.max_runs()
-    }
-
-    fn max_runs(&self) -> usize {
-        1 + self.r.min(self.pages.n - 1)
+    fn most_others(&self) -> usize {
+        self.r
     }
 
     /// Draws do not repeat.
-    fn cycle(&self, _: u64) -> Option<u64> {
+    fn period(&self) -> Option<u64> {
         None
     }
 }
