@@ -1,189 +1,149 @@
-// decode_{one,many}_{D} — a chunk of codes in every lane of a batch, one launch, no host in the
-// loop: step, attention over the lane's caches, logits, draw, next step. `one` has one lane to a
-// cluster, `many` up to 24; D says which shape was compiled.
-// in    plan (`decode_plan.cuh`): weights int8 as [8 blocks][image_bytes], embed [V, D], angles
-//       [rope_period, K] and samples [V] f32; a turn for each lane: uniforms [n] f32, or codes
-//       [n] u8 to take in, and how to draw
+// decode_{one,two}_{D} — a chunk of codes in every lane of a batch, one launch, no host in the
+// loop: step, attention over the lane's caches, logits, draw, next step. A block decodes one lane
+// (`one`) or two (`two`), and all weights pass through it; D says which shape was compiled.
+// in    plan (`decode_plan.cuh`): weights int8, embed [V, D], angles [rope_period, K] and samples [V]
+//       f32; a turn for each lane: uniforms [n] f32, or codes [n] u8 to take in, and how to draw
 // out   codes [n] u8 and, where they are asked for, logits [n, V] f32 of each turn; the lane
 //       itself: head, convolutions [L, W, D] f32, filters f32, caches int8 in blocks of 16 slots
 // math  that of the CPU engine to the last bit: integer sums are exact in any order, floats are
 //       added in the CPU's sixteen lanes and fused where it fuses; hence -fmad=false. Denormals
 //       are kept
-// grid  clusters · 8 blocks of 512 threads; clusters do not know of each other, and any number of
-//       them may wait for room. Shared memory: `Rooms`, the block's eighth of the weights with all
-//       norms and taps, with one lane the filters too. Registers: 128, of which `many` wants more
-// needs sm_90 (clusters), D = H·K a multiple of 32, K <= 32, one KV head, 256 visible slots at most
+// grid  blocks of 512 threads, and a warp that brings the weights; blocks do not know of each other, and
+//       any number of them may wait for room. Shared memory, nearly all of it: `Rooms`, norms and taps,
+//       the lanes' filters, four to seven pieces of matrices. Registers: 96, none spilt
+// needs sm_90 (fetches by themselves), D = H·K a multiple of 32, K <= 32, one KV head, 256 visible slots
+//       and 4 of a convolution at most
 // twin  src/engine/cpu   test gpu_decode   bench `longwave bench --device cuda`
 //
 // A step of piano-16k
-// bytes 1.09 MB of weights from the shared memory of eight blocks, however many lanes there are; for
-//       each lane 97 KiB of keys, values and scales from the GPU's memory, 32 KiB of filters from
-//       L2 (`many`) or shared memory (`one`)
+// bytes 1.14 MB of weights from L2, for one lane or two: 132 blocks ask it for 3.2 TB/s together. For
+//       each lane 97 KiB of keys, values and scales from the GPU's memory, and 32 KiB of filters in
+//       shared memory
 // sums  1.09 M products of weights and 0.3 M of attention a lane; a tensor core takes 4,096 at once,
-//       and sixteen lanes cost it what one costs
-// meets `one`: the cluster 4·L + 2 = 26 times, whenever rows have come back. `many`: 54 times, for
-//       inputs must go out, too. The block five times more in each layer
-// floor `one`: 26 ways there and back of 0.25 us, a cluster's barrier (503 clocks of 1.98 GHz,
-//       measured by 64 of them in a row, H200, 2026-11-26), is 6.6 us: bytes and sums hide behind.
-//       What it takes is far above, for every float stage is one warp's chain of dependent
-//       instructions: a norm with its quantising takes some 1,000 clocks, of which there are 13
+//       eight lanes as soon as one
+// meets the warps of a block some ten times in each layer
+// floor 1.14 MB at the 64 bytes that a multiprocessor may ask of L2 in a clock of 1.98 GHz: 9 us. What it
+//       takes is above, for a step is a chain of some hundred stages that wait for each other, each a
+//       handful of dependent instructions in up to sixteen warps, of which four go on at a time
 //
-// Who waits for whom. `Rooms::input` and `scale` are written by the leaders of lanes, before
-// `meet_inputs`, and read by all warps of a product, before `meet_outputs`. `returned` is written
-// by the products of all blocks, before `meet_outputs`, and read by the leader's block until it
-// comes to the next `meet_inputs` (`many`) or `meet_outputs` (`one`: hence two of them in turn). In
-// `many` both are barriers of the cluster. In `one` the first is one of the block, and at the second
-// each block waits until as many bytes have come as the product has rows: who sends them has had
-// all that it will overwrite, for it needs this block's rows of the product between. What a step
-// writes to a lane in the GPU's memory (the new slots, the convolutions' inputs) other blocks read
-// after the cluster's barrier that the step ends with, waited for in the next. Nobody polls memory.
+// A cluster of eight blocks that shared the weights out, and a stream, was slower: it multiplies sooner
+// and waits longer, 26 times 0.25 us for what the others have computed.
 //
-// In `one` compute-sanitizer's racecheck warns of `Rooms::input` and `scale`, read by `multiply` and
-// written by the next `quantise`: a row that has come back was computed from what its sender had
-// read, so all reads are over, but racecheck knows no order by what a value was made of. And of a
-// filter's newest place, which `Tap::pass` reads beside the lane that writes it, and does not use.
+// Who waits for whom. `Rooms::input` and `scale` are written by the leaders of lanes and read by all
+// warps of a product, `returned` is written by the product and read by the lane's crew: barriers of the
+// block stand before the product and behind it. `Own::run` and `past` are fetched when the crew is done
+// with the last layer's, and awaited by the leader's convolution and by the scores. What a step writes to
+// a lane in the GPU's memory (the new slots, the convolutions' inputs) fetches read in the next step:
+// the writer shows it to them, and barriers lie between. A piece of a matrix is written over when all
+// sixteen warps have said that they are done with it.
+//
+// compute-sanitizer's racecheck warns of a filter's newest place, which `Tap::pass` reads beside the lane
+// that writes it, and does not use.
 #include "decode_attend.cuh"
 #include "decode_draw.cuh"
 
-// Positions before the present one that a convolution reads ahead of time.
-constexpr int kRecalled = 3;
-
-template <class S, bool kSolo>
+template <class S, int kLanes>
 struct Step {
-    Site<S, kSolo>& site;
-    Prediction<S, kSolo> prediction;
+    Site<S, kLanes>& site;
+    Prediction<S, kLanes> prediction;
     Stream<S> stream;
-    // Which of the convolution's places is the present one's, and what is read of the others ahead
-    // of time.
-    int now = 0;
-    float past[kRecalled][S::kOwn];
+    int now = 0;  // which of the convolution's places is the present one's
 
-    __device__ Step(Site<S, kSolo>& site, float* staged) : site(site), prediction{site, staged} {
-        if (site.is_leader()) now = site.led().head.position % site.plan.conv_width;
+    __device__ explicit Step(Site<S, kLanes>& site) : site(site), prediction{site} {
+        if (site.is_leader()) now = site.crewed().head.position % site.plan.conv_width;
     }
 
     __device__ void embed() {
         if (site.is_leader()) {
-            stream.load(site.plan.embed + site.led().head.last * S::D);
+            stream.load(site.plan.embed + site.crewed().head.last * S::D);
         }
         if (site.plan.n_filters > 0) prediction.hear();
-        // What the last step wrote to the lane, all may read now.
-        if (kSolo) cluster_wait();
-        recall(0);
+        Attention<S, kLanes>::ask(site, 0);
         if (site.plan.n_filters == 0) return;
-        site.meet_inputs();
-        const int columns = 32 * (site.plan.n_filters + 1);
-        const Product p = site.product(site.tail() + S::kExpectedAt, S::D, columns);
-        site.template multiply<0>(p, columns / 32, [](float y) { return y; }, [] {});
+        block_sync();
+        const int n_steps = site.plan.n_filters + 1;
+        site.template multiply<0>(S::D, n_steps, [](float y) { return y; });
         take_back();
     }
 
     // Adds what a product gave back to the stream.
     __device__ void take_back() {
-        if (site.is_leader()) stream.add(site.returned(site.warp));
-    }
-
-    __device__ float* kept(int layer) const {
-        return reinterpret_cast<float*>(site.led().turn.lane + site.plan.taps) +
-               layer * site.plan.conv_width * S::D;
-    }
-
-    // Asks for what a layer's convolution will want of the past.
-    __device__ void recall(int layer) {
-        if (!site.is_leader() || layer >= (int)site.plan.n_layers) return;
-        const float* from = kept(layer);
-        const int width = site.plan.conv_width;
-#pragma unroll
-        for (int j = 1; j <= kRecalled; j++) {
-            const int then = now >= j ? now - j : now - j + width;
-#pragma unroll
-            for (int i = 0; i < S::kOwn; i++) {
-                if (j < width) past[j - 1][i] = load_fresh(from + then * S::D + element<S>(i));
-            }
-        }
+        if (site.is_leader()) stream.add(site.returned(site.crew));
     }
 
     // The input of a layer's queries, keys and values: normed, and convolved with what came before.
     __device__ void convolve(int layer) {
-        const unsigned char* weights = site.layer(layer);
+        const Own<S>& own = site.crewed();
         float normed[S::kOwn], sum[S::kOwn];
-        stream.norm(reinterpret_cast<const float*>(weights + S::kAttnGainAt), site.plan.norm_eps,
-                    normed);
+        stream.norm(site.layer(layer), site.plan.norm_eps, normed);
         const int width = site.plan.conv_width;
-        const float* taps = reinterpret_cast<const float*>(weights + S::kTapsAt);
-        float* all = kept(layer);
+        const float* taps = site.layer(layer) + 2 * S::D;
 #pragma unroll
         for (int i = 0; i < S::kOwn; i++) sum[i] = fmaf(taps[element<S>(i)], normed[i], 0.0f);
+        Attention<S, kLanes>::await_past(site);
 #pragma unroll
-        for (int j = 1; j <= kRecalled; j++) {
-#pragma unroll
-            for (int i = 0; i < S::kOwn; i++) {
-                if (j >= width) continue;
-                sum[i] = fmaf(taps[j * S::D + element<S>(i)], past[j - 1][i], sum[i]);
-            }
-        }
-        for (int j = kRecalled + 1; j < width; j++) {
-            const int then = now >= j ? now - j : now - j + width;
+        for (int j = 1; j < kMostTaps; j++) {
+            const float* past = own.past[now >= j ? now - j : now - j + width];
+            if (j >= width) continue;
 #pragma unroll
             for (int i = 0; i < S::kOwn; i++) {
                 const int e = element<S>(i);
-                sum[i] = fmaf(taps[j * S::D + e], load_fresh(all + then * S::D + e), sum[i]);
+                sum[i] = fmaf(taps[j * S::D + e], past[e], sum[i]);
             }
         }
         site.quantise(sum);
-        if (!kSolo || site.rank == 0) {
+        float* kept = reinterpret_cast<float*>(own.turn.lane + site.plan.taps);
+        kept += (layer * width + now) * S::D;
 #pragma unroll
-            for (int i = 0; i < S::kOwn; i++) all[now * S::D + element<S>(i)] = normed[i];
-        }
+        for (int i = 0; i < S::kOwn; i++) kept[element<S>(i)] = normed[i];
+        show_to_fetches();
     }
 
-    __device__ void norm(const unsigned char* gain) {
+    __device__ void norm(const float* gain) {
         float normed[S::kOwn];
-        stream.norm(reinterpret_cast<const float*>(gain), site.plan.norm_eps, normed);
+        stream.norm(gain, site.plan.norm_eps, normed);
         site.quantise(normed);
     }
 
     __device__ void attend(int layer) {
-        const unsigned char* weights = site.layer(layer);
-        Attention<S, kSolo> attention(site, layer);
+        Attention<S, kLanes> attention(site, layer);
         if (site.is_leader()) convolve(layer);
-        site.meet_inputs();
-        site.template multiply<S::D>(site.product(weights + S::kQkvAt, S::kQkv, S::D),
-                                     [&] { attention.foresee(); });
+        // The leader, for whom the others wait, looks later.
+        if (!site.is_leader()) attention.foresee();
+        block_sync();
+        site.template multiply<S::D>(S::kQkv);
+        if (site.is_leader()) attention.foresee();
         attention.attend();
-        site.meet_inputs();
-        site.template multiply<S::D>(site.product(weights + S::kOutAt, S::D, S::D),
-                                     [&] { attention.append(); });
+        attention.append();
+        block_sync();
+        site.template multiply<S::D>(S::D);
         take_back();
     }
 
     __device__ void mlp(int layer) {
-        const unsigned char* weights = site.layer(layer);
-        if (site.is_leader()) norm(weights + S::kMlpGainAt);
-        site.meet_inputs();
-        site.template multiply<S::D / 32>(site.product(weights + S::kUpAt, S::F, S::D), 0,
-                                          [](float y) { return gelu(y); },
-                                          [&] { recall(layer + 1); });
+        if (site.is_leader()) norm(site.layer(layer) + S::D);
+        block_sync();
+        site.template multiply<S::D / 32>(S::F, 0, [](float y) { return gelu(y); });
         constexpr int kPer = (S::F / 4 + 31) / 32;
         site.template quantise_long<kPer>(S::F, [&](int r) { return site.returned(r); });
-        site.meet_inputs();
-        site.template multiply<S::F>(site.product(weights + S::kDownAt, S::D, S::F), [] {});
+        block_sync();
+        site.template multiply<S::F>(S::D);
         take_back();
     }
 
     __device__ void unembed() {
-        if (site.is_leader()) norm(site.tail() + S::kGainAt);
-        site.meet_inputs();
-        site.template multiply<S::D>(site.product(site.tail(), kCodes, S::D), [] {});
+        if (site.is_leader()) norm(site.layer(site.plan.n_layers));
+        block_sync();
+        site.template multiply<S::D>(kCodes);
     }
 
     // Says which code comes next in the lane that this warp leads.
     __device__ uint32_t choose(int at, float uniform, bool is_drawn) {
-        Own<S, kSolo>& own = site.led();
+        Own<S>& own = site.crewed();
         const Turn& turn = own.turn;
         const int n_filters = site.plan.n_filters;
-        const float* logits = site.returned(site.warp);
-        if (is_drawn && turn.logits && (!kSolo || site.rank == 0)) {
+        const float* logits = site.returned(site.crew);
+        if (is_drawn && turn.logits) {
             for (int c = site.lane; c < kCodes; c += 32) turn.logits[at * kCodes + c] = logits[c];
         }
         if (turn.forced) return turn.forced[at];
@@ -198,8 +158,8 @@ struct Step {
     // Takes in every lane's last code and leaves the next one in its place.
     __device__ void step(int at, bool is_drawn) {
         float uniform = 0.0f;
-        if (site.is_leader() && site.led().turn.uniforms) {
-            uniform = load_constant(site.led().turn.uniforms + at);
+        if (site.is_leader() && site.crewed().turn.uniforms) {
+            uniform = load_constant(site.crewed().turn.uniforms + at);
         }
         embed();
 #pragma unroll 1
@@ -210,17 +170,16 @@ struct Step {
         if (is_drawn) unembed();
         if (site.is_leader()) {
             const uint32_t code = choose(at, uniform, is_drawn);
-            const Turn& turn = site.led().turn;
+            const Turn& turn = site.crewed().turn;
             if (site.lane == 0) {
-                site.led().head.last = code;
-                site.led().head.position++;
-                if (turn.codes && (!kSolo || site.rank == 0)) turn.codes[at] = code;
+                site.crewed().head.last = code;
+                site.crewed().head.position++;
+                if (turn.codes) turn.codes[at] = code;
             }
         }
         advance_spots();
         now = now + 1 == (int)site.plan.conv_width ? 0 : now + 1;
         block_sync();
-        if (kSolo) cluster_arrive();
     }
 
     // The next position's places in every layer.
@@ -253,20 +212,20 @@ __device__ inline void copy_words(T* to, const T* from) {
     }
 }
 
-// Brings weights and the lanes' heads into shared memory.
-template <class S, bool kSolo>
-__device__ void begin(const Site<S, kSolo>& site, const Turn* turns, float* staged) {
+// Brings weights and the lanes' heads and filters into shared memory.
+template <class S, int kLanes>
+__device__ void begin(const Site<S, kLanes>& site, const Turn* turns) {
     const Plan& plan = site.plan;
-    Rooms<S, kSolo>& rooms = site.rooms();
-    copy_block(site.image(), plan.image + (size_t)site.rank * plan.image_bytes, plan.image_bytes);
+    Rooms<S, kLanes>& rooms = site.rooms();
+    copy_block(site.kept(), plan.image, plan.kept_bytes);
     for (int i = thread_index(); i < (int)sizeof(rooms.input) / 4; i += kThreads) {
         reinterpret_cast<uint32_t*>(rooms.input)[i] = 0;
     }
     for (int i = thread_index(); i < kCodes; i += kThreads) rooms.samples[i] = plan.samples[i];
     for (int r = 0; r < site.n_own; r++) {
-        const Turn& turn = turns[kSolo ? 0 : r * kBlocks + site.rank];
+        const Turn& turn = turns[r];
         const LaneHead* head = reinterpret_cast<const LaneHead*>(turn.lane);
-        Own<S, kSolo>& own = site.own(r);
+        Own<S>& own = site.own(r);
         copy_words(&own.turn, &turn);
         copy_words(&own.head, head);
         for (int l = thread_index(); l < (int)plan.n_layers; l += kThreads) {
@@ -278,56 +237,88 @@ __device__ void begin(const Site<S, kSolo>& site, const Turn* turns, float* stag
             spot.seen = count + 1 < layer.rows ? count + 1 : layer.rows;
             spot.rotation = count % plan.rope_period;
         }
+        copy_block(site.filters(r), turn.lane + plan.filters, 4 * (size_t)plan.filter_floats);
     }
-    if (kSolo) copy_block(staged, turns[0].lane + plan.filters, 4 * (size_t)plan.filter_floats);
 }
 
-// Brings the lanes' heads back.
-template <class S, bool kSolo>
-__device__ void end(const Site<S, kSolo>& site, const float* staged) {
-    if (kSolo && site.rank != 0) return;
+// Brings the lanes' heads and filters back.
+template <class S, int kLanes>
+__device__ void end(const Site<S, kLanes>& site) {
     for (int r = 0; r < site.n_own; r++) {
-        const Own<S, kSolo>& own = site.own(r);
+        const Own<S>& own = site.own(r);
         copy_words(reinterpret_cast<LaneHead*>(own.turn.lane), &own.head);
+        copy_block(own.turn.lane + site.plan.filters, site.filters(r),
+                   4 * (size_t)site.plan.filter_floats);
     }
+}
+
+// One thread brings all matrices by, piece after piece, as room becomes free.
+template <class S, int kLanes>
+__device__ void bring(Site<S, kLanes>& site, bool is_drawn) {
     const Plan& plan = site.plan;
-    if (kSolo) {
-        copy_block(site.own(0).turn.lane + plan.filters, staged, 4 * (size_t)plan.filter_floats);
+    Rooms<S, kLanes>& rooms = site.rooms();
+    bool is_first = true;
+    for (int at = 0; at < (int)plan.n_steps; at++) {
+        const unsigned char* from = plan.image + plan.kept_bytes;
+        const auto pass = [&](int n_rows, int n_steps) {
+            const int most = piece_tiles(n_steps);
+            for (int n = n_rows / kTileRows; n > 0; n -= most) {
+                if (!is_first) wait_arrivals(&rooms.is_free[site.piece], site.phase ^ 1);
+                const int bytes = (n < most ? n : most) * tile_bytes(n_steps);
+                expect_arrivals(&rooms.is_there[site.piece], bytes);
+                fetch(site.pieces() + site.piece * kPieceBytes, from, bytes,
+                      &rooms.is_there[site.piece]);
+                from += bytes;
+                site.next_piece();
+                if (site.piece == 0) is_first = false;
+            }
+        };
+        if (plan.n_filters) pass(S::D, plan.n_filters + 1);
+        for (int layer = 0; layer < (int)plan.n_layers; layer++) {
+            pass(S::kQkv, S::D / 32);
+            pass(S::D, S::D / 32);
+            pass(S::F, S::D / 32);
+            pass(S::D, S::F / 32);
+        }
+        if (is_drawn) pass(kCodes, S::D / 32);
     }
 }
 
-// Lanes are dealt to the clusters in turn.
-template <class S, bool kSolo>
+// Lanes are dealt to the blocks in turn.
+template <class S, int kLanes>
 __device__ void decode(const Plan& plan, const Turn* turns, int n_turns) {
-    const int most = plan.lanes_per_cluster;
-    turns += cluster_index() * most;
-    n_turns -= cluster_index() * most;
-    Site<S, kSolo> site(plan, n_turns < most ? n_turns : most);
-    float* staged = reinterpret_cast<float*>(site.image() + plan.image_bytes);
-    begin(site, turns, staged);
+    turns += block_index() * kLanes;
+    n_turns -= block_index() * kLanes;
+    Site<S, kLanes> site(plan, n_turns < kLanes ? n_turns : kLanes);
     bool is_drawn = false;
-    for (int b = 0; b < site.n_lanes; b++) is_drawn |= turns[b].is_drawn != 0;
-    if (kSolo && thread_index() == 0) {
-        for (Arrivals& arrivals : site.own(0).arrivals) begin_arrivals(&arrivals);
+    for (int b = 0; b < site.n_own; b++) is_drawn |= turns[b].is_drawn != 0;
+    if (thread_index() == 0) {
+        for (Own<S>& own : site.rooms().own) begin_arrivals(&own.past_is_there, 1);
+        for (Arrivals& arrivals : site.rooms().is_there) begin_arrivals(&arrivals, 1);
+        for (Arrivals& arrivals : site.rooms().is_free) begin_arrivals(&arrivals, kWarps);
     }
-    cluster_sync();
-    if (kSolo) cluster_arrive();
-    Step<S, kSolo> step(site, staged);
+    __syncthreads();
+    if (thread_index() >= kThreads) {
+        if (thread_index() == kThreads) bring(site, is_drawn);
+        return;
+    }
+    begin(site, turns);
+    block_sync();
+    Step<S, kLanes> step(site);
     for (int at = 0; at < (int)plan.n_steps; at++) step.step(at, is_drawn);
-    // No block goes while another may still write to its memory.
-    if (kSolo) cluster_wait();
-    cluster_sync();
-    end(site, staged);
+    end(site);
 }
 
-#define DECODE(name, is_solo, rooms, ...)                                                    \
-    static_assert(sizeof(Rooms<Shape<__VA_ARGS__>, is_solo>) <= rooms);                      \
-    extern "C" __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1) \
-        name(const __grid_constant__ Plan plan, const Turn* turns, int n_turns) {             \
-        decode<Shape<__VA_ARGS__>, is_solo>(plan, turns, n_turns);                            \
+#define DECODE(name, n_lanes, rooms, ...)                                          \
+    static_assert(sizeof(Rooms<Shape<__VA_ARGS__>, n_lanes>) <= rooms);            \
+    extern "C" __global__ void __launch_bounds__(kThreads + 32, 1)                 \
+        name(const __grid_constant__ Plan plan, const Turn* turns, int n_turns) {  \
+        decode<Shape<__VA_ARGS__>, n_lanes>(plan, turns, n_turns);                 \
     }
 
-DECODE(decode_one_128, true, 24576, 128, 512, 4, 32)
-DECODE(decode_many_128, false, 53248, 128, 512, 4, 32)
-DECODE(decode_one_32, true, 24576, 32, 64, 2, 16)
-DECODE(decode_many_32, false, 53248, 32, 64, 2, 16)
+DECODE(decode_one_128, 1, 34816, 128, 512, 4, 32)
+DECODE(decode_two_128, 2, 63488, 128, 512, 4, 32)
+DECODE(decode_one_256, 1, 43008, 256, 1024, 8, 32)
+DECODE(decode_two_256, 2, 83968, 256, 1024, 8, 32)
+DECODE(decode_one_32, 1, 34816, 32, 64, 2, 16)
+DECODE(decode_two_32, 2, 63488, 32, 64, 2, 16)

@@ -1,19 +1,23 @@
-// Attention of decode.cu: the block that leads a lane reads its cache from the GPU's memory, with
-// the tensor cores: scores are a product of queries [H, K] and keys [K, 8 slots], what they mix is
-// one of weights [H, 32 slots] and values [32 slots, 8 dims].
+// Attention of decode.cu, with the tensor cores: scores are a product of queries [H, K] and keys
+// [K, 8 slots], what they mix is one of weights [H, 32 slots] and values [32 slots, 8 dims].
 //
-// Of each lane's run a warp takes sixteen slots, and asks for their keys before the queries are
-// known. All warps of the block meet between the parts.
+// What a layer wants of the past comes from the GPU's memory while the layer before is at work: where it
+// lies depends on the position alone. A lane's crew shares its slots out, and meets between the parts.
 #pragma once
 #include "decode_product.cuh"
 
-// A lane's run of slots in one layer, widened to whole blocks as in `src/compute/cache.rs`.
-struct Run {
-    unsigned char* blocks;  // the first
+// What a lane sees of a run of slots, which is widened to whole blocks as in `src/compute/cache.rs`.
+struct Seen {
     int n_blocks;
     int first;   // of the visible slots, counted from the first block's start
     int end;     // one behind the last
     int newest;  // the present position's
+};
+
+// A lane's run in one layer.
+struct Run {
+    Seen seen;
+    unsigned char* blocks;  // the first
 
     template <class O>
     __device__ Run(const O& own, const Plan& plan, int layer) {
@@ -21,268 +25,290 @@ struct Run {
         const Spot spot = own.spots[layer];
         const uint32_t start = spot.phase * l.rows;
         blocks = own.turn.lane + l.cache + (size_t)(start / 16) * kSlotBlock;
-        first = start % 16;
-        end = first + spot.seen;
-        newest = first + spot.row;
-        n_blocks = (end + 15) / 16;
+        seen.first = start % 16;
+        seen.end = seen.first + spot.seen;
+        seen.newest = seen.first + spot.row;
+        seen.n_blocks = (seen.end + 15) / 16;
     }
 };
 
-template <class S, bool kSolo>
+template <class S, int kLanes>
 struct Attention {
-    static constexpr int kLanes = kSolo ? 1 : kMostOwn;
-    static constexpr int kColumns = S::K / 8;  // of eight dims
-    // Pairs of blocks whose values a warp takes, of one column.
-    static constexpr int kPairs = kSlots / 32 / (kWarps / kColumns);
+    static constexpr int kCrew = Site<S, kLanes>::kCrew;
+    static constexpr int kBlocksOwn = kWarps / kCrew;  // blocks of slots of a warp
+    static constexpr int kColumns = S::K / 8;          // of eight dims
+    // The first half of a crew mixes; pairs of blocks whose values a warp takes, of one column.
+    static constexpr int kMixers = kCrew / 2;
+    static constexpr int kPairs = kSlots / 32 / (kMixers / kColumns);
+    // A product with keys has eight rows and four heads or less fill only half of them: then the
+    // queries lie there twice, and thread (g, t) looks at half g / 4 of a block, else at both.
+    static constexpr int kHeads = S::H <= 4 ? 4 : 8;
+    static constexpr int kHalves = kHeads / 4;
 
-    Site<S, kSolo>& site;
+    Site<S, kLanes>& site;
     const int layer;
-    const int g, t;
-    // Of each lane: eight slots' keys, twice; the scales of two slots' keys and values, twice.
-    uint2 keys[kLanes][2];
-    float2 key_scales[kLanes][2], value_scales[kLanes][2];
-    // The scores of two slots, twice; what becomes of them.
-    float2 scores[kLanes][2];
-    uint32_t values[kLanes][kPairs][2];
-
+    const int g = site.lane / 4, t = site.lane % 4;
+    // The head whose scores this thread looks at.
+    const int head = g % kHeads;
+    const bool is_head = head < S::H;
+    Seen seen;
+    // The scores of two slots in each half; what becomes of them.
+    float2 scores[kBlocksOwn][kHalves];
     // Of the head that this half warp turns.
     float cos, sin;
 
-    __device__ Attention(Site<S, kSolo>& site, int layer)
-        : site(site), layer(layer), g(site.lane / 4), t(site.lane % 4) {}
+    __device__ Attention(Site<S, kLanes>& site, int layer) : site(site), layer(layer) {}
 
-    // Asks for keys, scales and angles.
+    // Asks for what a layer wants of the past; nobody reads the last layer's any more.
+    __device__ static void ask(Site<S, kLanes>& site, int layer) {
+        if (site.lane != 0 || site.member != kCrew - 1 || !site.is_on()) return;
+        const Plan& plan = site.plan;
+        Own<S>& own = site.crewed();
+        const Run run(own, plan, layer);
+        const int run_bytes = run.seen.n_blocks * kSlotBlock;
+        const int past_bytes = plan.conv_width * (int)sizeof(own.past[0]);
+        expect_arrivals(&own.past_is_there, run_bytes + past_bytes);
+        fetch(own.past, own.turn.lane + plan.taps + layer * past_bytes, past_bytes,
+              &own.past_is_there);
+        fetch(own.run, run.blocks, run_bytes, &own.past_is_there);
+    }
+
+    __device__ static void await_past(const Site<S, kLanes>& site) {
+        wait_arrivals(&site.crewed().past_is_there, site.n_pasts % 2);
+    }
+
+    // Queries, the key and the value fall to half warps, from the crew's end.
+    __device__ int turned() const { return 2 * (kCrew - 1 - site.member) + site.lane / 16; }
+
+    // Looks where things lie, and asks for angles.
     __device__ void foresee() {
-        const int r = (2 * site.warp + site.lane / 16) / (S::H + 2);
-        if (r < site.n_own && site.lane % 16 < S::K / 2) {
-            const float* angles = site.plan.angles + site.own(r).spots[layer].rotation * S::K;
+        if (!site.is_on()) return;
+        const Own<S>& own = site.crewed();
+        seen = Run(own, site.plan, layer).seen;
+        if (turned() <= S::H && site.lane % 16 < S::K / 2) {
+            const float* angles = site.plan.angles + own.spots[layer].rotation * S::K;
             cos = load_constant(angles + site.lane % 16);
             sin = load_constant(angles + S::K / 2 + site.lane % 16);
         }
-        each([&](int r) {
-            const Run seen = run(r);
-            if (site.warp >= seen.n_blocks) return;
-            const unsigned char* block = seen.blocks + site.warp * kSlotBlock;
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const unsigned char* key = block + 32 * (8 * half + g);
-                keys[r][half] = load_fresh(reinterpret_cast<const uint2*>(key) + t);
-                const float2* scales = reinterpret_cast<const float2*>(block + 1024) + 4 * half + t;
-                key_scales[r][half] = load_fresh(scales);
-                value_scales[r][half] = load_fresh(scales + 8);
-            }
-        });
     }
-
-    template <class F>
-    __device__ void each(F f) const {
-#pragma unroll
-        for (int r = 0; r < kLanes; r++) {
-            if (r < site.n_own) f(r);
-        }
-    }
-
-    __device__ Run run(int r) const { return Run(site.own(r), site.plan, layer); }
 
     // Half a warp turns and quantises a query or the key, or quantises the value.
     __device__ void quantise_heads() {
-        constexpr int kHeads = S::H + 2, kHalf = S::K / 2;
-        static_assert(kHeads * kLanes <= 2 * kWarps);
-        const int task = 2 * site.warp + site.lane / 16, j = site.lane % 16;
-        const int r = task / kHeads, head = task % kHeads;
-        if (2 * site.warp < kHeads * site.n_own) {
-            const bool is_on = r < site.n_own, is_pair = is_on && j < kHalf;
-            Own<S, kSolo>& own = site.own(is_on ? r : 0);
-            const float* v = site.returned(is_on ? r : 0) + head * S::K;
-            float a = is_pair ? v[j] : 0.0f, b = is_pair ? v[j + kHalf] : 0.0f;
-            if (is_pair && head <= S::H) {
-                const float low = fmaf(a, cos, b * (0.0f - sin));
-                b = fmaf(a, sin, b * cos);
-                a = low;
-            }
-            const float largest = largest_of_sixteen(larger(fabsf(a), fabsf(b)));
-            const float inverse = largest > kTiny ? 127.0f / largest : 0.0f;
-            float scale = largest / 127.0f;
-            if (head < S::H) scale = scale * site.plan.score_unit;
-            if (is_pair) {
-                own.heads[head][j] = __float_as_uint(fmaf(a, inverse, kMagic));
-                own.heads[head][kHalf + j] = __float_as_uint(fmaf(b, inverse, kMagic));
-            }
-            // Products are 32 deep.
-            for (int i = S::K + j; is_on && i < 32; i += 16) own.heads[head][i] = 0;
-            if (is_on && j == 0) own.head_scales[head] = scale;
+        constexpr int kHalf = S::K / 2;
+        static_assert(S::H + 2 <= 2 * kCrew && S::D <= 32 * kCrew);
+        Own<S>& own = site.crewed();
+        const int head = turned(), j = site.lane % 16, i = 32 * site.member + site.lane;
+        if (i < S::D) own.mixed[i] = 0;
+        if (2 * (kCrew - 1 - site.member) >= S::H + 2) return;
+        const bool is_on = head < S::H + 2, is_pair = is_on && j < kHalf;
+        const float* v = site.returned(site.crew) + head * S::K;
+        float a = is_pair ? v[j] : 0.0f, b = is_pair ? v[j + kHalf] : 0.0f;
+        if (is_pair && head <= S::H) {
+            const float low = fmaf(a, cos, b * (0.0f - sin));
+            b = fmaf(a, sin, b * cos);
+            a = low;
         }
-        for (int i = thread_index(); i < site.n_own * S::D; i += kThreads) {
-            site.own(i / S::D).mixed[i % S::D] = 0;
+        const float largest = largest_of_sixteen(larger(fabsf(a), fabsf(b)));
+        const float inverse = largest > kTiny ? 127.0f / largest : 0.0f;
+        float scale = largest / 127.0f;
+        if (head < S::H) scale = scale * site.plan.score_unit;
+        if (is_pair) {
+            own.heads[head][j] = __float_as_uint(fmaf(a, inverse, kMagic));
+            own.heads[head][kHalf + j] = __float_as_uint(fmaf(b, inverse, kMagic));
         }
+        // Products are 32 deep.
+        for (int k = S::K + j; is_on && k < 32; k += 16) own.heads[head][k] = 0;
+        if (is_on && j == 0) own.head_scales[head] = scale;
     }
 
-    // Stores the newest key and value; of the blocks that lead one lane the first does.
+    // Stores the newest key and value.
     __device__ void append() const {
-        const int r = kWarps - 1 - site.warp;
-        if (r >= site.n_own || (kSolo && site.rank != 0)) return;
-        const Own<S, kSolo>& own = site.own(r);
-        const Run seen = run(r);
-        unsigned char* block = seen.blocks + seen.newest / 16 * kSlotBlock;
+        if (site.member != kCrew - 1 || !site.is_on()) return;
+        const Own<S>& own = site.crewed();
+        const Run run(own, site.plan, layer);
+        unsigned char* block = run.blocks + seen.newest / 16 * kSlotBlock;
         const int at = seen.newest % 16, i = site.lane;
         if (i < S::K) {
             block[32 * at + i] = own.heads[S::H][i];
             block[512 + 16 * i + at] = own.heads[S::H + 1][i];
         }
         if (i < 2) reinterpret_cast<float*>(block + 1024)[16 * i + at] = own.head_scales[S::H + i];
+        show_to_fetches();
+    }
+
+    // This warp's block of that number.
+    __device__ int block_of_own(int i) const { return site.member + kCrew * i; }
+
+    // Which half of a block this thread looks at.
+    __device__ int half_of(int h) const { return kHalves == 1 ? g / 4 : h; }
+
+    // The first of the two slots that it looks at, in this warp's block i.
+    __device__ int slot_of(int i, int h) const {
+        return 16 * block_of_own(i) + 8 * half_of(h) + 2 * t;
     }
 
     // The scores of this warp's slots, as powers of two, minus infinity where none is seen; leaves
-    // the largest of each head. Asks for the values.
-    __device__ void score(int r) {
-        Own<S, kSolo>& own = site.own(r);
-        const Run seen = run(r);
+    // the largest of each head.
+    __device__ void score() {
+        Own<S>& own = site.crewed();
+        const int known = is_head ? head : 0;
+        const uint2 q = reinterpret_cast<const uint2*>(own.heads[known])[t];
+        const float q_scale = own.head_scales[known];
 #pragma unroll
-        for (int half = 0; half < 2; half++) scores[r][half] = make_float2(-INFINITY, -INFINITY);
-        if (site.warp < seen.n_blocks) {
-            uint2 q = make_uint2(0, 0);
-            if (g < S::H) q = reinterpret_cast<const uint2*>(own.heads[g])[t];
-            const float q_scale = own.head_scales[g < S::H ? g : 0];
+        for (int i = 0; i < kBlocksOwn; i++) {
+#pragma unroll
+            for (int h = 0; h < kHalves; h++) scores[i][h] = make_float2(-INFINITY, -INFINITY);
+            const int number = block_of_own(i);
+            if (number >= seen.n_blocks) continue;
+            int sums[2][4] = {};
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int first = 16 * site.warp + 8 * half + 2 * t;
-                if (first - 2 * t + g == seen.newest) {
-                    keys[r][half] = reinterpret_cast<const uint2*>(own.heads[S::H])[t];
-                }
-                patch(key_scales[r][half], seen.newest - first, own.head_scales[S::H]);
-                patch(value_scales[r][half], seen.newest - first, own.head_scales[S::H + 1]);
-                int c[4] = {};
-                multiply_signed(c, q.x, 0, q.y, 0, keys[r][half].x, keys[r][half].y);
-                const float2 scale = key_scales[r][half];
+                const int slot = 8 * half + g;
+                const unsigned char* key = own.run + number * kSlotBlock + 32 * slot;
+                if (16 * number + slot == seen.newest) key = own.heads[S::H];
+                const uint2 k = reinterpret_cast<const uint2*>(key)[t];
+                multiply_signed(sums[half], q.x, 0, q.y, 0, k.x, k.y);
+            }
+#pragma unroll
+            for (int h = 0; h < kHalves; h++) {
+                const int first = slot_of(i, h), (&c)[4] = sums[h];
+                const bool is_upper = kHalves == 1 && half_of(h) == 1;
+                const int x = is_upper ? sums[1][0] : c[0], y = is_upper ? sums[1][1] : c[1];
+                const float2 scale = scales(first, 0);
                 if (first >= seen.first && first < seen.end) {
-                    scores[r][half].x = (float)c[0] * (scale.x * q_scale);
+                    scores[i][h].x = (float)x * (scale.x * q_scale);
                 }
                 if (first + 1 >= seen.first && first + 1 < seen.end) {
-                    scores[r][half].y = (float)c[1] * (scale.y * q_scale);
+                    scores[i][h].y = (float)y * (scale.y * q_scale);
                 }
             }
         }
+        leave(own.tops);
+    }
+
+    // The scales of the keys, or values, of a slot and the next.
+    __device__ float2 scales(int slot, int of_values) const {
+        const Own<S>& own = site.crewed();
+        const unsigned char* from = own.run + slot / 16 * kSlotBlock + 1024 + 64 * of_values;
+        float2 pair = reinterpret_cast<const float2*>(from)[slot % 16 / 2];
+        const float newest = own.head_scales[S::H + of_values];
+        if (slot == seen.newest) pair.x = newest;
+        if (slot + 1 == seen.newest) pair.y = newest;
+        return pair;
+    }
+
+    // The largest of this warp's scores of each head.
+    __device__ void leave(float (&of_warps)[8][kWarps]) const {
+        float top = -INFINITY;
 #pragma unroll
-        for (int i = 0; i < kPairs; i++) {
-            const int at = block_of(i);
-            values[r][i][0] = values[r][i][1] = 0;
-            const unsigned char* from = seen.blocks + at * kSlotBlock + 512 + 16 * dim();
-            const uint32_t* block = reinterpret_cast<const uint32_t*>(from) + t;
-            if (at < seen.n_blocks) values[r][i][0] = load_fresh(block);
-            if (at + 1 < seen.n_blocks) values[r][i][1] = load_fresh(block + kSlotBlock / 4);
+        for (int i = 0; i < kBlocksOwn; i++) {
+#pragma unroll
+            for (int h = 0; h < kHalves; h++) {
+                top = larger(top, larger(scores[i][h].x, scores[i][h].y));
+            }
         }
-        leave(own.tops, largest_of(scores[r]));
+        top = larger(top, shuffle_xor(top, 1));
+        top = larger(top, shuffle_xor(top, 2));
+        if (kHalves == 1) top = larger(top, shuffle_xor(top, 16));
+        if (t == 0 && g == head && is_head) of_warps[head][site.member] = top;
     }
 
-    __device__ static void patch(float2& pair, int at, float v) {
-        if (at == 0) pair.x = v;
-        if (at == 1) pair.y = v;
-    }
-
-    __device__ static float largest_of(const float2 (&v)[2]) {
-        float top = larger(larger(v[0].x, v[0].y), larger(v[1].x, v[1].y));
+    // Of this thread's head: each of four threads looks at some warps.
+    __device__ float largest_of_warps(const float (&of_warps)[8][kWarps]) const {
+        const float2* of_head = reinterpret_cast<const float2*>(of_warps[is_head ? head : 0]);
+        float2 v = of_head[t];
+        float top = larger(v.x, v.y);
+        if (kCrew == 16) {
+            v = of_head[t + 4];
+            top = larger(top, larger(v.x, v.y));
+        }
         top = larger(top, shuffle_xor(top, 1));
         return larger(top, shuffle_xor(top, 2));
     }
 
-    __device__ void leave(float (&of_warps)[8][kWarps], float v) const {
-        if (t == 0 && g < S::H) of_warps[g][site.warp] = v;
-    }
-
-    __device__ float largest_of_warps(const float (&of_warps)[8][kWarps]) const {
-        const float4* v = reinterpret_cast<const float4*>(of_warps[g < S::H ? g : 0]);
-        float top = -INFINITY;
-#pragma unroll
-        for (int i = 0; i < kWarps / 4; i++) {
-            top = larger(top, larger(larger(v[i].x, v[i].y), larger(v[i].z, v[i].w)));
-        }
-        return top;
-    }
-
     // Shares of the likeliest, for the sum; times the scales of the values, for the weights.
-    __device__ void share(int r) {
-        Own<S, kSolo>& own = site.own(r);
+    __device__ void share() {
+        Own<S>& own = site.crewed();
         const float top = largest_of_warps(own.tops);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float2& s = scores[r][half];
-            s.x = exp2_of(s.x - top);
-            s.y = exp2_of(s.y - top);
-            const int first = 16 * site.warp + 8 * half + 2 * t;
-            if (g < S::H) *reinterpret_cast<float2*>(own.scratch + kSlots * g + first) = s;
-            s.x = s.x * value_scales[r][half].x;
-            s.y = s.y * value_scales[r][half].y;
+        for (int i = 0; i < kBlocksOwn; i++) {
+            const bool is_seen = block_of_own(i) < seen.n_blocks;
+#pragma unroll
+            for (int h = 0; h < kHalves; h++) {
+                float2& s = scores[i][h];
+                const float2 scale = scales(slot_of(i, h), 1);
+                s.x = exp2_of(s.x - top);
+                s.y = exp2_of(s.y - top);
+                float* to = own.scratch + kSlots * head + slot_of(i, h);
+                if (is_head) *reinterpret_cast<float2*>(to) = s;
+                s = is_seen ? make_float2(s.x * scale.x, s.y * scale.y) : make_float2(0.0f, 0.0f);
+            }
         }
-        if (site.warp >= run(r).n_blocks) {
-            scores[r][0] = scores[r][1] = make_float2(0.0f, 0.0f);
-        }
-        leave(own.heaviest, largest_of(scores[r]));
+        leave(own.heaviest);
     }
 
-    // The weights as bytes; and, a warp for each head, the sum of its shares and what a step of a
-    // weight is worth.
-    __device__ void weigh(int r) {
-        Own<S, kSolo>& own = site.own(r);
+    // The weights as bytes.
+    __device__ void weigh() {
+        Own<S>& own = site.crewed();
         const float heaviest = largest_of_warps(own.heaviest);
         const float inverse = heaviest > kTiny ? 255.0f / heaviest : 0.0f;
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const float2 s = scores[r][half];
-            const uint32_t x = __float_as_uint(fmaf(s.x, inverse, kMagic)) & 0xff;
-            const uint32_t y = __float_as_uint(fmaf(s.y, inverse, kMagic)) & 0xff;
-            unsigned char* to = own.weights[g < S::H ? g : 0] + 16 * site.warp + 8 * half + 2 * t;
-            if (g < S::H) *reinterpret_cast<uint16_t*>(to) = x | y << 8;
+        for (int i = 0; i < kBlocksOwn; i++) {
+#pragma unroll
+            for (int h = 0; h < kHalves; h++) {
+                const uint32_t x = __float_as_uint(fmaf(scores[i][h].x, inverse, kMagic)) & 0xff;
+                const uint32_t y = __float_as_uint(fmaf(scores[i][h].y, inverse, kMagic)) & 0xff;
+                unsigned char* to = own.weights[is_head ? head : 0] + slot_of(i, h);
+                if (is_head) *reinterpret_cast<uint16_t*>(to) = x | y << 8;
+            }
         }
     }
 
+    // The sum of each head's shares, and what a step of a weight is worth: a warp for a head.
     __device__ void add_up() const {
-        for (int task = site.warp; task < site.n_own * S::H; task += kWarps) {
-            Own<S, kSolo>& own = site.own(task / S::H);
-            const int head = task % S::H, n_blocks = run(task / S::H).n_blocks;
-            const float* shares = own.scratch + kSlots * head + site.lane % 16;
+        Own<S>& own = site.crewed();
+        const int j = site.lane % 16;
+        for (int h = site.member - kMixers; h < S::H; h += kCrew - kMixers) {
+            const float* shares = own.scratch + kSlots * h + j;
             float sum = 0.0f;
 #pragma unroll
-            for (int b = 0; b < kWarps; b++) {
-                if (b < n_blocks) sum = sum + shares[16 * b];
+            for (int b = 0; b < kSlots / 16; b++) {
+                if (b < seen.n_blocks) sum = sum + shares[16 * b];
             }
             sum = sum_of_sixteen(sum);
-            const float4* v = reinterpret_cast<const float4*>(own.heaviest[head]);
-            float heaviest = 0.0f;
-#pragma unroll
-            for (int i = 0; i < kWarps / 4; i++) {
-                const float4 w = v[i];
-                heaviest = larger(heaviest, larger(larger(w.x, w.y), larger(w.z, w.w)));
-            }
-            if (site.lane == 0) own.units[head] = heaviest / 255.0f / sum;
+            const float heaviest = largest_of_sixteen(own.heaviest[h][j % kCrew]);
+            if (site.lane == 0) own.units[h] = heaviest / 255.0f / sum;
         }
     }
 
     // A warp takes eight dims of every so many pairs of blocks.
-    __device__ int dim() const { return 8 * (site.warp % kColumns) + g; }
-    __device__ int block_of(int i) const {
-        return 2 * (site.warp / kColumns + i * (kWarps / kColumns));
+    __device__ int dim() const { return 8 * (site.member % kColumns) + g; }
+    __device__ int pair_of(int i) const {
+        return 2 * (site.member / kColumns + i * (kMixers / kColumns));
     }
 
     // mixed[h][dim] = sum over slots of weight · value: integers, in any order the same.
-    __device__ void mix(int r) {
-        Own<S, kSolo>& own = site.own(r);
-        const Run seen = run(r);
+    __device__ void mix() {
+        Own<S>& own = site.crewed();
         const unsigned char* weights = own.weights[g < S::H ? g : 0] + 4 * t;
         int c[4] = {};
 #pragma unroll
         for (int i = 0; i < kPairs; i++) {
-            if (block_of(i) >= seen.n_blocks) continue;
-            uint32_t w[2] = {0, 0};
+            if (pair_of(i) >= seen.n_blocks) continue;
+            uint32_t w[2] = {0, 0}, v[2] = {0, 0};
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int first = 16 * (block_of(i) + half), at = seen.newest - first - 4 * t;
+                const int block = pair_of(i) + half, first = 16 * block;
+                const int at = seen.newest - first - 4 * t;
+                const unsigned char* from = own.run + block * kSlotBlock + 512 + 16 * dim();
+                if (block < seen.n_blocks) v[half] = reinterpret_cast<const uint32_t*>(from)[t];
                 if (at >= 0 && at < 4) {
                     const uint32_t byte = own.heads[S::H + 1][dim()];
-                    values[r][i][half] = (values[r][i][half] & ~(0xffu << 8 * at)) | byte << 8 * at;
+                    v[half] = (v[half] & ~(0xffu << 8 * at)) | byte << 8 * at;
                 }
                 if (g < S::H) w[half] = *reinterpret_cast<const uint32_t*>(weights + first);
             }
-            multiply_unsigned(c, w[0], 0, w[1], 0, values[r][i][0], values[r][i][1]);
+            multiply_unsigned(c, w[0], 0, w[1], 0, v[0], v[1]);
         }
         if (g < S::H) {
             int* mixed = own.mixed + g * S::K + dim() - g + 2 * t;
@@ -293,19 +319,27 @@ struct Attention {
 
     // From queries, key and value to what the heads give out, handed out.
     __device__ void attend() {
-        quantise_heads();
-        block_sync();
-        each([&](int r) { score(r); });
-        block_sync();
-        each([&](int r) { share(r); });
-        block_sync();
-        each([&](int r) { weigh(r); });
-        add_up();
-        block_sync();
-        each([&](int r) { mix(r); });
-        block_sync();
+        if (site.is_on()) {
+            quantise_heads();
+            site.crew_sync();
+            await_past(site);
+            score();
+            site.crew_sync();
+            share();
+            site.crew_sync();
+            weigh();
+            site.crew_sync();
+            if (site.member < kMixers) {
+                mix();
+            } else {
+                add_up();
+            }
+            site.crew_sync();
+            if (layer + 1 < (int)site.plan.n_layers) ask(site, layer + 1);
+        }
+        site.n_pasts++;
         if (!site.is_leader()) return;
-        const Own<S, kSolo>& own = site.led();
+        const Own<S>& own = site.crewed();
         float v[S::kOwn];
 #pragma unroll
         for (int i = 0; i < S::kOwn; i++) {

@@ -1,4 +1,4 @@
-// What decode.cu asks of the GPU: a block's place, barriers, memory of the cluster, warps'
+// What decode.cu asks of the GPU: a block's place, barriers, fetches, warps'
 // reductions, products of bytes. Floats elsewhere are written with plain operators: the file is
 // compiled with -fmad=false, so that each rounds by itself as it does on a CPU, and `fmaf` is
 // written where the CPU fuses.
@@ -6,8 +6,7 @@
 #define LONGWAVE_DECODE_DEVICE
 #include <cstdint>
 
-constexpr int kBlocks = 8;  // of a cluster
-constexpr int kWarps = 16;  // of a block
+constexpr int kWarps = 16;  // of a block, that compute
 constexpr int kThreads = 32 * kWarps;
 
 __device__ inline int thread_index() { return threadIdx.x; }
@@ -15,10 +14,7 @@ __device__ inline int thread_index() { return threadIdx.x; }
 // The same for all threads of a warp, and known to be: what depends on it does not part them.
 __device__ inline int warp_index() { return __shfl_sync(0xffffffffu, threadIdx.x / 32, 0); }
 
-__device__ inline int cluster_index() { return blockIdx.x / kBlocks; }
-
-// Blocks of a cluster lie beside each other in the grid.
-__device__ inline int block_rank() { return blockIdx.x % kBlocks; }
+__device__ inline int block_index() { return blockIdx.x; }
 
 // All of the block's shared memory; everything in it is placed by `Rooms`.
 __device__ inline unsigned char* shared_memory() {
@@ -26,61 +22,52 @@ __device__ inline unsigned char* shared_memory() {
     return memory;
 }
 
-__device__ inline void block_sync() { __syncthreads(); }
+// Those that compute.
+__device__ inline void block_sync() {
+    asm volatile("barrier.sync.aligned 1, %0;" ::"n"(kThreads) : "memory");
+}
+// So many of them: the part of that number.
+template <int kParty>
+__device__ inline void part_sync(int number) {
+    asm volatile("barrier.sync.aligned %0, %1;" ::"r"(2 + number), "n"(kParty) : "memory");
+}
 __device__ inline void warp_sync() { __syncwarp(); }
 
-// All threads of the cluster meet; what each wrote before, anywhere, all see afterwards.
-__device__ inline void cluster_sync() {
-    asm volatile(
-        "barrier.cluster.arrive.release.aligned;\n"
-        "barrier.cluster.wait.acquire.aligned;" ::
-            : "memory");
+__device__ inline uint32_t shared_address(const void* p) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-__device__ inline uint32_t peer_address(const void* own, int rank) {
-    uint32_t there;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;"
-        : "=r"(there)
-        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(own))), "r"(rank));
-    return there;
-}
-
-// Writes to the place in another block's shared memory that `own` is in this one's.
-__device__ inline void store_peer(float2* own, int rank, float2 v) {
-    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(peer_address(own, rank)),
-                 "f"(v.x), "f"(v.y)
-                 : "memory");
-}
-
-__device__ inline void store_peer(uint32_t* own, int rank, uint32_t v) {
-    asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(peer_address(own, rank)), "r"(v)
-                 : "memory");
-}
-
-// The same in two parts: what was written before the first is seen after the second.
-__device__ inline void cluster_arrive() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ inline void cluster_wait() {
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-// Counts bytes that other blocks send to this one: each time, one thread says how many are
-// expected, and whoever needs them waits for the phase to end; phases are 0 and 1 in turn.
+// Counts what comes to this block: so many threads say each time that they are through, and that
+// bytes are expected, if any are; whoever needs it waits for the phase to end. Phases are 0 and 1 in
+// turn.
 using Arrivals = uint64_t;
 
-__device__ inline void begin_arrivals(Arrivals* a) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(
-                     static_cast<uint32_t>(__cvta_generic_to_shared(a)))
+__device__ inline void begin_arrivals(Arrivals* a, int n_threads) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(a)), "r"(n_threads)
                  : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 __device__ inline void expect_arrivals(Arrivals* a, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                     static_cast<uint32_t>(__cvta_generic_to_shared(a))),
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(a)),
                  "r"(bytes)
                  : "memory");
+}
+
+__device__ inline void arrive(Arrivals* a) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(a)) : "memory");
+}
+
+// What this thread wrote to the GPU's memory before, `fetch` sees after the next barrier.
+__device__ inline void show_to_fetches() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
+// Copies so many bytes, a multiple of sixteen, from the GPU's memory, by itself; they are counted.
+__device__ inline void fetch(void* to, const void* from, int bytes, Arrivals* a) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(shared_address(to)),
+        "l"(from), "r"(bytes), "r"(shared_address(a))
+        : "memory");
 }
 
 __device__ inline void wait_arrivals(Arrivals* a, int phase) {
@@ -88,27 +75,16 @@ __device__ inline void wait_arrivals(Arrivals* a, int phase) {
         "{\n"
         ".reg .pred done;\n"
         "again:\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
         "@!done bra again;\n"
-        "}" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(a))),
+        "}" ::"r"(shared_address(a)),
         "r"(phase)
-        : "memory");
-}
-
-// As `store_peer`, and counted there.
-__device__ inline void send_peer(float2* own, int rank, float2 v, Arrivals* a) {
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 "
-        "[%0], {%1, %2}, [%3];" ::"r"(peer_address(own, rank)),
-        "f"(v.x), "f"(v.y), "r"(peer_address(a, rank))
         : "memory");
 }
 
 __device__ inline float shuffle_xor(float v, int mask) {
     return __shfl_xor_sync(0xffffffffu, v, mask);
 }
-
-__device__ inline float shuffle(float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
 
 __device__ inline unsigned warp_max(unsigned v) { return __reduce_max_sync(0xffffffffu, v); }
 __device__ inline unsigned warp_min(unsigned v) { return __reduce_min_sync(0xffffffffu, v); }
@@ -147,5 +123,13 @@ __device__ inline void multiply_signed(int (&c)[4], uint32_t a0, uint32_t a1, ui
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// The same of signed weights, a tile's as a thread has them, by unsigned inputs in the columns.
+__device__ inline void multiply_weights(int (&c)[4], uint4 a, uint2 b) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 #endif

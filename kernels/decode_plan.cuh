@@ -9,15 +9,31 @@ constexpr int kMostFilters = 15;
 constexpr int kMostPlaces = kMostFilters + 1;
 // Slots that a layer sees at most, widened to whole blocks: a warp takes sixteen.
 constexpr int kSlots = 16 * kWarps;
-// Lanes of a cluster that a block leads at most.
-constexpr int kMostOwn = 3;
+// Positions that a convolution sees, at most.
+constexpr int kMostTaps = 4;
 // Bytes of sixteen slots of a cache: keys [16 slots][32 dims], values [32 dims][16 slots], the
 // scales of the keys [16], those of the values [16].
 constexpr int kSlotBlock = 16 * 32 + 32 * 16 + 2 * 16 * 4;
-// Bytes of a matrix's tile of eight rows: [columns / 32][8 rows][32 columns], and of what belongs
-// to its rows: scales [8], sums of bytes [8], bias [8].
-constexpr int kStepBytes = 8 * 32;
-constexpr int kRowsBytes = 3 * 8 * 4;
+// A matrix is tiles of sixteen rows, one behind the other: for each 32 columns sixteen bytes for each
+// thread of a warp, as `multiply_weights` wants them, then what belongs to the rows: scales [16], sums
+// of bytes [16], bias [16].
+constexpr int kTileRows = 16;
+constexpr int kStepBytes = kTileRows * 32;
+constexpr int kRowsBytes = 3 * kTileRows * 4;
+
+// Bytes of a tile of so many times 32 columns.
+__host__ __device__ constexpr int tile_bytes(int n_steps) {
+    return n_steps * kStepBytes + kRowsBytes;
+}
+
+// Room for a piece of a matrix that is on its way to a block.
+constexpr int kPieceBytes = 18432;
+
+// Tiles of a piece: a warp takes one at most.
+__host__ __device__ constexpr int piece_tiles(int n_steps) {
+    const int n = kPieceBytes / tile_bytes(n_steps);
+    return n < kWarps ? n : kWarps;
+}
 
 // A layer's pattern: local layers are the case of stride 1.
 struct LayerPlan {
@@ -36,12 +52,13 @@ struct FilterPlan {
 };
 
 struct Plan {
-    const unsigned char* image;  // [8 ranks][image_bytes]
+    // Norms and taps [L][2 + W][D] and the last norm [D], f32; then all matrices in the order in which
+    // a step wants them.
+    const unsigned char* image;
     const float* embed;          // [V, D]
     const float* samples;        // [V]
     const float* angles;         // [rope_period, K]: cosines, sines
-    uint32_t image_bytes;
-    uint32_t layer_bytes;
+    uint32_t kept_bytes;  // of the image, that stay in shared memory: norms and taps
     uint32_t n_layers;
     uint32_t conv_width;
     uint32_t n_filters;
@@ -50,7 +67,6 @@ struct Plan {
     uint32_t taps;           // of the convolutions: bytes from the start of a lane
     uint32_t filters;
     uint32_t n_steps;
-    uint32_t lanes_per_cluster;
     float norm_eps;
     float score_unit;
     LayerPlan layers[kMostLayers];
@@ -93,25 +109,6 @@ struct Shape {
     static constexpr int kWidest = larger_of(F, larger_of(kQkv, kCodes));
     static constexpr int kOwn = D / 32;  // elements of a vector that a thread of a warp owns
     static_assert(D == H * K && D % 32 == 0 && F % 32 == 0 && K <= 32 && K % 8 == 0 && H <= 8);
-
-    // Tiles of eight rows that a block holds of a matrix of so many rows.
-    __host__ __device__ static constexpr int tiles(int rows) {
-        return (rows / 8 + kBlocks - 1) / kBlocks;
-    }
-    __host__ __device__ static constexpr int product_bytes(int rows, int columns) {
-        return tiles(rows) * (columns / 32 * kStepBytes + kRowsBytes);
-    }
-    // Within a layer's part of the image.
-    static constexpr int kQkvAt = 0;
-    static constexpr int kOutAt = kQkvAt + product_bytes(kQkv, D);
-    static constexpr int kUpAt = kOutAt + product_bytes(D, D);
-    static constexpr int kDownAt = kUpAt + product_bytes(F, D);
-    static constexpr int kAttnGainAt = kDownAt + product_bytes(D, F);
-    static constexpr int kMlpGainAt = kAttnGainAt + 4 * D;
-    static constexpr int kTapsAt = kMlpGainAt + 4 * D;
-    // Behind the layers.
-    static constexpr int kGainAt = product_bytes(kCodes, D);
-    static constexpr int kExpectedAt = kGainAt + 4 * D;
 };
 
 // Where a layer's next position lies.
@@ -119,26 +116,28 @@ struct Spot {
     uint32_t phase, row, seen, rotation;
 };
 
-// Vectors of bytes lie so far apart that eight of them at one column meet different banks.
+// Vectors of bytes lie so far apart that those at one column meet different banks.
 __host__ __device__ constexpr int pitch_of(int bytes) { return (bytes + 127) / 128 * 128 + 32; }
 
-// One lane's room in the shared memory of the block that leads it.
-template <class S, bool kSolo>
+// One lane's room in the shared memory of its block.
+template <class S>
 struct alignas(16) Own {
-    // What a product gives back; one for each parity where no second barrier keeps them apart.
-    float returned[kSolo ? 2 : 1][S::kWidest];
-    Arrivals arrivals[2];
+    // What the next layer wants of the past: the run of slots that it sees, its convolution's inputs.
+    alignas(16) unsigned char run[kSlots / 16 * kSlotBlock];
+    alignas(16) float past[kMostTaps][S::D];
+    alignas(16) float returned[S::kWidest];  // what a product gives back
+    Arrivals past_is_there;
     // Shares of attention [H, slots]; the waves of all places; what drawing adds up and sorts.
     alignas(16) float scratch[larger_of(S::H * kSlots, 4 * kCodes)];
     unsigned char weights[S::H][kSlots];
     // Of each warp, by heads.
-    float tops[8][kWarps], heaviest[8][kWarps];
+    alignas(16) float tops[8][kWarps], heaviest[8][kWarps];
     int mixed[S::D];
     float units[8];
     alignas(16) unsigned char heads[S::H + 2][32];  // queries, the key, the value
     float head_scales[S::H + 2];
-    // What quantising wants to know of the others: lows and highs of four warps.
-    float ranges[2][4];
+    // What quantising wants to know of the others: lows and highs of some warps.
+    float ranges[2][8];
     // Predictions and energies of all filters, error, what is usual, spread.
     float fresh[2 * kMostFilters + 3];
     alignas(16) LaneHead head;
@@ -147,12 +146,15 @@ struct alignas(16) Own {
 };
 
 // A block's shared memory before the image of the weights.
-template <class S, bool kSolo>
+template <class S, int kLanes>
 struct alignas(128) Rooms {
-    static constexpr int kRows = kSolo ? 16 : (kMostOwn * kBlocks + 15) / 16 * 16;
     static constexpr int kPitch = pitch_of(larger_of(S::F, 32 * kMostPlaces));
-    alignas(16) unsigned char input[kRows][kPitch];  // what the next product takes in
-    float2 scale[kRows];  // what a byte of it is worth, and the byte of 0, as an integer
+    // Pieces of matrices that there is room for: a single lane leaves more, a wide one less.
+    static constexpr int kPieces = S::D <= 128 ? (kLanes == 1 ? 7 : 4) : (kLanes == 1 ? 4 : 3);
+    alignas(16) unsigned char input[kLanes][kPitch];  // what the next product takes in
+    float2 scale[kLanes];  // what a byte of it is worth, and the byte of 0, as an integer
+    // Of the pieces of matrices: each is there, each may be written over.
+    Arrivals is_there[kPieces], is_free[kPieces];
     float samples[kCodes];
-    Own<S, kSolo> own[kSolo ? 1 : kMostOwn];
+    Own<S> own[kLanes];
 };

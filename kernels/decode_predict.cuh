@@ -91,20 +91,16 @@ struct Tap {
     }
 };
 
-template <class S, bool kSolo>
+template <class S, int kLanes>
 struct Prediction {
-    // Sixteens of taps that are read at once: from the GPU's memory more, which is farther away.
-    static constexpr int kAtOnce = kSolo ? 8 : 8;
+    // Sixteens of taps that are read at once.
+    static constexpr int kAtOnce = 8;
 
-    Site<S, kSolo>& site;
-    float* staged;  // a copy of the filters in shared memory, or null
-
-    __device__ float* filters(const Own<S, kSolo>& own) const {
-        return kSolo ? staged : reinterpret_cast<float*>(own.turn.lane + site.plan.filters);
-    }
+    Site<S, kLanes>& site;
 
     // Corrects one filter's weights by its error, takes in the newest, predicts what follows.
-    __device__ void step(Own<S, kSolo>& own, int f) {
+    __device__ void step(int r, int f) {
+        Own<S>& own = site.own(r);
         const FilterPlan& plan = site.plan.filter[f];
         const Heard heard(own.head, site.plan.n_filters, site.rooms().samples);
         float newest = heard.rest, error = 0.0f;
@@ -116,8 +112,8 @@ struct Prediction {
         const int n = plan.taps, mask = plan.ring - 1, j = site.lane % 16;
         const float gain = plan.rate * error / (own.head.energy[f] + kQuiet * (float)n);
         const float kept = error == 0.0f ? 1.0f : plan.kept;
-        float* weights = filters(own) + plan.weights;
-        float* ring = filters(own) + plan.heard;
+        float* weights = site.filters(r) + plan.weights;
+        float* ring = site.filters(r) + plan.heard;
         const int head = (own.head.newest[f] + mask) & mask;
         Tap tap{weights, ring, head, mask, gain, kept, newest, 0.0f, 0.0f};
         int at = j;
@@ -141,7 +137,7 @@ struct Prediction {
     }
 
     // Where the sum of the filters up to `place` lies, or how far off all have been, and its waves.
-    __device__ void expect(Own<S, kSolo>& own, int place) {
+    __device__ void expect(Own<S>& own, int place) {
         const int n_filters = site.plan.n_filters;
         LaneHead& head = own.head;
         float y;
@@ -175,7 +171,7 @@ struct Prediction {
     __device__ void hear() {
         const int n_filters = site.plan.n_filters, n_places = n_filters + 1;
         for (int task = site.warp; task < site.n_own * n_filters; task += kWarps) {
-            step(site.own(task / n_filters), task % n_filters);
+            step(task / n_filters, task % n_filters);
         }
         block_sync();
         for (int task = site.warp; task < site.n_own * n_places; task += kWarps) {

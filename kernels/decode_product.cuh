@@ -1,188 +1,160 @@
-// Matrix products of decode.cu: every block holds some rows of each matrix and computes them for
-// all lanes of its cluster.
+// Matrix products of decode.cu. All matrices pass through a block's shared memory, step after step,
+// piece after piece; it decodes one lane or two with them.
 //
-// One warp leads a lane: it holds the residual stream and norms it. With one lane to a cluster
-// (`kSolo`) the first warp of every block leads it: a product's input is there already, and its rows
-// go to all blocks. With more, lane b is led by warp b / 8 of block b % 8: the input goes to all
-// blocks, they meet, and the rows go back to the leader. All meet after either.
+// The warps that work for one lane are its crew: all of the block, or half. The first of a crew leads:
+// it holds the residual stream and norms it.
 #pragma once
 #include "decode_float.cuh"
 
-// A block's part of a matrix.
-struct Product {
-    const unsigned char* tiles;
-    const unsigned char* rows;
-    int n_rows;   // of the whole matrix
-    int first;    // row
-    int n_tiles;  // of eight rows
-};
-
 // What a thread of the kernel knows of its place.
-template <class S, bool kSolo>
+template <class S, int kLanes>
 struct Site {
+    static constexpr int kCrew = kWarps / kLanes;
+    static constexpr int kPieces = Rooms<S, kLanes>::kPieces;
+
     const Plan& plan;
     const int warp = warp_index(), lane = thread_index() % 32;
-    const int rank = block_rank();
-    const int n_lanes;  // of the cluster
-    const int n_own;    // lanes that this block leads
-    // Products so far; with one lane, where the last gave back.
-    uint32_t n_products = 0;
+    // Of which own lane's crew this warp is, and its number there.
+    const int crew = warp / kCrew, member = warp % kCrew;
+    const int n_own;  // lanes of this block
+    // The room of the next piece of a matrix, and which phase that is in.
+    int piece = 0, phase = 0;
+    uint32_t n_pasts = 0;  // that have come, so far
 
-    __device__ Site(const Plan& plan, int n_lanes)
-        : plan(plan),
-          n_lanes(n_lanes),
-          n_own(kSolo ? 1 : (n_lanes - block_rank() + kBlocks - 1) / kBlocks) {}
+    __device__ Site(const Plan& plan, int n_own) : plan(plan), n_own(n_own) {}
 
-    __device__ Rooms<S, kSolo>& rooms() const {
-        return *reinterpret_cast<Rooms<S, kSolo>*>(shared_memory());
+    __device__ Rooms<S, kLanes>& rooms() const {
+        return *reinterpret_cast<Rooms<S, kLanes>*>(shared_memory());
     }
-    __device__ Own<S, kSolo>& own(int r) const { return rooms().own[kSolo ? 0 : r]; }
+    __device__ Own<S>& own(int r) const { return rooms().own[r]; }
 
-    // Whether this warp leads a lane; it is the block's own of the warp's number.
-    __device__ bool is_leader() const { return warp < n_own; }
-    __device__ Own<S, kSolo>& led() const { return own(warp); }
+    __device__ bool is_on() const { return crew < n_own; }
+    __device__ bool is_leader() const { return is_on() && member == 0; }
+    // The own lane that this warp's crew works for.
+    __device__ Own<S>& crewed() const { return own(crew); }
 
-    __device__ unsigned char* image() const { return shared_memory() + sizeof(Rooms<S, kSolo>); }
-    __device__ const unsigned char* layer(int i) const { return image() + i * plan.layer_bytes; }
-    __device__ const unsigned char* tail() const { return layer(plan.n_layers); }
-
-    __device__ Product product(const unsigned char* at, int rows, int columns) const {
-        Product p;
-        const int most = S::tiles(rows), first = rank * most;
-        p.tiles = at;
-        p.rows = at + most * (columns / 32) * kStepBytes;
-        p.n_rows = rows;
-        p.first = 8 * first;
-        p.n_tiles = rows / 8 - first;
-        p.n_tiles = p.n_tiles < 0 ? 0 : p.n_tiles < most ? p.n_tiles : most;
-        return p;
-    }
-
-    // The row of `Rooms::input` of an own lane.
-    __device__ int row(int r) const { return kSolo ? 0 : r * kBlocks + rank; }
-
-    // What the last product gave back to an own lane.
-    __device__ const float* returned(int r) const {
-        return own(r).returned[kSolo ? (n_products - 1) % 2 : 0];
-    }
-
-    // Four bytes of a lane's input, to wherever they are multiplied.
-    __device__ void hand_out(int r, int at, uint32_t word) const {
-        uint32_t* to = reinterpret_cast<uint32_t*>(rooms().input[row(r)]) + at;
-        if (kSolo) {
-            *to = word;
-        } else {
-#pragma unroll
-            for (int k = 0; k < kBlocks; k++) store_peer(to, (rank + k) % kBlocks, word);
-        }
-    }
-
-    // What the bytes are worth; `who` is one of eight threads.
-    __device__ void hand_out(int r, int who, const Range& range) const {
-        float2* to = &rooms().scale[row(r)];
-        if (kSolo) {
-            if (who == 0) *to = range.entry();
-        } else if (who < kBlocks) {
-            store_peer(to, who, range.entry());
-        }
-    }
-
-    // Between handing out and multiplying.
-    __device__ void meet_inputs() const {
-        if (kSolo) {
+    __device__ void crew_sync() const {
+        if (kLanes == 1) {
             block_sync();
         } else {
-            cluster_sync();
+            part_sync<32 * kCrew>(crew);
         }
     }
 
-    // Gives the rows `at` and `at + 1` of lane b to its leader.
-    __device__ void give_back(int b, int at, float2 y) const {
-        if (kSolo) {
-            Own<S, kSolo>& to = own(0);
-            send_peer(reinterpret_cast<float2*>(&to.returned[n_products % 2][at]), lane / 4, y,
-                      &to.arrivals[n_products % 2]);
-        } else if (b < n_lanes) {
-            float* to = &own(b / kBlocks).returned[0][at];
-            store_peer(reinterpret_cast<float2*>(to), b % kBlocks, y);
-        }
+    // Norms and taps, which stay. Behind them copies of the filters, then the pieces.
+    __device__ unsigned char* kept() const { return shared_memory() + sizeof(Rooms<S, kLanes>); }
+    __device__ const float* layer(int i) const {
+        return reinterpret_cast<const float*>(kept()) + i * (2 + plan.conv_width) * S::D;
+    }
+    __device__ float* filters(int r) const {
+        return reinterpret_cast<float*>(kept() + plan.kept_bytes) + r * plan.filter_floats;
+    }
+    __device__ unsigned char* pieces() const {
+        return reinterpret_cast<unsigned char*>(filters(kLanes));
     }
 
-    // All have given back; what was returned may be read until the next product's end.
-    __device__ void meet_outputs() {
-        if (kSolo) {
-            wait_arrivals(&own(0).arrivals[n_products % 2], n_products / 2 % 2);
-        } else {
-            cluster_sync();
-        }
-        n_products++;
+    // What the last product gave back to an own lane.
+    __device__ const float* returned(int r) const { return own(r).returned; }
+
+    // Four bytes of an own lane's input.
+    __device__ void hand_out(int r, int at, uint32_t word) const {
+        reinterpret_cast<uint32_t*>(rooms().input[r])[at] = word;
     }
 
-    // Rows 2t and 2t + 1 of a tile, of one lane.
-    template <class Finish>
-    __device__ void finish(const Product& p, int tile, int b, int sum0, int sum1, Finish f) const {
-        const int t = lane % 4;
-        const float2* rows = reinterpret_cast<const float2*>(p.rows + tile * kRowsBytes) + t;
-        const float2 scale = rows[0], bias = rows[8];
-        const int2 sums = *reinterpret_cast<const int2*>(rows + 4);
-        const float2 input = rooms().scale[b];
-        const int zero = __float_as_int(input.y);
-        const float y0 = fmaf((float)(sum0 - zero * sums.x), scale.x * input.x, bias.x);
-        const float y1 = fmaf((float)(sum1 - zero * sums.y), scale.y * input.x, bias.y);
-        give_back(b, p.first + 8 * tile + 2 * t, make_float2(f(y0), f(y1)));
+    // What the bytes are worth; `who` is one of a warp's threads.
+    __device__ void hand_out(int r, int who, const Range& range) const {
+        if (who == 0) rooms().scale[r] = range.entry();
     }
 
-    // 32 columns of a tile.
-    __device__ void multiply_step(int (&c)[4], const unsigned char* a, const uint2* b, int s) const {
-        const uint2 w = b[32 * s + lane];
-        const uint2 low = *reinterpret_cast<const uint2*>(a + 32 * s);
-        uint2 high = low;
-        if (!kSolo) {
-            high = *reinterpret_cast<const uint2*>(a + 8 * Rooms<S, kSolo>::kPitch + 32 * s);
-        }
-        multiply_unsigned(c, low.x, high.x, low.y, high.y, w.x, w.y);
-    }
-
-    // y = f(matrix · input + bias) for every lane of the cluster, then all meet. Warps take tiles
-    // in turn. `kSteps` columns of 32, or `n_steps` if it is 0.
-    // `meanwhile` is done while the others' rows are on their way.
-    template <int kSteps, class Finish, class Meanwhile>
-    __device__ void multiply(const Product& p, int n_steps, Finish f, Meanwhile meanwhile) {
-        const int g = lane / 4, t = lane % 4;
-        const int n_halves = kSolo ? 1 : (n_lanes + 15) / 16;
+    // A tile's product with the inputs of all own lanes, which come in turn in the columns: of thread
+    // (g, t) the rows 2g and 2g + 1, each of own lane 0 and 1, or of the only one twice.
+    template <int kSteps>
+    __device__ void multiply_tile(int (&c)[4], const unsigned char* tile, int n_steps) const {
         const int n = kSteps ? kSteps : n_steps;
-        if (kSolo && thread_index() == 0) {
-            expect_arrivals(&own(0).arrivals[n_products % 2], 4 * p.n_rows);
+        const uint4* a = reinterpret_cast<const uint4*>(tile) + lane;
+        const unsigned char* b = rooms().input[lane / 4 % kLanes] + 8 * (lane % 4);
+        int other[4] = {};
+        const auto step = [&](int (&c)[4], int s) {
+            multiply_weights(c, a[32 * s], *reinterpret_cast<const uint2*>(b + 32 * s));
+        };
+        int s = 0;
+#pragma unroll 4
+        for (; s + 1 < n; s += 2) {
+            step(c, s);
+            step(other, s + 1);
         }
-        for (int task = warp; task < p.n_tiles * n_halves; task += kWarps) {
-            const int half = n_halves > 1 && task >= p.n_tiles, tile = task - half * p.n_tiles;
-            const uint2* b = reinterpret_cast<const uint2*>(p.tiles + tile * n * kStepBytes);
-            const unsigned char* a = rooms().input[kSolo ? 0 : 16 * half + g] + 8 * t;
-            int c0[4] = {}, c1[4] = {}, c2[4] = {}, c3[4] = {};
-            int s = 0;
-#pragma unroll kSolo ? 2 : 1
-            for (; s + 3 < n; s += 4) {
-                multiply_step(c0, a, b, s);
-                multiply_step(c1, a, b, s + 1);
-                multiply_step(c2, a, b, s + 2);
-                multiply_step(c3, a, b, s + 3);
-            }
-            for (; s < n; s++) multiply_step(c0, a, b, s);
+        if (s < n) step(c, s);
 #pragma unroll
-            for (int i = 0; i < 4; i++) c0[i] += c1[i] + c2[i] + c3[i];
-            finish(p, tile, kSolo ? 0 : 16 * half + g, c0[0], c0[1], f);
-            if (!kSolo) finish(p, tile, 16 * half + g + 8, c0[2], c0[3], f);
+        for (int i = 0; i < 4; i++) c[i] += other[i];
+    }
+
+    // What a row of a tile is worth: its bytes' sum, and what belongs to it.
+    struct Row {
+        int sum, bytes;
+        float scale, bias;
+
+        __device__ Row(int sum, const unsigned char* of_rows, int row) : sum(sum) {
+            const float* at = reinterpret_cast<const float*>(of_rows) + row;
+            scale = at[0];
+            bytes = __float_as_int(at[kTileRows]);
+            bias = at[2 * kTileRows];
         }
-        meanwhile();
-        meet_outputs();
+
+        __device__ float value(float2 input) const {
+            const int zero = __float_as_int(input.y);
+            return fmaf((float)(sum - zero * bytes), scale * input.x, bias);
+        }
+    };
+
+    // y = f(matrix · input + bias) for every own lane, of the next matrix; then all meet. `kSteps`
+    // columns of 32, or `n_steps` if it is 0. A warp takes a tile of each piece at most, a thread one
+    // row of one lane.
+    template <int kSteps, class Finish>
+    __device__ void multiply(int n_rows, int n_steps, Finish f) {
+        const int g = lane / 4, t = lane % 4, n = kSteps ? kSteps : n_steps, bytes = tile_bytes(n);
+        const int most = piece_tiles(n), n_tiles = n_rows / kTileRows;
+        const int row = 2 * g + t / 2, b = t % 2;
+        for (int start = 0; start < n_tiles; start += most) {
+            const unsigned char* tiles = await_piece();
+            const int tile = (warp - start) & (kWarps - 1);
+            if (tile < most && start + tile < n_tiles) {
+                int sums[4] = {};
+                multiply_tile<kSteps>(sums, tiles + tile * bytes, n_steps);
+                const int sum = t < 2 ? (b ? sums[1] : sums[0]) : (b ? sums[3] : sums[2]);
+                const Row mine(sum, tiles + tile * bytes + n * kStepBytes, row);
+                const float y = f(mine.value(rooms().scale[b % kLanes]));
+                if (b < n_own) own(b).returned[kTileRows * (start + tile) + row] = y;
+            }
+            free_piece();
+        }
+        block_sync();
     }
 
-    template <int kColumns, class Meanwhile>
-    __device__ void multiply(const Product& p, Meanwhile meanwhile) {
-        multiply<kColumns / 32>(p, 0, [](float y) { return y; }, meanwhile);
+    template <int kColumns>
+    __device__ void multiply(int n_rows) {
+        multiply<kColumns / 32>(n_rows, 0, [](float y) { return y; });
     }
 
-    // The leader quantises the elements that its threads own, and hands them out.
+    // The next piece of a matrix, when it is there.
+    __device__ const unsigned char* await_piece() const {
+        wait_arrivals(&rooms().is_there[piece], phase);
+        return pieces() + piece * kPieceBytes;
+    }
+
+    // This warp is done with it.
+    __device__ void free_piece() {
+        warp_sync();
+        if (lane == 0) arrive(&rooms().is_free[piece]);
+        next_piece();
+    }
+
+    __device__ void next_piece() {
+        if (++piece < kPieces) return;
+        piece = 0;
+        phase ^= 1;
+    }
+
+    // The leader quantises the elements that its threads own.
     __device__ void quantise(const float (&v)[S::kOwn]) const {
         float low = 0.0f, high = 0.0f;
 #pragma unroll
@@ -191,22 +163,19 @@ struct Site {
             high = larger(high, v[i]);
         }
         const Range range(largest_of_warp(low), largest_of_warp(high));
-        unsigned char* bytes = rooms().input[row(warp)];
+        unsigned char* bytes = rooms().input[crew];
 #pragma unroll
         for (int i = 0; i < S::kOwn; i++) bytes[element<S>(i)] = range.byte(v[i]);
-        hand_out(warp, lane, range);
-        if (kSolo) return;
-        warp_sync();
-        if (lane < S::D / 4) hand_out(warp, lane, reinterpret_cast<const uint32_t*>(bytes)[lane]);
+        hand_out(crew, lane, range);
     }
 
     // The same of `n` floats of each own lane, with as many warps for a lane as `kPer`, four floats
     // a thread. `of` says where a lane's lie.
     template <int kPer, class Of>
     __device__ void quantise_long(int n, Of of) const {
-        static_assert(kPer <= 4 && kPer * kMostOwn <= kWarps);
-        const int r = warp / kPer, part = warp % kPer, i = 32 * part + lane;
-        const bool is_on = r < n_own, has = is_on && 4 * i < n;
+        static_assert(kPer <= 8 && kPer <= kCrew);
+        const int r = crew, part = member, i = 32 * part + lane;
+        const bool is_on = r < n_own && part < kPer, has = is_on && 4 * i < n;
         float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (has) v = reinterpret_cast<const float4*>(of(r))[i];
         float low = larger(larger(-v.x, -v.y), larger(-v.z, -v.w));
@@ -218,7 +187,7 @@ struct Site {
                 own(r).ranges[0][part] = low;
                 own(r).ranges[1][part] = high;
             }
-            block_sync();
+            crew_sync();
             if (is_on) {
 #pragma unroll
                 for (int k = 0; k < kPer; k++) {

@@ -1,18 +1,19 @@
-//! The cases of a GPU: one stream, and as many as it plays in time, in chunks of 20 ms.
+//! The cases of a GPU: one stream, one of a wide model, and as many as it plays in time, in chunks of 20 ms.
 
 use std::sync::Arc;
 
 use super::cases::{CHUNKS_PER_S, time_apart};
 use super::measure::AGE;
+use super::models::wide as wide_model;
 use super::record::{CaseResult, Record};
 use super::{Plan, Seen};
 use crate::engine::{self, DeviceError, Settings};
 use crate::model::Model;
 
 /// Lanes are looked for in steps of so many.
-const GRAIN: usize = 15;
+const GRAIN: usize = 12;
 /// More are not looked for.
-const MOST: usize = 40 * GRAIN;
+const MOST: usize = 50 * GRAIN;
 
 /// Measures one lane, then the most that are in time.
 pub(super) fn run(
@@ -25,6 +26,12 @@ pub(super) fn run(
     let one = measure(model, plan, 1)?;
     see(Seen::Steps(&one));
     record.results.push(one);
+    see(Seen::Gpu("One stream of a model of 8.2 million parameters"));
+    let wide_model = Arc::new(wide_model());
+    let mut wide = measure(&wide_model, plan, 1)?;
+    wide.model = Some(wide_model.name.clone());
+    see(Seen::Steps(&wide));
+    record.results.push(wide);
     see(Seen::Gpu(
         "Streams on a GPU: the most whose chunks are in time, 99 of 100",
     ));

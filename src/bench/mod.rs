@@ -24,6 +24,7 @@ pub use cases::{CHUNKS_PER_S, Case};
 pub use floor::Floor;
 pub use host::Host;
 pub use measure::Times;
+pub use models::wide as wide_model;
 pub use plot::{PlotError, write as plot};
 pub use record::{
     CaseResult, ChunkResult, NOISE, PatternFacts, PrefillResult, Record, RecordError, verdict,

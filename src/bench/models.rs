@@ -75,6 +75,21 @@ pub fn large() -> Model {
     random("random-3.2M", config)
 }
 
+/// 8.2 million parameters, D = 256 and 12 layers, in the pattern of `piano-16k`: for a GPU.
+pub fn wide() -> Model {
+    let half = ["local", "local", "local", "strided"];
+    let pattern = [half, half, half].concat();
+    let config = json!({
+        "d_model": 256, "n_layers": 12, "n_heads": 8, "n_kv_heads": 1,
+        "mlp_ratio": 4, "conv_width": 4, "stride": 256, "context": 65_536,
+        "pattern": pattern, "rope_period": 4096,
+        "rope_harmonics": [652, 486, 363, 270, 202, 150, 112, 84, 62, 47, 35, 26, 19, 14, 11, 8],
+        "sample_rate": 16_000, "codec": "mulaw8", "norm_eps": 1e-5,
+    });
+    let config = ModelConfig::parse(&config.to_string()).expect("the sizes fit together");
+    random("random-8.2M", config)
+}
+
 /// As the model, but with one KV head, and weights that mean nothing.
 pub fn one_kv_head(model: &Model) -> Model {
     let mut config = model.config.clone();

@@ -42,10 +42,13 @@ fn gpus() -> String {
     let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
     let gpus = longwave::engine::gpus();
     let lines = gpus.into_iter().enumerate().map(|(number, gpu)| match gpu {
-        Ok((name, free, all)) => {
-            let (free, all) = (gib(free), gib(all));
-            format!("  cuda:{number}  {name}, {all:.0} GiB, {free:.0} of them free\n")
-        }
+        Ok(gpu) => format!(
+            "  cuda:{number}  {}, {:.0} GiB, {:.0} of them free, draws {} streams at once\n",
+            gpu.name,
+            gib(gpu.all_bytes),
+            gib(gpu.free_bytes),
+            gpu.n_lanes
+        ),
         Err(why) => format!("  cuda:{number}  cannot be used: {why}\n"),
     });
     lines.collect()

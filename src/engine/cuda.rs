@@ -29,10 +29,9 @@ pub struct CudaDecoder {
     config: ModelConfig,
     layout: Layout,
     gpu: Gpu,
-    /// For clusters of one lane, and of several.
-    one: Kernel,
-    many: Kernel,
-    n_clusters: usize,
+    /// For blocks of one lane, and of two where there is room; with the shared memory they want.
+    kernels: Vec<(Kernel, usize)>,
+    n_multiprocessors: usize,
     plan: Plan,
     /// Weights and tables, which the plan names.
     _tables: [Memory; 4],
@@ -72,9 +71,11 @@ impl CudaDecoder {
         let config = model.config.clone();
         let layout = Layout::of(&config).map_err(GpuError::Model)?;
         let gpu = Gpu::open(number)?;
-        let one = gpu.kernel(layout.kernels.one, layout.shared(1))?;
-        let many = gpu.kernel(layout.kernels.many, layout.shared(2))?;
-        let n_clusters = gpu.n_clusters(&many, layout.shared(2))?.max(1);
+        let n_multiprocessors = gpu.n_multiprocessors()?;
+        let kernels = layout
+            .kernels()
+            .map(|(name, shared)| Ok((gpu.kernel(name, shared)?, shared)))
+            .collect::<Result<Vec<_>, GpuError>>()?;
         let tables = [
             gpu.holding(&image::of(model))?,
             gpu.holding(bytes_of(&model.weights.embed))?,
@@ -95,9 +96,8 @@ impl CudaDecoder {
             config,
             layout,
             gpu,
-            one,
-            many,
-            n_clusters,
+            kernels,
+            n_multiprocessors,
         };
         for lane in 0..n_lanes {
             engine.try_open(lane)?;
@@ -182,16 +182,11 @@ impl CudaDecoder {
         }
         let Exchange { memory, sent, .. } = &mut self.exchange;
         self.gpu.write(memory, 0, sent)?;
-        let per_cluster = tasks.len().div_ceil(self.n_clusters);
-        let per_cluster = per_cluster.min(self.layout.most_lanes());
         self.plan.n_steps = n as u32;
-        self.plan.lanes_per_cluster = per_cluster as u32;
-        let n_clusters = tasks.len().div_ceil(per_cluster);
-        let kernel = match per_cluster {
-            1 => &self.one,
-            _ => &self.many,
-        };
-        let grid = (n_clusters, self.layout.shared(per_cluster));
+        let per_block = tasks.len().div_ceil(self.n_multiprocessors);
+        let per_block = per_block.min(self.kernels.len());
+        let (kernel, shared) = &self.kernels[per_block - 1];
+        let grid = (tasks.len().div_ceil(per_block), *shared);
         self.gpu
             .launch(kernel, &self.plan, (address, tasks.len()), grid)?;
         let Exchange {
@@ -241,12 +236,30 @@ impl CudaDecoder {
     }
 }
 
-/// The GPUs that could be asked for: name, free bytes, all bytes, or why one cannot compute.
-pub fn gpus() -> Vec<Result<(String, usize, usize), GpuError>> {
+/// A GPU that computes.
+#[derive(Clone, Debug)]
+pub struct GpuFacts {
+    /// In its driver's words.
+    pub name: String,
+    /// Bytes of its memory that are free.
+    pub free_bytes: usize,
+    /// All of its memory.
+    pub all_bytes: usize,
+    /// Lanes of a small model that it draws at once; more take turns.
+    pub n_lanes: usize,
+}
+
+/// The GPUs that could be asked for, or why one cannot compute.
+pub fn gpus() -> Vec<Result<GpuFacts, GpuError>> {
     let facts = |number| {
         let gpu = Gpu::open(number)?;
-        let (free, all) = gpu.memory()?;
-        Ok((gpu.name, free, all))
+        let (free_bytes, all_bytes) = gpu.memory()?;
+        Ok(GpuFacts {
+            n_lanes: plan::MOST_LANES * gpu.n_multiprocessors()?,
+            name: gpu.name,
+            free_bytes,
+            all_bytes,
+        })
     };
     (0..count()).map(facts).collect()
 }

@@ -17,7 +17,7 @@ mod state;
 pub use crate::model::DrawParams;
 pub use cpu::CpuDecoder;
 #[cfg(feature = "cuda")]
-pub use cuda::{CudaDecoder, GpuError, gpus};
+pub use cuda::{CudaDecoder, GpuError, GpuFacts, gpus};
 pub use device::{Device, DeviceError, Opened, open_on};
 pub use draw::{draw, uniform};
 pub use footprint::Footprint;

@@ -13,7 +13,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-use super::plan::{BLOCKS, Plan, THREADS};
+use super::plan::{Plan, THREADS};
 
 /// Machine code for Hopper; see `build.rs`.
 static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
@@ -113,12 +113,10 @@ impl Gpu {
         Ok(Kernel(function))
     }
 
-    /// How many clusters with so much shared memory run at once.
-    pub fn n_clusters(&self, kernel: &Kernel, shared: usize) -> Result<usize, GpuError> {
-        let n = kernel
-            .0
-            .occupancy_max_active_clusters(config(1, shared), &self.queue)?;
-        Ok(n as usize)
+    /// Its multiprocessors: a block of the kernels fills one.
+    pub fn n_multiprocessors(&self) -> Result<usize, GpuError> {
+        let count = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        Ok(self.context.attribute(count)?.max(1) as usize)
     }
 
     /// So many bytes, all zero.
@@ -172,7 +170,7 @@ impl Gpu {
         kernel: &Kernel,
         plan: &Plan,
         (turns, n_turns): (u64, usize),
-        (n_clusters, shared): (usize, usize),
+        (n_blocks, shared): (usize, usize),
     ) -> Result<(), GpuError> {
         let n = n_turns as i32;
         let mut launch = self.queue.launch_builder(&kernel.0);
@@ -180,7 +178,7 @@ impl Gpu {
         // SAFETY: the arguments have the types and the order of the kernel's. `plan` and the turns
         // name memory of this GPU that the caller holds and that is as large as `Layout` says;
         // whoever frees it does so in the order of the same queue.
-        unsafe { launch.launch(config(n_clusters, shared)) }?;
+        unsafe { launch.launch(config(n_blocks, shared)) }?;
         Ok(())
     }
 }
@@ -195,9 +193,9 @@ impl Memory {
     }
 }
 
-fn config(n_clusters: usize, shared: usize) -> LaunchConfig {
+fn config(n_blocks: usize, shared: usize) -> LaunchConfig {
     LaunchConfig {
-        grid_dim: ((n_clusters * BLOCKS) as u32, 1, 1),
+        grid_dim: (n_blocks as u32, 1, 1),
         block_dim: (THREADS, 1, 1),
         shared_mem_bytes: shared as u32,
     }

@@ -1,44 +1,47 @@
-//! A model's weights as `kernels/decode.cu` holds them: for each block of a cluster its rows of
-//! every matrix, quantised as by the CPU engine, and all norms and taps.
+//! A model's weights as `kernels/decode.cu` takes them in: all norms and taps, then every matrix,
+//! quantised as by the CPU engine, in the order of a step.
 
-use super::plan::{BLOCKS, tiles};
+use super::plan::TILE_ROWS;
 use crate::compute::{Plain, lanewise};
 use crate::model::{LayerWeights, Model};
 
-/// `[BLOCKS][image_bytes]`
+/// The bytes of `Plan::image`.
 pub fn of(model: &Model) -> Vec<u8> {
+    let d = model.config.d_model;
+    let mut image = Vec::new();
+    for layer in &model.weights.layers {
+        put_floats(&layer.attn_norm, &mut image);
+        put_floats(&layer.mlp_norm, &mut image);
+        put_floats(&taps(layer, d), &mut image);
+    }
+    put_floats(&model.weights.norm, &mut image);
+    matrices(model).iter().for_each(|m| m.put(&mut image));
+    image
+}
+
+/// All matrices, in the order in which a step wants them.
+fn matrices(model: &Model) -> Vec<Matrix> {
     let (config, weights) = (&model.config, &model.weights);
     let (d, f) = (config.d_model, config.mlp_width());
-    let layers = weights.layers.iter().map(|layer| {
+    let mut matrices = Vec::new();
+    if config.predictor_width() > 0 {
+        matrices.push(Matrix::new(
+            &weights.predictor,
+            config.predictor_width(),
+            &[],
+        ));
+    }
+    for layer in &weights.layers {
         let qkv = [&layer.q[..], &layer.k, &layer.v].concat();
-        [
+        matrices.extend([
             Matrix::new(&qkv, d, &[]),
             Matrix::new(&layer.o, d, &[]),
             Matrix::new(&layer.up, d, &layer.up_bias),
             Matrix::new(&layer.down, f, &layer.down_bias),
-        ]
-    });
-    let layers: Vec<_> = layers.collect();
-    let head = Matrix::new(&weights.head, d, &weights.head_bias);
-    let expected = match config.predictor_width() {
-        0 => None,
-        width => Some(Matrix::new(&weights.predictor, width, &[])),
-    };
-    let mut image = Vec::new();
-    for rank in 0..BLOCKS {
-        for (matrices, layer) in layers.iter().zip(&weights.layers) {
-            matrices.iter().for_each(|m| m.put(rank, &mut image));
-            put_floats(&layer.attn_norm, &mut image);
-            put_floats(&layer.mlp_norm, &mut image);
-            put_floats(&taps(layer, d), &mut image);
-        }
-        head.put(rank, &mut image);
-        put_floats(&weights.norm, &mut image);
-        if let Some(expected) = &expected {
-            expected.put(rank, &mut image);
-        }
+        ]);
     }
-    image
+    matrices.push(Matrix::new(&weights.head, d, &weights.head_bias));
+    matrices
 }
 
 /// [W, D], the present tap first.
@@ -78,33 +81,36 @@ impl Matrix {
         }
     }
 
-    /// The tiles of eight rows that fall to a block, then what belongs to their rows; zeros where
-    /// there are no rows.
-    fn put(&self, rank: usize, image: &mut Vec<u8>) {
-        let most = tiles(self.scales.len());
-        let rows = |tile: usize| (8 * (rank * most + tile)..).take(8);
-        for tile in 0..most {
+    /// Its tiles, each with what belongs to its rows.
+    fn put(&self, image: &mut Vec<u8>) {
+        for first in (0..self.scales.len()).step_by(TILE_ROWS) {
             for column in (0..self.n_in).step_by(32) {
-                for row in rows(tile) {
-                    let start = row * self.n_in + column;
-                    match self.bytes.get(start..start + 32) {
-                        Some(bytes) => image.extend(bytes.iter().map(|byte| *byte as u8)),
-                        None => image.extend([0; 32]),
-                    }
-                }
+                (0..32).for_each(|thread| self.put_share(first, column, thread, image));
             }
+            let rows = first..first + TILE_ROWS;
+            let scales = self.scales[rows.clone()].iter().map(|x| x.to_le_bytes());
+            let sums = rows.clone().map(|row| self.sum(row).to_le_bytes());
+            let biases = self.bias[rows].iter().map(|x| x.to_le_bytes());
+            image.extend(scales.chain(sums).chain(biases).flatten());
         }
-        for tile in 0..most {
-            let of = |from: &[f32], row: usize| from.get(row).copied().unwrap_or(0.0);
-            rows(tile).for_each(|row| image.extend(of(&self.scales, row).to_le_bytes()));
-            rows(tile).for_each(|row| image.extend(self.sum(row).to_le_bytes()));
-            rows(tile).for_each(|row| image.extend(of(&self.bias, row).to_le_bytes()));
+    }
+
+    /// What a thread of a warp multiplies of 32 columns of a tile. Thread 4g + t has eight columns of
+    /// the rows 2g and 2g + 1, four of either in turn.
+    fn put_share(&self, first: usize, column: usize, thread: usize, image: &mut Vec<u8>) {
+        let (g, t) = (thread / 4, thread % 4);
+        for half in 0..2 {
+            for row in [first + 2 * g, first + 2 * g + 1] {
+                let start = row * self.n_in + column + 8 * t + 4 * half;
+                let bytes = self.bytes[start..start + 4].iter();
+                image.extend(bytes.map(|byte| *byte as u8));
+            }
         }
     }
 
     /// The sum of a row's bytes: what the zero of the activations counts.
     fn sum(&self, row: usize) -> i32 {
-        let row = self.bytes.get(row * self.n_in..(row + 1) * self.n_in);
-        row.map_or(0, |row| row.iter().map(|byte| i32::from(*byte)).sum())
+        let row = &self.bytes[row * self.n_in..(row + 1) * self.n_in];
+        row.iter().map(|byte| i32::from(*byte)).sum()
     }
 }

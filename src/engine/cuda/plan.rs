@@ -2,17 +2,16 @@
 //! for it.
 
 use super::device::Memory;
-use crate::model::{Layer, ModelConfig, V};
+use crate::model::{Layer, ModelConfig};
 use crate::mulaw;
 
-/// `kBlocks`: blocks of a cluster.
-pub const BLOCKS: usize = 8;
-/// `kThreads`: threads of a block.
-pub const THREADS: u32 = 512;
+/// Threads of a block: `kThreads`, and the warp that brings the weights.
+pub const THREADS: u32 = 512 + 32;
 /// `kSlotBlock`: bytes of sixteen slots of a cache.
 pub const SLOT_BLOCK: usize = 1152;
 
 const MOST_LAYERS: usize = 32;
+const MOST_TAPS: usize = 4;
 const MOST_FILTERS: usize = 15;
 /// Shared memory that a block of a Hopper GPU may have.
 const SHARED_BYTES: usize = 227 << 10;
@@ -44,8 +43,7 @@ pub struct Plan {
     pub embed: u64,
     pub samples: u64,
     pub angles: u64,
-    image_bytes: u32,
-    layer_bytes: u32,
+    kept_bytes: u32,
     n_layers: u32,
     conv_width: u32,
     n_filters: u32,
@@ -54,7 +52,6 @@ pub struct Plan {
     taps: u32,
     filters: u32,
     pub n_steps: u32,
-    pub lanes_per_cluster: u32,
     norm_eps: f32,
     score_unit: f32,
     layers: [LayerPlan; MOST_LAYERS],
@@ -128,10 +125,9 @@ pub fn bytes_of<T: Copy>(value: &T) -> &[u8] {
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// The kernels that are compiled for it.
-    pub kernels: &'static Kernels,
-    /// Bytes of a block's part of the weights.
-    image_bytes: usize,
-    layer_bytes: usize,
+    kernels: &'static Kernels,
+    /// Bytes of norms and taps.
+    kept_bytes: usize,
     /// Bytes of a lane.
     pub lane_bytes: usize,
     /// Those that a new stream begins with zeros, behind the head.
@@ -139,34 +135,44 @@ pub struct Layout {
     filter_floats: usize,
 }
 
-/// The kernels of one shape: for clusters of one lane, and of several.
+/// The kernels of one shape, for blocks of one lane and of two.
 #[derive(Debug)]
 pub struct Kernels {
     /// Their D, F, H and K.
     sizes: [usize; 4],
-    pub one: &'static str,
-    pub many: &'static str,
+    pub names: [&'static str; MOST_LANES],
+    /// Bytes of `Rooms`, at most.
+    rooms: [usize; MOST_LANES],
+    /// `Rooms::kPieces`: pieces of matrices that there is room for.
+    pieces: [usize; MOST_LANES],
 }
 
 /// Those at the end of `kernels/decode.cu`.
-const KERNELS: [Kernels; 2] = [
+const KERNELS: [Kernels; 3] = [
     Kernels {
         sizes: [128, 512, 4, 32],
-        one: "decode_one_128",
-        many: "decode_many_128",
+        names: ["decode_one_128", "decode_two_128"],
+        rooms: [34 << 10, 62 << 10],
+        pieces: [7, 4],
+    },
+    Kernels {
+        sizes: [256, 1024, 8, 32],
+        names: ["decode_one_256", "decode_two_256"],
+        rooms: [42 << 10, 82 << 10],
+        pieces: [4, 3],
     },
     Kernels {
         sizes: [32, 64, 2, 16],
-        one: "decode_one_32",
-        many: "decode_many_32",
+        names: ["decode_one_32", "decode_two_32"],
+        rooms: [34 << 10, 62 << 10],
+        pieces: [7, 4],
     },
 ];
 
-/// Bytes of `Rooms`, at most, of either.
-const ROOMS_OF_ONE: usize = 24 << 10;
-const ROOMS_OF_MANY: usize = 52 << 10;
-/// `kMostOwn`: lanes that a block leads.
-const MOST_OWN: usize = 3;
+/// Lanes of a block, at most.
+pub const MOST_LANES: usize = 2;
+/// `kPieceBytes`
+const PIECE_BYTES: usize = 18432;
 /// `kSlots`
 const MOST_SLOTS: usize = 256;
 
@@ -184,6 +190,10 @@ impl Layout {
         let may = [
             (config.n_kv_heads == 1, "one KV head"),
             (n_layers <= MOST_LAYERS, "32 layers"),
+            (
+                config.conv_width <= MOST_TAPS,
+                "a convolution of 4 positions",
+            ),
             (config.predictor.len() <= MOST_FILTERS, "15 filters"),
         ];
         if let Some((_, most)) = may.iter().find(|(is_so, _)| !is_so) {
@@ -198,9 +208,9 @@ impl Layout {
             ));
         }
         let layout = Self::measure(config, kernels);
-        match layout.shared(1).max(layout.shared(2)) {
+        match layout.shared(1) {
             bytes if bytes > SHARED_BYTES => Err(format!(
-                "a step needs {} KiB of each of {BLOCKS} multiprocessors, which have {}",
+                "a step needs {} KiB of a multiprocessor's memory, which has {}",
                 bytes >> 10,
                 SHARED_BYTES >> 10
             )),
@@ -209,20 +219,12 @@ impl Layout {
     }
 
     fn measure(config: &ModelConfig, kernels: &'static Kernels) -> Self {
-        let (d, f, k) = (config.d_model, config.mlp_width(), config.head_size());
-        let matrices = [(d + 2 * k, d), (d, d), (f, d), (d, f)];
-        let product = |(rows, columns): (usize, usize)| {
-            tiles(rows) * (columns / 32 * STEP_BYTES + ROWS_BYTES)
-        };
-        let layer_bytes =
-            matrices.into_iter().map(product).sum::<usize>() + 4 * d * (2 + config.conv_width);
-        let expected = (d, config.predictor_width());
-        let tail = product((V, d)) + 4 * d + if expected.1 > 0 { product(expected) } else { 0 };
+        let d = config.d_model;
+        let kept_bytes = 4 * d * (config.n_layers() * (2 + config.conv_width) + 1);
         let filter_floats = config.predictor.iter().map(|p| p.taps + ring(p.taps)).sum();
         let mut layout = Self {
             kernels,
-            image_bytes: config.n_layers() * layer_bytes + tail,
-            layer_bytes,
+            kept_bytes,
             lane_bytes: 0,
             fresh_bytes: 4 * config.n_layers() * config.conv_width * d + 4 * filter_floats,
             filter_floats,
@@ -236,22 +238,23 @@ impl Layout {
         layout
     }
 
-    /// The most lanes of a cluster.
-    pub fn most_lanes(&self) -> usize {
-        BLOCKS * MOST_OWN
-    }
-
     /// Where a lane's caches begin.
     fn caches(&self) -> usize {
         (HEAD_BYTES + self.fresh_bytes).next_multiple_of(128)
     }
 
-    /// Shared memory of a block, of a cluster of so many lanes.
-    pub fn shared(&self, n_lanes: usize) -> usize {
-        match n_lanes {
-            1 => ROOMS_OF_ONE + self.image_bytes + 4 * self.filter_floats,
-            _ => ROOMS_OF_MANY + self.image_bytes,
-        }
+    /// The kernels that there is room for, by how many lanes a block has, and the shared memory they want.
+    pub fn kernels(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        let named = |n_lanes: usize| (self.kernels.names[n_lanes - 1], self.shared(n_lanes));
+        let fit = |(_, shared): &(_, usize)| *shared <= SHARED_BYTES;
+        (1..=MOST_LANES).map(named).take_while(fit)
+    }
+
+    /// Shared memory of a block of so many lanes.
+    fn shared(&self, n_lanes: usize) -> usize {
+        let pieces = self.kernels.pieces[n_lanes - 1] * PIECE_BYTES;
+        let filters = n_lanes * 4 * self.filter_floats;
+        self.kernels.rooms[n_lanes - 1] + self.kept_bytes + filters + pieces
     }
 
     /// Where each layer's cache begins within a lane.
@@ -294,8 +297,7 @@ impl Layout {
             embed,
             samples,
             angles,
-            image_bytes: self.image_bytes as u32,
-            layer_bytes: self.layer_bytes as u32,
+            kept_bytes: self.kept_bytes as u32,
             n_layers: config.n_layers() as u32,
             conv_width: config.conv_width as u32,
             n_filters: config.predictor.len() as u32,
@@ -304,7 +306,6 @@ impl Layout {
             taps: taps as u32,
             filters: filters as u32,
             n_steps: 0,
-            lanes_per_cluster: 1,
             norm_eps: config.norm_eps,
             score_unit: std::f32::consts::LOG2_E / (config.head_size() as f32).sqrt(),
             layers,
@@ -323,14 +324,8 @@ fn can_see(layer: &Layer) -> bool {
 
 /// Room for a `LaneHead`, on whole lines.
 pub const HEAD_BYTES: usize = 384;
-/// `kStepBytes`, `kRowsBytes`
-const STEP_BYTES: usize = 8 * 32;
-const ROWS_BYTES: usize = 3 * 8 * 4;
-
-/// Tiles of eight rows that a block holds of a matrix of so many rows.
-pub fn tiles(rows: usize) -> usize {
-    rows.div_ceil(8).div_ceil(BLOCKS)
-}
+/// `kTileRows`
+pub const TILE_ROWS: usize = 16;
 
 /// Places of a filter's ring: one more than it sees, at least, and a power of two.
 fn ring(taps: usize) -> usize {
