@@ -86,6 +86,11 @@ impl Heart {
         }
     }
 
+    /// What `/readyz` answers.
+    pub fn readiness(&self) -> Arc<Readiness> {
+        self.readiness.clone()
+    }
+
     /// One tick.
     pub fn beat(
         &mut self,

@@ -26,11 +26,11 @@ pub(super) struct Tempo {
 }
 
 pub(super) struct Station {
+    /// Nobody else's, for ever.
+    pub number: usize,
     pub voice: Voice,
     /// If it is watched.
     guard: Option<Guard>,
-    /// Which engine draws it.
-    pub engine: usize,
     tempo: Tempo,
     writer: Writer,
     line: Option<Line>,
@@ -50,7 +50,7 @@ impl Station {
     pub fn new(
         (voice, guard): (Voice, Option<Guard>),
         writer: Writer,
-        (engine, tempo): (usize, Tempo),
+        (number, tempo): (usize, Tempo),
         gain: f32,
     ) -> Self {
         Self {
@@ -60,7 +60,7 @@ impl Station {
             keeping: None,
             voice,
             guard,
-            engine,
+            number,
             tempo,
             writer,
             line: None,
