@@ -6,6 +6,7 @@
 //! within [`STOP_MAX`]; a second signal ends it there and then. [`run`] blocks the main thread; the
 //! runtime's threads are called "net" and see nothing but sockets and this module's clock.
 
+mod air;
 mod announce;
 mod beat;
 mod casting;
@@ -14,6 +15,7 @@ mod keeper;
 mod network;
 mod optional_card;
 mod pace;
+mod plan;
 mod recording;
 mod reload;
 
@@ -27,21 +29,23 @@ use tokio::runtime::Runtime;
 use tokio::time;
 
 use crate::access::TokensError;
-use crate::capacity::{Capacity, Overload};
+use crate::capacity::Overload;
 use crate::config::{CardUse, Config};
 use crate::control::Controls;
-use crate::net::{self, House, Readiness};
-use crate::pump::{Opening, Primed, Pump, PumpError};
+use crate::net::{House, Readiness};
+use crate::pump::{Numbers, Opening, Primed, Pump, PumpError, PumpSettings};
 use crate::record::Recorder;
 use crate::setup::{Setup, SetupError};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
+use air::{Air, Load, OnAir};
 use beat::Heart;
+use casting::Waiting;
 use door::Door;
 use keeper::Keeper;
 use network::Network;
 use optional_card::OptionalCard;
-use reload::Reloader;
+use reload::{Hands, Reloader};
 
 pub use beat::Beat;
 pub use optional_card::CardError;
@@ -132,7 +136,6 @@ struct Running {
     pump: Pump,
     controls: Controls,
     keeper: Option<Keeper>,
-    recorders: Vec<Recorder>,
     reloader: Reloader,
     card: Option<OptionalCard>,
     network: Option<Network>,
@@ -149,29 +152,39 @@ impl Running {
         let telemetry = telemetry();
         let keeper = Keeper::open(config, &mut setup, telemetry.clone());
         announce::setup(config, &setup);
-        let n_sessions = admit(config, &mut setup, &telemetry)?;
+        let (load, n_sessions) = admit(config, &mut setup, &telemetry)?;
         let sessions = casting::sessions(config, &setup, n_sessions);
-        let heart = heart(config, &setup, &telemetry);
+        let packet_len = casting::packet_len(&setup, &config.network);
+        let settings = casting::pump_settings(config, &setup);
         let (openings, waiting) = casting::stations(config, &setup);
         // From here on nothing is cut: neither a prompt nor, later, what sounds.
         let mut signals = Signals::new().map_err(DaemonError::System)?;
-        let told = telemetry.clone();
-        let primed = prime(config, setup, openings, told, &mut signals)?;
+        let primed = prime(
+            config,
+            setup,
+            openings,
+            (settings, &telemetry),
+            &mut signals,
+        )?;
         let controls = primed.controls();
         // A card that is there before the first code plays it.
         let opening = open_card(config, controls.clone(), &telemetry, &mut signals);
         let card = runtime.block_on(opening)?;
-        // Before the first packet, or it would not be in the first file.
-        let heard = waiting.iter().map(|w| (&w.facts, &w.source));
-        let recorders = recording::start(config, heard, &telemetry).map_err(DaemonError::System)?;
+        // Recorded before the first packet, or it would not be in the first file.
+        let air = air(config, waiting, load, (&controls, &telemetry));
+        let air = air.map_err(DaemonError::System)?;
         let pump = primed.start()?;
-        let open = |(number, station): (usize, &casting::Waiting)| station.open(number, &controls);
-        let stations: Vec<net::Station> = waiting.iter().enumerate().map(open).collect();
-        let models = waiting.into_iter().map(|station| station.model);
-        let desks = models.zip(stations.iter().map(|station| station.desk.clone()));
-        let guarded = door.as_ref().map(|d| (d.tokens.clone(), d.address));
-        let reloader = Reloader::new(config.clone(), desks.collect(), guarded);
-        let readiness = heart.readiness();
+        let heart = Heart::new(
+            telemetry.clone(),
+            air.subject(),
+            packet_len as u64,
+            config.card.enabled == CardUse::Required,
+            Arc::<Readiness>::default(),
+        );
+        let (readiness, stations) = (heart.readiness(), air.roster());
+        let tokens = door.as_ref().map(|d| (d.tokens.clone(), d.address));
+        let told = (controls.clone(), telemetry.clone());
+        let reloader = Reloader::new(config, air, settings, tokens, told);
         let network = door.map(|door| {
             let house = House {
                 stations,
@@ -189,7 +202,6 @@ impl Running {
             pump,
             controls,
             keeper,
-            recorders,
             reloader,
             card,
             network: network.transpose()?,
@@ -206,7 +218,7 @@ impl Running {
         let result = loop {
             tokio::select! {
                 signal = self.signals.any() => match (signal, reread) {
-                    (Ok(()), Some(reread)) => self.reload(reread),
+                    (Ok(()), Some(_)) => self.reloader.ask(),
                     (signal, _) => {
                         tracing::info!("{}: fading out", signal.err().unwrap_or("SIGHUP"));
                         break Ok(());
@@ -223,17 +235,22 @@ impl Running {
             if let Some(keeper) = &mut self.keeper {
                 keeper.beat(&self.controls);
             }
+            if let Some(reread) = reread {
+                self.reload(reread);
+            }
         };
         self.heart.stop();
         result.and(self.stop().await)
     }
 
     fn reload(&mut self, reread: Reread<'_>) {
-        for (station, asked) in self.reloader.reload(reread) {
-            if let Some(keeper) = &mut self.keeper {
-                keeper.adopt(station, asked);
-            }
-        }
+        let hands = Hands {
+            pump: &mut self.pump,
+            keeper: self.keeper.as_mut(),
+            card: self.card.as_ref(),
+            heart: &mut self.heart,
+        };
+        self.reloader.go_on(reread, hands);
     }
 
     /// The card fades while the pump still feeds it and listeners are told; the pump ends last, and what
@@ -243,7 +260,7 @@ impl Running {
             mut signals,
             pump,
             keeper,
-            recorders,
+            reloader,
             card,
             network,
             ..
@@ -258,7 +275,7 @@ impl Running {
             let _ = tokio::join!(fade, farewell);
             tokio::task::spawn_blocking(|| -> Result<(), PumpError> {
                 let stopped = pump.stop();
-                Recorder::finish(recorders);
+                Recorder::finish(reloader.into_recorders());
                 let stopped = stopped?;
                 if let Some(keeper) = keeper {
                     keeper.finish(stopped);
@@ -290,46 +307,50 @@ fn telemetry() -> Arc<Telemetry> {
     Arc::new(telemetry)
 }
 
-fn heart(config: &Config, setup: &Setup, telemetry: &Arc<Telemetry>) -> Heart {
-    let engines = setup.engines.iter();
-    let chunks = engines.map(|engine| casting::chunk_of(engine, &config.network).len as u64);
-    Heart::new(
-        telemetry.clone(),
-        subject(config, setup),
-        chunks.min().unwrap_or(0),
-        config.card.enabled == CardUse::Required,
-        Arc::<Readiness>::default(),
-    )
-}
-
 /// Measures what the stations cost here, says so, and refuses more than there is time for.
 /// Says how many sessions there is time for besides.
-fn admit(config: &Config, setup: &mut Setup, telemetry: &Telemetry) -> Result<usize, Overload> {
-    let capacity: Capacity = setup.warm_up(&config.network);
+fn admit(
+    config: &Config,
+    setup: &mut Setup,
+    telemetry: &Telemetry,
+) -> Result<(Load, usize), Overload> {
+    let capacity = setup.warm_up(&config.network, false);
     let engines: Vec<usize> = setup.places.iter().map(|place| place.engine).collect();
     let warning = capacity.judge(&engines, config.overload)?;
     announce::capacity(&capacity, warning);
-    let n_more = capacity.room_for(engines[0]);
-    let n_lanes = capacity.n_lanes();
-    telemetry.lanes.open.set(n_lanes as u64);
-    telemetry.lanes.capacity.set((n_lanes + n_more) as u64);
+    air::tell_lanes(&capacity, engines[0], telemetry);
     // Nobody knows which models clients will want.
-    let all = 0..setup.engines.len();
-    let n_fit = all
-        .map(|engine| capacity.room_for(engine))
-        .min()
-        .unwrap_or(0);
+    let rooms = (0..setup.engines.len()).map(|engine| capacity.room_for(engine));
+    let n_fit = rooms.min().unwrap_or(0);
     let max = config.sessions.max;
     let n_sessions = if config.overload { max } else { max.min(n_fit) };
     announce::sessions(n_sessions, max);
-    Ok(n_sessions)
+    let load = Load {
+        reserve: capacity.cost_of_more(n_sessions),
+        engines: capacity.engines().iter().cloned().enumerate().collect(),
+        n_with_sessions: if max > 0 { setup.engines.len() } else { 0 },
+    };
+    Ok((load, n_sessions))
 }
 
-/// What plays, in a few words: what a status begins with.
-fn subject(config: &Config, setup: &Setup) -> String {
-    let names = config.stations.iter().map(|station| station.name.as_str());
-    let isa = setup.engines.first().map_or("", |e| e.decoder.isa());
-    format!("{} on {isa}", names.collect::<Vec<_>>().join(", "))
+/// Everything that hangs on the first stations, which begin in a moment.
+fn air(
+    config: &Config,
+    waiting: Vec<Waiting>,
+    load: Load,
+    (controls, telemetry): (&Controls, &Arc<Telemetry>),
+) -> io::Result<Air> {
+    let given = Numbers {
+        engines: load.engines.len(),
+        stations: waiting.len(),
+    };
+    let stations = config.stations.iter().zip(waiting).enumerate();
+    let stations = stations.map(|(index, (station, waiting))| {
+        let mut on_air = OnAir::new(waiting, Numbers::default(), index, controls);
+        on_air.recorder = on_air.record(station, &config.state, telemetry)?;
+        Ok(on_air)
+    });
+    Ok(Air::new(stations.collect::<io::Result<_>>()?, load, given))
 }
 
 /// Feeds the prompts, unless a signal comes.
@@ -337,19 +358,18 @@ fn prime(
     config: &Config,
     setup: Setup,
     openings: Vec<Opening>,
-    telemetry: Arc<Telemetry>,
+    (settings, telemetry): (PumpSettings, &Arc<Telemetry>),
     signals: &mut Signals,
 ) -> Result<Primed, PumpError> {
     let n_codes: usize = setup.starts.iter().map(|start| start.prompt.len()).sum();
     if n_codes > 0 {
         tracing::info!("listening to {n_codes} codes of prompt");
     }
-    let settings = casting::pump_settings(config, &setup);
     Primed::new(
         casting::engines(setup.engines, &config.network),
         openings,
         settings,
-        telemetry,
+        telemetry.clone(),
         &mut |_| {
             let Some(signal) = signals.take() else {
                 return ControlFlow::Continue(());

@@ -91,6 +91,11 @@ impl Heart {
         self.readiness.clone()
     }
 
+    /// What plays from now on.
+    pub fn set_subject(&mut self, subject: String) {
+        self.subject = subject;
+    }
+
     /// One tick.
     pub fn beat(
         &mut self,

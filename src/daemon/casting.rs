@@ -20,6 +20,8 @@ const RING_BUFFERS: u32 = 4;
 
 /// A station that has not begun.
 pub(super) struct Waiting {
+    /// Its place in the list of engines.
+    pub engine: usize,
     pub model: Arc<Model>,
     pub facts: Facts,
     pub source: Source,
@@ -56,6 +58,7 @@ pub(super) fn stations(config: &Config, setup: &Setup) -> (Vec<Opening>, Vec<Wai
             let chunk = chunk_of(engine, &config.network);
             let (writer, source): (Writer, Source) = broadcast::ring(n_slots, chunk.len);
             let waiting = Waiting {
+                engine: place.engine,
                 model: engine.model.clone(),
                 facts: facts(&station.name, start, engine, chunk),
                 source,
@@ -82,8 +85,14 @@ pub(super) fn engines(engines: Vec<ModelEngine>, network: &NetworkConfig) -> Vec
     engines.collect()
 }
 
+/// Codes of the shortest packet of all.
+pub(super) fn packet_len(setup: &Setup, network: &NetworkConfig) -> usize {
+    let chunks = setup.engines.iter().map(|e| chunk_of(e, network).len);
+    chunks.min().unwrap_or(0)
+}
+
 /// What an engine draws at a time: a packet.
-pub(super) fn chunk_of(engine: &ModelEngine, network: &NetworkConfig) -> ChunkShape {
+fn chunk_of(engine: &ModelEngine, network: &NetworkConfig) -> ChunkShape {
     let rate_hz = engine.model.config.sample_rate_hz;
     let len = network.packet_len(rate_hz);
     ChunkShape { rate_hz, len }

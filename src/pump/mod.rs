@@ -22,6 +22,7 @@ mod station;
 mod stream;
 mod voice;
 mod watch;
+mod wings;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use crate::telemetry::Telemetry;
 
 use ensemble::Drawn;
 use station::Station;
+use wings::{Cue, ENSEMBLES_MAX, Left, Stage, Wings, wings};
 
 pub use ensemble::Ensemble;
 pub use replay::{Replay, ReplayError};
@@ -150,6 +152,7 @@ impl PumpSettings {
 pub struct Primed {
     body: Body,
     controls: Controls,
+    wings: Wings,
 }
 
 impl std::fmt::Debug for Primed {
@@ -167,24 +170,26 @@ impl Primed {
         telemetry: Arc<Telemetry>,
         on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Self, PumpError> {
-        check(&engines, &stations)?;
-        let chunks = stations.iter().map(|s| engines[s.place.engine].chunk);
-        let (controls, inbox) = control::channel(chunks.collect());
-        let mut ensembles = Vec::with_capacity(engines.len());
-        let mut openings: Vec<_> = stations.into_iter().enumerate().collect();
-        for (number, engine) in engines.into_iter().enumerate() {
-            let is_its = |(_, opening): &mut (usize, Opening)| opening.place.engine == number;
-            let its = openings.extract_if(.., is_its).collect();
-            let lead = settings.lead();
-            ensembles.push(Ensemble::open(number, engine, its, lead, on_prompt)?);
-        }
+        let chunks = stations.iter().map(|s| engines.get(s.place.engine));
+        let chunks = chunks.map(|engine| engine.map(|engine| engine.chunk));
+        let chunks: Vec<ChunkShape> = chunks.map(Option::unwrap_or_default).collect();
+        let mut ensembles = Vec::with_capacity(ENSEMBLES_MAX);
+        let none = Numbers::default();
+        ensembles.extend(open(engines, stations, (settings, none), on_prompt)?);
+        let (controls, inbox) = control::channel(chunks);
+        let (wings, stage) = wings();
         let body = Body {
             ensembles,
             cpu: settings.cpu,
             telemetry,
             inbox,
+            stage,
         };
-        Ok(Self { body, controls })
+        Ok(Self {
+            body,
+            controls,
+            wings,
+        })
     }
 
     /// A way to command the pump, now or later.
@@ -199,6 +204,7 @@ impl Primed {
             .spawn(move || Stopped(self.body.run()))?;
         Ok(Pump {
             controls: self.controls,
+            wings: self.wings,
             thread,
         })
     }
@@ -208,10 +214,46 @@ impl Primed {
 #[derive(Debug)]
 pub struct Pump {
     controls: Controls,
+    wings: Wings,
     thread: JoinHandle<Stopped>,
 }
 
 impl Pump {
+    /// Has these play from now on. Waits for nothing.
+    pub fn join(&mut self, ensembles: Vec<Ensemble>) -> Result<(), PumpError> {
+        for ensemble in ensembles {
+            for station in &ensemble.stations {
+                self.controls.note(station.number, ensemble.chunk);
+            }
+            self.cue(Cue::Join(ensemble))?;
+        }
+        Ok(())
+    }
+
+    /// Has a station fade out and go, and its engine with the last of its stations. With `room` for the
+    /// state of a lane it [leaves](Self::left) all that it goes on from. Waits for nothing.
+    pub fn leave(&mut self, station: usize, room: Vec<u8>) -> Result<(), PumpError> {
+        self.cue(Cue::Leave(Box::new(Snapshot {
+            station,
+            bytes: room,
+            ..Snapshot::default()
+        })))
+    }
+
+    /// A station that has left, if one has, with as much of what it was as there was room for; what it
+    /// took of memory is free then.
+    pub fn left(&mut self) -> Option<Snapshot> {
+        let Left { snapshot, .. } = self.wings.left.pop().ok()?;
+        self.controls.forget(snapshot.station);
+        Some(*snapshot)
+    }
+
+    fn cue(&mut self, cue: Cue) -> Result<(), PumpError> {
+        let pushed = self.wings.cues.push(cue);
+        // A pump that follows no cues has been told as much as there can be to tell.
+        pushed.map_err(|_| ControlError::Stuck.into())
+    }
+
     /// Whether the thread is there; it ends by `stop`, or by a bug.
     pub fn is_running(&self) -> bool {
         !self.thread.is_finished()
@@ -255,6 +297,36 @@ impl Stopped {
     }
 }
 
+/// Numbers that were given out: those of the next begin here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Numbers {
+    /// To engines, in the order of their list.
+    pub engines: usize,
+    /// To stations, in the order of theirs.
+    pub stations: usize,
+}
+
+/// Engines whose stations are primed, for a pump that [runs](Pump::join) or is made; feeds every
+/// station's prompt, with an eye on `on_prompt` as in [`Stream::open`]. A station's place names an engine
+/// of the list.
+pub fn open(
+    engines: Vec<Engine>,
+    stations: Vec<Opening>,
+    (settings, given): (PumpSettings, Numbers),
+    on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Vec<Ensemble>, PumpError> {
+    check(&engines, &stations)?;
+    let mut openings: Vec<_> = (given.stations..).zip(stations).collect();
+    let engines = engines.into_iter().enumerate();
+    let ensembles = engines.map(|(index, engine)| {
+        let is_its = |(_, opening): &mut (usize, Opening)| opening.place.engine == index;
+        let its = openings.extract_if(.., is_its).collect();
+        let number = given.engines + index;
+        Ensemble::open(number, engine, its, settings.lead(), on_prompt)
+    });
+    ensembles.collect()
+}
+
 /// Refuses what [`Body`] could not drive.
 fn check(engines: &[Engine], stations: &[Opening]) -> Result<(), PumpError> {
     let of_sessions = engines.iter().map(|engine| engine.sessions.len());
@@ -284,10 +356,12 @@ fn check(engines: &[Engine], stations: &[Opening]) -> Result<(), PumpError> {
 
 /// All that the thread owns.
 struct Body {
+    /// With room for all there can be: who joins does not make it grow.
     ensembles: Vec<Ensemble>,
     cpu: Option<usize>,
     telemetry: Arc<Telemetry>,
     inbox: Inbox,
+    stage: Stage,
 }
 
 impl Body {
@@ -314,6 +388,8 @@ impl Body {
     /// Takes the commands that came; `false` to end.
     fn obey(&mut self) -> bool {
         while let Some(command) = self.inbox.take() {
+            // Whoever commands a station has let it join before.
+            self.stage.follow(&mut self.ensembles);
             // A station that does not exist plays nothing: what is meant for it goes back.
             let retired = match command {
                 Command::Stop => return false,
@@ -329,10 +405,9 @@ impl Body {
                 Command::Open(session) => {
                     let mut ensembles = self.ensembles.iter_mut();
                     match ensembles.find(|ensemble| ensemble.number == session.engine) {
-                        Some(Ensemble {
-                            sessions, decoder, ..
-                        }) => {
-                            sessions.open(session, &mut **decoder, &self.inbox);
+                        Some(ensemble) => {
+                            let decoder = &mut *ensemble.decoder;
+                            ensemble.sessions.open(session, decoder, &self.inbox);
                             None
                         }
                         None => Some(Retired::Session(session)),
@@ -350,6 +425,7 @@ impl Body {
                 self.inbox.retire(retired);
             }
         }
+        self.stage.follow(&mut self.ensembles);
         true
     }
 
@@ -373,8 +449,10 @@ impl Body {
     /// station that wants to be or keeps one; if there is nothing of that, says how long until one will
     /// be due.
     fn step(&mut self, now: Instant) -> Duration {
+        // A goodbye waits for no quiet moment: there may be none until a station has gone.
+        let has_left = self.stage.dismiss(&mut self.ensembles);
         let soonest = self.find_due(now);
-        let has_worked = !soonest.is_zero() && self.work_ahead();
+        let has_worked = has_left || !soonest.is_zero() && self.work_ahead();
         if soonest.is_zero() {
             self.generate(now);
         }

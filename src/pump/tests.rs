@@ -9,6 +9,7 @@ use assert_no_alloc::assert_no_alloc;
 
 mod change;
 mod collapse;
+mod company;
 mod sessions;
 
 const SETTINGS: PumpSettings = PumpSettings {
@@ -104,6 +105,7 @@ fn hear(_n_fed: usize) -> ControlFlow<()> {
 struct Bench {
     body: Body,
     controls: Controls,
+    wings: Wings,
     sources: Vec<Source>,
     telemetry: Arc<Telemetry>,
     now: Instant,
@@ -120,11 +122,16 @@ impl Bench {
         let (stations, sources) = stations.into_iter().unzip();
         let told = Arc::clone(&telemetry);
         let primed = Primed::new(engines, stations, SETTINGS, told, &mut hear);
-        let Primed { body, controls } = primed.unwrap();
+        let Primed {
+            body,
+            controls,
+            wings,
+        } = primed.unwrap();
         Self {
             now: Instant::now(),
             body,
             controls,
+            wings,
             sources,
             telemetry,
         }
