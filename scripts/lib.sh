@@ -85,6 +85,17 @@ need_crates() {
     cargo install --locked $crates
 }
 
+# judge_dependencies: by deny.toml. Licences, sources and bans always; known holes where their list can be
+# fetched. Wants cargo-deny.
+judge_dependencies() {
+    cargo deny --locked check --hide-inclusion-graph licenses bans sources
+    if cargo deny --locked fetch db; then
+        cargo deny --locked --offline check --hide-inclusion-graph advisories
+    else
+        say "NOT CHECKED: known holes in the dependencies, whose list could not be fetched"
+    fi
+}
+
 # agree PACKAGES: asks on a terminal; without one it must not decide for somebody.
 agree() {
     if [ ! -t 0 ]; then

@@ -4,7 +4,8 @@
 //! readers, so no number of them, however slow, costs it anything. A reader copies a packet out
 //! and then looks whether the slot still held it; if the writer *lapped* it, the reader learns
 //! exactly how many packets it lost and goes on half a ring behind the writer. For every reader,
-//! packets received + packets lost = packets published since it subscribed.
+//! packets received + packets lost = packets published since it subscribed. Whoever has read all that
+//! a writer published learns when that is gone.
 //!
 //! [`Writer::publish`] is for a real-time thread: no allocation, no lock, no retry, a bounded
 //! number of atomic stores. [`Reader`] is for any thread; nothing in here blocks or wakes anyone,
@@ -18,9 +19,9 @@ use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 
 #[cfg(longwave_loom)]
-use loom::sync::atomic::{AtomicU64, Ordering, fence};
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 #[cfg(not(longwave_loom))]
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// Makes a ring of `n_slots` packets of `slot_len` bytes each; all of its memory is taken now.
 ///
@@ -31,6 +32,7 @@ pub fn ring(n_slots: usize, slot_len: usize) -> (Writer, Source) {
     assert!(slot_len > 0, "a packet has at least one byte");
     let ring = Arc::new(Ring {
         n_written: CachePadded::new(AtomicU64::new(0)),
+        is_over: AtomicBool::new(false),
         slots: (0..n_slots).map(|_| Slot::new(slot_len)).collect(),
         slot_len,
     });
@@ -61,6 +63,14 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // ORDERING: Release pairs with the Acquire in `Ring::is_over`: who sees the end also sees every
+        // packet before it counted.
+        self.ring.is_over.store(true, Ordering::Release);
+    }
+}
+
 /// Where readers come from; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -83,6 +93,11 @@ impl Source {
         self.ring.n_written()
     }
 
+    /// Whether the writer is gone, and nothing more is ever published.
+    pub fn is_over(&self) -> bool {
+        self.ring.is_over()
+    }
+
     /// Bytes in a packet.
     pub fn slot_len(&self) -> usize {
         self.ring.slot_len
@@ -99,6 +114,8 @@ pub enum Next {
     },
     /// Nothing new yet.
     Empty,
+    /// Nothing new, ever: the writer is gone.
+    End,
     /// The writer was here first. `out` holds nothing of use; the next call reads on.
     Lapped {
         /// How many packets this reader will never see.
@@ -123,7 +140,11 @@ impl Reader {
         assert_eq!(out.len(), self.ring.slot_len, "packet length");
         let sequence = self.sequence;
         if self.ring.n_written() <= sequence {
-            return Next::Empty;
+            // It may have published more before it went.
+            return match self.ring.is_over() && self.ring.n_written() <= sequence {
+                true => Next::End,
+                false => Next::Empty,
+            };
         }
         match self.ring.slot(sequence).read(sequence, out) {
             Ok(()) => {
@@ -156,6 +177,8 @@ impl Reader {
 struct Ring {
     /// Written with every packet and read by all: alone on its cache line.
     n_written: CachePadded<AtomicU64>,
+    /// Whether the writer is gone.
+    is_over: AtomicBool,
     slots: Box<[Slot]>,
     slot_len: usize,
 }
@@ -168,6 +191,11 @@ impl Ring {
     fn n_written(&self) -> u64 {
         // ORDERING: Acquire pairs with the Release in `Writer::publish`.
         self.n_written.load(Ordering::Acquire)
+    }
+
+    fn is_over(&self) -> bool {
+        // ORDERING: Acquire pairs with the Release in `Writer::drop`.
+        self.is_over.load(Ordering::Acquire)
     }
 
     /// How far behind the writer a reader starts afresh: half a ring to read, half to be late.
@@ -234,7 +262,6 @@ impl Slot {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::atomic::AtomicBool;
 
     /// A packet that shows its number in every byte it can, so that a torn copy is seen.
     fn packet(sequence: u64, len: usize) -> Vec<u8> {
@@ -257,6 +284,20 @@ mod tests {
             assert_eq!(reader.next(&mut out), Next::Empty);
         }
         assert_eq!(source.n_written(), 10);
+    }
+
+    #[test]
+    fn the_end_comes_after_all_that_was_published() {
+        let (mut writer, source) = ring(4, 1);
+        let mut reader = source.subscribe(0);
+        writer.publish(&[7]);
+        assert!(!source.is_over());
+        drop(writer);
+        assert!(source.is_over());
+        let mut out = [0];
+        assert_eq!(reader.next(&mut out), Next::Packet { sequence: 0 });
+        assert_eq!(reader.next(&mut out), Next::End);
+        assert_eq!(source.subscribe(0).next(&mut out), Next::End);
     }
 
     #[test]
@@ -295,11 +336,10 @@ mod tests {
     }
 
     /// Reads until the writer is done and all is read; what was received, what was lost.
-    fn read_all(mut reader: Reader, is_done: &AtomicBool, len: usize, pause: u64) -> (u64, u64) {
+    fn read_all(mut reader: Reader, len: usize, pause: u64) -> (u64, u64) {
         let (mut received, mut lost, mut expected) = (0, 0, reader.sequence());
         let mut out = vec![0; len];
         loop {
-            let was_done = is_done.load(Ordering::SeqCst);
             match reader.next(&mut out) {
                 Next::Packet { sequence } => {
                     assert_eq!(sequence, expected);
@@ -311,7 +351,7 @@ mod tests {
                     assert!(n > 0, "lapped without a loss");
                     (lost, expected) = (lost + n, expected + n);
                 }
-                Next::Empty if was_done => return (received, lost),
+                Next::End => return (received, lost),
                 Next::Empty => std::thread::yield_now(),
             }
         }
@@ -321,13 +361,11 @@ mod tests {
     fn received_and_lost_add_up_to_written_for_every_reader_of_a_hasty_writer() {
         const N_WRITTEN: u64 = 50_000;
         let (mut writer, source) = ring(8, 100);
-        let is_done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let readers: Vec<_> = (0..4)
                 .map(|i| {
                     let reader = source.subscribe(0);
-                    let is_done = &is_done;
-                    scope.spawn(move || read_all(reader, is_done, 100, i * i * 100))
+                    scope.spawn(move || read_all(reader, 100, i * i * 100))
                 })
                 .collect();
             for sequence in 0..N_WRITTEN {
@@ -336,7 +374,7 @@ mod tests {
                     std::thread::yield_now();
                 }
             }
-            is_done.store(true, Ordering::SeqCst);
+            drop(writer);
             for reader in readers {
                 let (received, lost) = reader.join().unwrap();
                 assert_eq!(received + lost, N_WRITTEN);
@@ -370,6 +408,7 @@ mod tests {
                         }
                         Next::Lapped { lost } => accounted += lost,
                         Next::Empty => prop_assert_eq!(accounted, n_written),
+                        Next::End => prop_assert!(false, "the writer is here"),
                     }
                     prop_assert_eq!(reader.sequence(), accounted);
                 }

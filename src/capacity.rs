@@ -38,6 +38,8 @@ pub struct EngineLoad {
 pub struct Capacity {
     engines: Vec<EngineLoad>,
     lanes_max: usize,
+    /// Promised to sessions.
+    reserve: f64,
 }
 
 /// More stations are asked for than this machine plays in time. *Fatal*: a human must decide which.
@@ -73,6 +75,11 @@ impl EngineLoad {
         }
     }
 
+    /// The same engine with other lanes open.
+    pub fn with_lanes(self, n_lanes: usize) -> Self {
+        Self { n_lanes, ..self }
+    }
+
     fn of(&self, n_lanes: usize) -> f64 {
         match n_lanes {
             0 => 0.0,
@@ -84,15 +91,33 @@ impl EngineLoad {
 impl Capacity {
     /// Of engines that serve no more than `lanes_max` lanes together.
     pub fn new(engines: Vec<EngineLoad>, lanes_max: usize) -> Self {
-        Self { engines, lanes_max }
+        Self {
+            engines,
+            lanes_max,
+            reserve: 0.0,
+        }
     }
 
-    /// What all lanes take of the time there is.
+    /// What was measured of each.
+    pub fn engines(&self) -> &[EngineLoad] {
+        &self.engines
+    }
+
+    /// What so many lanes more take at most, whichever engines have them.
+    pub fn cost_of_more(&self, n_lanes: usize) -> f64 {
+        let each = self.engines.iter().map(|engine| engine.each);
+        n_lanes as f64 * each.fold(0.0, f64::max)
+    }
+
+    /// With so much of the time kept free for sessions.
+    pub fn with_reserve(self, reserve: f64) -> Self {
+        Self { reserve, ..self }
+    }
+
+    /// What all lanes take of the time there is, and what is kept free.
     pub fn load(&self) -> f64 {
-        self.engines
-            .iter()
-            .map(|engine| engine.of(engine.n_lanes))
-            .sum()
+        let loads = self.engines.iter().map(|e| e.of(e.n_lanes));
+        loads.sum::<f64>() + self.reserve
     }
 
     /// Lanes that are asked for, of all engines.
@@ -138,7 +163,8 @@ impl Capacity {
         let fits = |&&engine: &&usize| {
             n_lanes[engine] += 1;
             let loads = self.engines.iter().zip(&n_lanes);
-            loads.map(|(engine, n)| engine.of(*n)).sum::<f64>() <= BUDGET
+            let loads = loads.map(|(engine, n)| engine.of(*n));
+            loads.sum::<f64>() + self.reserve <= BUDGET
         };
         stations.iter().take_while(fits).count()
     }
@@ -150,7 +176,9 @@ impl Capacity {
             let each = engine.of(n) / n.max(1) as f64;
             format!("{} {n} x {each:.2}", engine.model)
         };
-        list(self.engines.iter().map(part))
+        let reserve = (self.reserve > 0.0).then(|| format!("sessions {:.2}", self.reserve));
+        let engines = self.engines.iter().filter(|engine| engine.n_lanes > 0);
+        list(engines.map(part).chain(reserve))
     }
 }
 
@@ -224,6 +252,22 @@ mod tests {
         );
         assert_eq!(capacity.room_for(1), 0);
         assert!(capacity.to_string().ends_with("room for no more"));
+    }
+
+    #[test]
+    fn what_is_promised_to_sessions_is_not_given_to_stations() {
+        let capacity = capacity(&[("a", 2, 0.2, 0.4), ("b", 1, 0.1, 0.1)]);
+        assert_eq!(capacity.cost_of_more(2), 0.4);
+        let promised = capacity.clone().with_reserve(0.4);
+        assert!(promised.judge(&[0, 0, 1], false).unwrap().is_none());
+        let b = promised.engines()[1].clone().with_lanes(2);
+        let engines = vec![promised.engines()[0].clone(), b];
+        let more = Capacity::new(engines, 64).with_reserve(0.4);
+        let why = more.judge(&[0, 0, 1, 1], false).unwrap_err().to_string();
+        assert!(
+            why.contains("b 2 x 0.10, sessions 0.40): only the first 3 fit"),
+            "{why}"
+        );
     }
 
     #[test]

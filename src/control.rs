@@ -5,8 +5,9 @@
 //! pump neither allocates nor frees. What became of an [`Order`] its sender reads from a [`Receipt`];
 //! nobody is woken for it. This module moves commands and does not know what they do.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TryRecvError, bounded};
@@ -20,6 +21,9 @@ const COMMANDS_MAX: usize = 16;
 /// What may wait to be freed: every station's order at once, and more cards than anybody loses in a
 /// row.
 const RETIRED_MAX: usize = 256;
+
+/// Streams kept that nobody has fetched yet: each station's, and more.
+const KEPT_MAX: usize = 128;
 
 /// How long a sender waits for the pump, which by then has missed hundreds of chances.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -46,7 +50,7 @@ pub enum ControlError {
 pub enum Command {
     /// Let this card play a station, and its ring set the pace; replaces an earlier card.
     AttachCard {
-        /// Which station, by its place in the list the pump started with.
+        /// Which station, by its number.
         station: usize,
         /// The way to the card.
         line: Box<CardLine>,
@@ -99,7 +103,7 @@ impl Order {
 /// A station's stream at the border of a chunk: all that it goes on from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// By its place in the list the pump started with.
+    /// Its number.
     pub station: usize,
     /// Seeds the uniforms.
     pub seed: u64,
@@ -116,7 +120,7 @@ pub struct Snapshot {
 /// Who is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
-    /// A station, by its place in the list the pump started with.
+    /// A station, by its number.
     Station(usize),
     /// A session, by its number.
     Session(u64),
@@ -128,7 +132,7 @@ pub enum Whose {
 pub struct Session {
     /// Nobody else's.
     pub number: u64,
-    /// Which engine draws it, by its place in the pump's list.
+    /// Which engine draws it, by its number.
     pub engine: usize,
     /// How it begins: a seed, how codes are chosen, and what is heard first, if anything is.
     pub start: Change,
@@ -232,7 +236,7 @@ pub struct CardLine {
 }
 
 /// What a station is drawn in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkShape {
     /// Codes per second of its model.
     pub rate_hz: u32,
@@ -246,8 +250,11 @@ pub struct Controls {
     commands: Sender<Command>,
     retired: Receiver<Retired>,
     kept: Receiver<Box<Snapshot>>,
-    chunks: Box<[ChunkShape]>,
+    chunks: Arc<Mutex<Chunks>>,
 }
+
+/// What each station is drawn in, by its number.
+type Chunks = BTreeMap<usize, ChunkShape>;
 
 /// The pump's side.
 #[derive(Debug)]
@@ -257,16 +264,17 @@ pub struct Inbox {
     kept: Sender<Box<Snapshot>>,
 }
 
-/// A way to command a pump whose stations are drawn in `chunks`, each in its own.
+/// A way to command a pump whose first stations are drawn in `chunks`, each in its own: the numbers of
+/// stations are their places there.
 pub fn channel(chunks: Vec<ChunkShape>) -> (Controls, Inbox) {
     let (command_sender, command_receiver) = bounded(COMMANDS_MAX);
     let (retired_sender, retired_receiver) = bounded(RETIRED_MAX);
-    let (kept_sender, kept_receiver) = bounded(chunks.len().max(1));
+    let (kept_sender, kept_receiver) = bounded(KEPT_MAX);
     let controls = Controls {
         commands: command_sender,
         retired: retired_receiver,
         kept: kept_receiver,
-        chunks: chunks.into(),
+        chunks: Arc::new(Mutex::new(chunks.into_iter().enumerate().collect())),
     };
     let inbox = Inbox {
         commands: command_receiver,
@@ -277,6 +285,26 @@ pub fn channel(chunks: Vec<ChunkShape>) -> (Controls, Inbox) {
 }
 
 impl Controls {
+    /// Says what a station that has come is drawn in.
+    pub fn note(&self, station: usize, chunk: ChunkShape) {
+        self.chunks().insert(station, chunk);
+    }
+
+    /// Forgets a station that has gone.
+    pub fn forget(&self, station: usize) {
+        self.chunks().remove(&station);
+    }
+
+    fn chunk(&self, station: usize) -> Result<ChunkShape, ControlError> {
+        let chunk = self.chunks().get(&station).copied();
+        chunk.ok_or(ControlError::NoStation(station))
+    }
+
+    /// The pump never comes here.
+    fn chunks(&self) -> MutexGuard<'_, Chunks> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets the card behind `frames` play a station at its own rate, and its ring set the pace.
     pub fn attach_card(
         &self,
@@ -284,8 +312,7 @@ impl Controls {
         frames: rtrb::Producer<f32>,
         rate_hz: u32,
     ) -> Result<(), ControlError> {
-        let chunk = self.chunks.get(station);
-        let chunk = chunk.ok_or(ControlError::NoStation(station))?;
+        let chunk = self.chunk(station)?;
         let line = Box::new(CardLine {
             resampler: Resampler::new(chunk.rate_hz, rate_hz, chunk.len)?,
             frames,
@@ -301,10 +328,8 @@ impl Controls {
     /// Asks for a change, which is made at the next border of a chunk; one with a prompt once that
     /// was heard. Waits for nothing: while the pump takes no commands, it is refused.
     pub fn change(&self, whose: Whose, change: Change) -> Result<Receipt, ControlError> {
-        if let Whose::Station(station) = whose
-            && station >= self.chunks.len()
-        {
-            return Err(ControlError::NoStation(station));
+        if let Whose::Station(station) = whose {
+            self.chunk(station)?;
         }
         let receipt = Receipt::default();
         let order = Box::new(Order {
@@ -342,9 +367,7 @@ impl Controls {
     /// Asks for a station's stream, in room for the state of a lane of its engine; it comes back
     /// [kept](Self::kept), once nothing is due. Waits for nothing.
     pub fn keep(&self, station: usize, room: Vec<u8>) -> Result<(), ControlError> {
-        if station >= self.chunks.len() {
-            return Err(ControlError::NoStation(station));
-        }
+        self.chunk(station)?;
         let snapshot = Snapshot {
             station,
             bytes: room,

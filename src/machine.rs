@@ -199,6 +199,13 @@ pub fn ask_for_precedence() {
     let _ = rustix::process::setpriority_process(None, NICENESS);
 }
 
+/// Lets the calling thread step back behind all others, those that it starts from now on included: for
+/// work that nobody waits for beside sound that somebody hears.
+pub fn give_way() {
+    const NICENESS: i32 = 10;
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+}
+
 /// What the calling thread has computed for so far: time that others took is not in it.
 pub fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

@@ -46,6 +46,8 @@ pub mod close {
     pub const TOO_SLOW: u16 = 4000;
     /// Nothing was heard from the listener, not even an answer to pings.
     pub const IDLE: u16 = 4001;
+    /// The station is not there any more; it may be again, with another model.
+    pub const OFF_AIR: u16 = 4002;
 }
 
 /// What was wrong with a message.

@@ -161,15 +161,16 @@ impl Setup {
     }
 
     /// Measures what the stations take of the time there is, in about half a second. Leaves noise
-    /// in the lanes, which whoever opens them never sees.
-    pub fn warm_up(&mut self, network: &NetworkConfig) -> Capacity {
+    /// in the lanes, which whoever opens them never sees. `beside`: others play meanwhile, who must not
+    /// notice.
+    pub fn warm_up(&mut self, network: &NetworkConfig, beside: bool) -> Capacity {
         let (engines, cpu) = (&mut self.engines, self.cpus.first());
         let measure = || {
             // Where the pump will be: an engine's other threads have their places already.
-            if let Some(cpu) = cpu {
+            if let Some(cpu) = cpu.filter(|_| !beside) {
                 machine::pin_to(*cpu);
             }
-            loads(engines, network)
+            loads(engines, network, beside)
         };
         let loads = thread::scope(|scope| scope.spawn(measure).join());
         Capacity::new(loads.expect("an engine that decodes"), STATIONS_MAX)
@@ -177,7 +178,7 @@ impl Setup {
 }
 
 /// What the lanes of every engine cost on this thread.
-fn loads(engines: &mut [ModelEngine], network: &NetworkConfig) -> Vec<EngineLoad> {
+fn loads(engines: &mut [ModelEngine], network: &NetworkConfig, beside: bool) -> Vec<EngineLoad> {
     let time = warm_up::TIME / engines.len() as u32;
     let load = |engine: &mut ModelEngine| {
         let rate_hz = engine.model.config.sample_rate_hz;
@@ -188,6 +189,7 @@ fn loads(engines: &mut [ModelEngine], network: &NetworkConfig) -> Vec<EngineLoad
             n_lanes: engine.n_stations + engine.sessions.len().saturating_sub(1),
             chunk_len: network.packet_len(rate_hz),
             time,
+            beside,
         };
         let decoder = &mut *engine.decoder;
         let costs = warm_up::measure(decoder, &case, &machine::thread_time);
@@ -300,7 +302,7 @@ mod tests {
         assert_eq!(n_lanes.collect::<Vec<_>>(), [2 + 2, 1 + 2]);
         assert_eq!(setup.spares, [None, Some([1, 2]), Some([2, 3])]);
         assert_eq!(setup.starts[1].seed, 7);
-        let capacity = setup.warm_up(&NetworkConfig::default());
+        let capacity = setup.warm_up(&NetworkConfig::default(), false);
         assert_eq!(capacity.n_lanes(), 3);
         assert!(capacity.load() > 0.0);
     }

@@ -114,6 +114,7 @@ const LAW: &[(&str, &[&str])] = &[
             "card",
             "config",
             "control",
+            "machine",
             "model",
             "net",
             "protocol",

@@ -155,7 +155,7 @@ pub struct CardFeed {
 #[derive(Debug)]
 pub struct Card {
     condition: Arc<Mutex<Condition>>,
-    /// Never sent on: that it is dropped is the word to stop.
+    /// A word on it: begin anew. That it is dropped is the word to stop.
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -217,6 +217,13 @@ impl Card {
         self.lock().trouble.clone()
     }
 
+    /// Fades out, closes the device and opens it again, for `attach` to feed from elsewhere. Waits for
+    /// nothing; what is lost already is opened again anyway.
+    pub fn begin_anew(&self) {
+        // Without a supervisor there is nothing that could begin.
+        let _ = self.stop.send(());
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Condition> {
         // The data is whole at every moment: a panic elsewhere does not spoil it.
         self.condition
@@ -246,6 +253,8 @@ struct Supervisor {
 /// How an output's watch ended.
 enum End {
     Stopped,
+    /// It was asked to begin anew.
+    Anew,
     Lost(&'static str),
 }
 
@@ -337,13 +346,19 @@ impl Supervisor {
             let opened_at = Instant::now();
             let end = self.watch(&output);
             self.telemetry.card.drift_ppm.set(None);
-            let reason = match end {
+            let is_lost = match end {
                 End::Stopped => return self.close(output),
-                End::Lost(reason) => reason,
+                End::Anew => {
+                    self.close(output);
+                    false
+                }
+                End::Lost(reason) => {
+                    self.telemetry.card.is_live.set(0);
+                    tell(None, Some(reason.to_owned()));
+                    discard(output);
+                    true
+                }
             };
-            self.telemetry.card.is_live.set(0);
-            tell(None, Some(reason.to_owned()));
-            discard(output);
             if opened_at.elapsed() > WELL {
                 back_off = BACK_OFF.0;
             }
@@ -357,7 +372,7 @@ impl Supervisor {
                     Err(error) => tell(None, Some(error.to_string())),
                 }
             };
-            self.telemetry.card.rebuilds.add(1);
+            self.telemetry.card.rebuilds.add(is_lost.into());
             tell(Some(output.facts.clone()), None);
         }
     }
@@ -368,8 +383,10 @@ impl Supervisor {
         let mut drift = Drift::new(Instant::now());
         let told = &self.telemetry.card;
         loop {
-            if self.is_stopped(TICK) {
-                return End::Stopped;
+            match self.stopped.recv_timeout(TICK) {
+                Ok(()) => return End::Anew,
+                Err(RecvTimeoutError::Disconnected) => return End::Stopped,
+                Err(RecvTimeoutError::Timeout) => {}
             }
             if output.signals.is_lost() {
                 return End::Lost("the device is gone");

@@ -86,6 +86,16 @@ impl Heart {
         }
     }
 
+    /// What `/readyz` answers.
+    pub fn readiness(&self) -> Arc<Readiness> {
+        self.readiness.clone()
+    }
+
+    /// What plays from now on.
+    pub fn set_subject(&mut self, subject: String) {
+        self.subject = subject;
+    }
+
     /// One tick.
     pub fn beat(
         &mut self,

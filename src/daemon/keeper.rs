@@ -3,6 +3,7 @@
 //! The pump fills a snapshot when nothing is due, and a thread that may wait writes it. What cannot be
 //! read or written is said, and nothing stops playing for it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +22,8 @@ const SOON: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Keeper {
-    stations: Vec<Kept>,
+    /// By their numbers.
+    stations: BTreeMap<usize, Kept>,
     every: Duration,
     next: Instant,
     /// One file at a time: two must not be called the same while they are written.
@@ -31,7 +33,7 @@ pub(super) struct Keeper {
 
 /// What does not change about a station.
 #[derive(Clone, Debug)]
-struct Kept {
+pub(super) struct Kept {
     name: String,
     path: PathBuf,
     model_sha256: String,
@@ -46,8 +48,90 @@ impl Keeper {
         if !config.state.resume {
             return None;
         }
-        let directory = config.state.directory();
-        tracing::info!("stations are kept in {}", directory.display());
+        tracing::info!(
+            "stations are kept in {}",
+            config.state.directory().display()
+        );
+        Some(Self {
+            stations: Kept::resume_all(config, setup)
+                .into_iter()
+                .enumerate()
+                .collect(),
+            every: Duration::from_secs(60 * u64::from(config.state.every_min)),
+            next: Instant::now() + SOON,
+            pen: Arc::default(),
+            telemetry,
+        })
+    }
+
+    /// Keeps a station from now on that has come while others play.
+    pub fn admit(&mut self, station: usize, kept: Kept) {
+        self.stations.insert(station, kept);
+    }
+
+    /// What it takes to keep a station: room for a lane's state, none where it cannot be kept.
+    pub fn room(&self, station: usize) -> Vec<u8> {
+        let len = self.stations.get(&station).map_or(0, |kept| kept.len);
+        // Written to, so that the pump does not wait for the system to find the memory.
+        vec![0xff; len]
+    }
+
+    /// Writes what a station was when it left, which may take a while.
+    pub fn part(&mut self, snapshot: Snapshot) -> impl FnOnce() + Send + use<> {
+        let kept = self.stations.remove(&snapshot.station);
+        let (pen, telemetry) = (self.pen.clone(), self.telemetry.clone());
+        move || {
+            if let Some(kept) = kept
+                && !snapshot.bytes.is_empty()
+            {
+                kept.write(snapshot, &pen, &telemetry);
+            }
+        }
+    }
+
+    /// What the configuration has come to say of a station while it plays.
+    pub fn adopt(&mut self, station: usize, asked: Asked) {
+        if let Some(kept) = self.stations.get_mut(&station) {
+            kept.asked = asked;
+        }
+    }
+
+    /// Asks for what is to be kept when it is time, and has written what came of it.
+    pub fn beat(&mut self, controls: &Controls) {
+        if Instant::now() >= self.next {
+            self.next = Instant::now() + self.every;
+            for (&number, kept) in &self.stations {
+                let room = self.room(number);
+                if !room.is_empty()
+                    && let Err(error) = controls.keep(number, room)
+                {
+                    tracing::warn!("station {} is not kept now: {error}", kept.name);
+                }
+            }
+        }
+        while let Some(snapshot) = controls.kept() {
+            // It may have left meanwhile.
+            let Some(kept) = self.stations.get(&snapshot.station).cloned() else {
+                continue;
+            };
+            let (pen, telemetry) = (self.pen.clone(), self.telemetry.clone());
+            tokio::task::spawn_blocking(move || kept.write(*snapshot, &pen, &telemetry));
+        }
+    }
+
+    /// Writes what all stations were in the end.
+    pub fn finish(self, mut stopped: Stopped) {
+        for (&number, kept) in &self.stations {
+            if let Some(snapshot) = stopped.snapshot(number) {
+                kept.write(snapshot, &self.pen, &self.telemetry);
+            }
+        }
+    }
+}
+
+impl Kept {
+    /// Lets each station begin where it stopped; all of them, in the order of the configuration.
+    pub fn resume_all(config: &Config, setup: &mut Setup) -> Vec<Self> {
         let Setup {
             engines,
             starts,
@@ -57,7 +141,8 @@ impl Keeper {
         let stations = config.stations.iter().zip(starts.iter_mut().zip(places));
         let stations = stations.map(|(station, (start, place))| {
             let engine = &mut engines[place.engine];
-            let kept = Kept {
+            let directory = config.state.directory();
+            let kept = Self {
                 path: directory.join(format!("{}.state", station.name)),
                 name: station.name.clone(),
                 model_sha256: engine.model.sha256.clone(),
@@ -67,52 +152,9 @@ impl Keeper {
             kept.resume(start);
             kept
         });
-        Some(Self {
-            stations: stations.collect(),
-            every: Duration::from_secs(60 * u64::from(config.state.every_min)),
-            next: Instant::now() + SOON,
-            pen: Arc::default(),
-            telemetry,
-        })
+        stations.collect()
     }
 
-    /// What the configuration has come to say of a station while it plays.
-    pub fn adopt(&mut self, station: usize, asked: Asked) {
-        self.stations[station].asked = asked;
-    }
-
-    /// Asks for what is to be kept when it is time, and has written what came of it.
-    pub fn beat(&mut self, controls: &Controls) {
-        if Instant::now() >= self.next {
-            self.next = Instant::now() + self.every;
-            for (index, kept) in self.stations.iter().enumerate() {
-                // Written to, so that the pump does not wait for the system to find the memory.
-                let room = vec![0xff; kept.len];
-                if !room.is_empty()
-                    && let Err(error) = controls.keep(index, room)
-                {
-                    tracing::warn!("station {} is not kept now: {error}", kept.name);
-                }
-            }
-        }
-        while let Some(snapshot) = controls.kept() {
-            let kept = self.stations[snapshot.station].clone();
-            let (pen, telemetry) = (self.pen.clone(), self.telemetry.clone());
-            tokio::task::spawn_blocking(move || kept.write(*snapshot, &pen, &telemetry));
-        }
-    }
-
-    /// Writes what all stations were in the end.
-    pub fn finish(self, mut stopped: Stopped) {
-        for (index, kept) in self.stations.iter().enumerate() {
-            if let Some(snapshot) = stopped.snapshot(index) {
-                kept.write(snapshot, &self.pen, &self.telemetry);
-            }
-        }
-    }
-}
-
-impl Kept {
     /// Lets the station begin where it stopped, as far as that is known and still wanted.
     fn resume(&self, start: &mut Start) {
         let name = &self.name;

@@ -1,180 +1,295 @@
 //! SIGHUP: what a changed configuration can change while everything plays.
 //!
-//! Either all of it is understood or nothing is changed. Of stations the seed, the draw parameters and
-//! the prompt change, without a click and told to all who listen, as by `longwave control`; the tokens
-//! change. What else has changed holds after a restart, and that is said.
+//! Either all of it is understood, fits the machine and is ready, or nothing is changed. Stations come and
+//! go; those that stay change their seed, their draw parameters, their prompt and their recording, without
+//! a click and told to all who listen, as by `longwave control`; the tokens change, and which station the
+//! card plays. What else has changed holds after a restart, and that is said.
+//!
+//! A reload is in one [`Stage`] after the other, none of which anybody waits for: what takes time is done
+//! on threads of its own, and looked after ten times a second.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use crate::access::Tokens;
-use crate::config::{Config, ConfigError, StationConfig, find_model};
-use crate::model::Model;
-use crate::net::Desk;
-use crate::protocol::Patch;
-use crate::setup::{self, SetupError};
-use crate::state::Asked;
+use tokio::task;
 
 use super::DaemonError;
-use super::door;
+use super::air::{Air, OnAir, tell_lanes};
+use super::beat::Heart;
+use super::keeper::Keeper;
+use super::optional_card::OptionalCard;
+use super::plan::{Newcomers, Plan, Present, Wish};
+use crate::access::Tokens;
+use crate::config::{CardConfig, Config, ConfigError, StateConfig, StationConfig};
+use crate::control::{Controls, Snapshot};
+use crate::pump::{Pump, PumpSettings};
+use crate::record::Recorder;
+use crate::telemetry::Telemetry;
 
 /// What reads the configuration again.
 pub type Reread<'a> = &'a dyn Fn() -> Result<Config, ConfigError>;
 
-/// What can be changed.
-pub(super) struct Reloader {
-    /// In force.
-    config: Config,
-    /// Of the configuration, in its order.
-    stations: Vec<(Arc<Model>, Arc<Desk>)>,
-    /// With the address that they guard.
-    tokens: Option<(Tokens, std::net::SocketAddr)>,
+/// A card that has not gone over to another station by then will not: it is lost, or hangs.
+const CARD_MAX: Duration = Duration::from_secs(5);
+
+/// What a reload changes besides what it has itself.
+pub(super) struct Hands<'a> {
+    pub pump: &'a mut Pump,
+    pub keeper: Option<&'a mut Keeper>,
+    pub card: Option<&'a OptionalCard>,
+    pub heart: &'a mut Heart,
 }
 
-/// A station that is to be changed.
-struct Wish {
-    index: usize,
-    patch: Patch,
-    prompt: Option<Vec<u8>>,
-    asked: Asked,
+/// What can be changed, and what is being.
+pub(super) struct Reloader {
+    pub air: Air,
+    /// What it started with.
+    first: Config,
+    /// In force.
+    config: Config,
+    settings: PumpSettings,
+    /// With the address that they guard.
+    tokens: Option<(Tokens, SocketAddr)>,
+    controls: Controls,
+    telemetry: Arc<Telemetry>,
+    is_asked: bool,
+    stage: Stage,
+}
+
+/// How far a reload is.
+enum Stage {
+    Idle,
+    /// Nothing is changed yet.
+    Planning(JoinHandle<Result<Plan, DaemonError>>),
+    /// All is as it shall be, but for those who leave.
+    Parting(Parting),
+}
+
+/// Stations that leave.
+struct Parting {
+    stations: Vec<OnAir>,
+    since: Instant,
+    /// Whether the pump has been told: not before the card plays something else.
+    is_told: bool,
+    /// What they were, and what was recorded of them, on its way to the disk.
+    writing: Vec<task::JoinHandle<()>>,
 }
 
 impl Reloader {
     pub fn new(
-        config: Config,
-        stations: Vec<(Arc<Model>, Arc<Desk>)>,
-        tokens: Option<(Tokens, std::net::SocketAddr)>,
+        config: &Config,
+        air: Air,
+        settings: PumpSettings,
+        tokens: Option<(Tokens, SocketAddr)>,
+        (controls, telemetry): (Controls, Arc<Telemetry>),
     ) -> Self {
         Self {
-            config,
-            stations,
+            air,
+            first: config.clone(),
+            config: config.clone(),
+            settings,
             tokens,
+            controls,
+            telemetry,
+            is_asked: false,
+            stage: Stage::Idle,
         }
     }
 
-    /// Reads the configuration again and begins what it changes; what every station is asked to be then,
-    /// if that has changed.
-    pub fn reload(&mut self, reread: Reread<'_>) -> Vec<(usize, Asked)> {
-        match self.prepare(reread) {
-            Ok((config, wishes, tokens)) => {
-                self.say_what_waits(&config);
-                if let (Some((ours, _)), Some(others)) = (&self.tokens, tokens) {
-                    ours.adopt(&others);
-                }
-                // Those that play, in their order, whatever the file has come to list.
-                let running = self.config.stations.iter().map(|old| {
-                    let mut all = config.stations.iter();
-                    all.find(|new| new.name == old.name).unwrap_or(old).clone()
-                });
-                let stations = running.collect();
-                self.config = Config { stations, ..config };
-                tracing::info!("the configuration was read again");
-                wishes.into_iter().map(|wish| self.begin(wish)).collect()
-            }
-            Err(error) => {
-                tracing::error!("{error}; all stays as it was");
-                Vec::new()
-            }
-        }
+    /// Will read the configuration again, once it is done with what it is at.
+    pub fn ask(&mut self) {
+        self.is_asked = true;
     }
 
-    /// All that may fail, before anything is changed.
-    fn prepare(
-        &self,
-        reread: Reread<'_>,
-    ) -> Result<(Config, Vec<Wish>, Option<Tokens>), DaemonError> {
-        let config = reread().map_err(SetupError::from)?;
-        // It holds after a restart, which must not be when a model turns out to be missing.
-        for model in config.models() {
-            find_model(model).map_err(SetupError::from)?;
-        }
-        let tokens = self.tokens.as_ref();
-        let tokens = tokens.map(|(_, address)| door::tokens(&config.network, *address));
-        let tokens = tokens.transpose()?;
-        let mut wishes = Vec::new();
-        for (index, old) in self.config.stations.iter().enumerate() {
-            let new = config.stations.iter().find(|new| new.name == old.name);
-            if let Some(new) = new.filter(|new| *new != old) {
-                wishes.extend(self.wish(index, old, new)?);
-            }
-        }
-        Ok((config, wishes, tokens))
-    }
-
-    fn wish(
-        &self,
-        index: usize,
-        old: &StationConfig,
-        new: &StationConfig,
-    ) -> Result<Option<Wish>, SetupError> {
-        let (model, _) = &self.stations[index];
-        let (before, draw) = (old.draw(&model.config.draw), new.draw(&model.config.draw));
-        let has = |is_new: bool, value: f32| is_new.then_some(value);
-        let patch = Patch {
-            seed: new.seed.filter(|_| new.seed != old.seed),
-            temperature: has(draw.temperature != before.temperature, draw.temperature),
-            max_entropy: has(draw.max_entropy != before.max_entropy, draw.max_entropy),
-            max_rise: has(draw.max_rise != before.max_rise, draw.max_rise),
-            leveling: has(draw.leveling != before.leveling, draw.leveling),
-            top_p: has(draw.top_p != before.top_p, draw.top_p),
-            min_p: has(draw.min_p != before.min_p, draw.min_p),
-            ..Patch::default()
+    /// All that is recorded.
+    pub fn into_recorders(self) -> Vec<Recorder> {
+        let leaving = match self.stage {
+            Stage::Parting(parting) => parting.stations,
+            _ => Vec::new(),
         };
-        let heard = |path| setup::prompt_codes(path, model);
-        let prompt = new.prompt.as_deref().map(heard).transpose()?;
-        let asked = Asked::new(new.seed, draw, prompt.as_deref().unwrap_or_default());
-        let prompt = prompt.filter(|_| new.prompt != old.prompt);
-        let is_wanted = !patch.is_empty() || prompt.is_some();
-        Ok(is_wanted.then_some(Wish {
-            index,
-            patch,
-            prompt,
-            asked,
-        }))
+        let stations = self.air.stations.into_iter().chain(leaving);
+        stations.filter_map(|on_air| on_air.recorder).collect()
+    }
+
+    /// Goes on with what there is to do, if there is something and it can go on.
+    pub fn go_on(&mut self, reread: Reread<'_>, mut hands: Hands<'_>) {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Idle if std::mem::take(&mut self.is_asked) => self.begin(reread),
+            Stage::Planning(thread) if thread.is_finished() => match thread.join() {
+                Ok(Ok(plan)) => Stage::Parting(self.carry_out(plan, &mut hands)),
+                Ok(Err(error)) => refused(&error),
+                Err(_) => refused(&"reading the configuration again failed, which is a bug"),
+            },
+            Stage::Parting(mut parting) => match parting.go_on(&mut hands) {
+                false => Stage::Parting(parting),
+                true => {
+                    tracing::info!("the configuration was read again");
+                    Stage::Idle
+                }
+            },
+            stage => stage,
+        };
+    }
+
+    fn begin(&self, reread: Reread<'_>) -> Stage {
+        let config = match reread() {
+            Ok(config) => config,
+            Err(error) => return refused(&error),
+        };
+        let present = Present {
+            first: self.first.clone(),
+            config: self.config.clone(),
+            seats: self.air.seats(),
+            load: self.air.load.clone(),
+            given: self.air.given,
+            settings: self.settings,
+            address: self.tokens.as_ref().map(|(_, address)| *address),
+        };
+        let thread = thread::Builder::new().name("reload".into());
+        match thread.spawn(|| present.plan(config)) {
+            Ok(thread) => Stage::Planning(thread),
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// Changes all at once. What can still fail is said, and keeps nothing else back.
+    fn carry_out(&mut self, plan: Plan, hands: &mut Hands<'_>) -> Parting {
+        self.say_what_waits(&plan.config);
+        if let (Some((ours, _)), Some(others)) = (&self.tokens, &plan.tokens) {
+            ours.adopt(others);
+        }
+        self.config = plan.config;
+        let coming = self.welcome(plan.newcomers, hands);
+        let mut parting = Parting::new(self.seat(coming));
+        self.air.show();
+        for wish in plan.wishes {
+            self.begin_change(wish, hands);
+        }
+        for number in plan.recordings {
+            parting.writing.extend(self.record_otherwise(number));
+        }
+        self.air.load = plan.load;
+        self.tell(hands);
+        parting
+    }
+
+    /// Lets those who come play; in the order of their numbers.
+    fn welcome(&mut self, newcomers: Newcomers, hands: &mut Hands<'_>) -> Vec<OnAir> {
+        let Newcomers {
+            ensembles,
+            waiting,
+            kept,
+        } = newcomers;
+        let given = &mut self.air.given;
+        let seat = |(index, waiting)| OnAir::new(waiting, *given, index, &self.controls);
+        let mut coming: Vec<OnAir> = waiting.into_iter().enumerate().map(seat).collect();
+        given.engines += ensembles.len();
+        given.stations += coming.len();
+        for (on_air, kept) in coming.iter().zip(kept) {
+            if let Some(keeper) = &mut hands.keeper {
+                keeper.admit(on_air.seat.number, kept);
+            }
+        }
+        // Before the first packet, or it would not be in the first file.
+        for on_air in &mut coming {
+            record(on_air, &self.config, &self.first.state, &self.telemetry);
+        }
+        if let Err(error) = hands.pump.join(ensembles) {
+            tracing::error!("{error}");
+        }
+        coming
+    }
+
+    /// Puts all that shall be on the air in the order of the configuration; who is left.
+    fn seat(&mut self, mut coming: Vec<OnAir>) -> Vec<OnAir> {
+        let mut there = std::mem::take(&mut self.air.stations);
+        let take = |from: &mut Vec<OnAir>, name: &str| {
+            let index = from.iter().position(|on_air| on_air.name() == name)?;
+            Some(from.remove(index))
+        };
+        let stations = self.config.stations.iter().filter_map(|station| {
+            // One of the same name that is there leaves.
+            take(&mut coming, &station.name).or_else(|| take(&mut there, &station.name))
+        });
+        self.air.stations = stations.collect();
+        there
+    }
+
+    /// Begins to record a station, or ends it: what is on its way to the disk then.
+    fn record_otherwise(&mut self, number: usize) -> Option<task::JoinHandle<()>> {
+        let mut stations = self.air.stations.iter_mut();
+        let on_air = stations.find(|on_air| on_air.seat.number == number)?;
+        let Some(recorder) = on_air.recorder.take() else {
+            record(on_air, &self.config, &self.first.state, &self.telemetry);
+            return None;
+        };
+        tracing::info!("station {} is recorded no more", on_air.name());
+        let finish = || Recorder::finish(vec![recorder]);
+        Some(task::spawn_blocking(finish))
     }
 
     /// Goes on while nobody waits: a prompt takes seconds.
-    fn begin(&self, wish: Wish) -> (usize, Asked) {
-        let (_, desk) = &self.stations[wish.index];
-        let (desk, name) = (desk.clone(), self.config.stations[wish.index].name.clone());
+    fn begin_change(&self, wish: Wish, hands: &mut Hands<'_>) {
+        if let Some(keeper) = &mut hands.keeper {
+            keeper.adopt(wish.number, wish.asked);
+        }
+        let mut stations = self.air.stations.iter();
+        let Some(on_air) = stations.find(|s| s.seat.number == wish.number) else {
+            return;
+        };
+        let (desk, name) = (on_air.station.desk.clone(), on_air.name().to_owned());
         tokio::spawn(async move {
             // What became of it the desk says; but not that nothing did.
             if let Err(why) = desk.turn_to(wish.patch, wish.prompt).await {
                 tracing::error!("station {name} stays as it was: {why}");
             }
         });
-        (wish.index, wish.asked)
+    }
+
+    /// Tells everybody else what is on the air now.
+    fn tell(&mut self, hands: &mut Hands<'_>) {
+        let engines: Vec<usize> = self.air.seats().iter().map(|seat| seat.engine).collect();
+        let (capacity, places) = self.air.load.of(&engines);
+        tell_lanes(&capacity, places[0], &self.telemetry);
+        hands.heart.set_subject(self.air.subject());
+        let heard = &self.air.stations[self.config.card_station()];
+        if let Some(card) = hands.card
+            && card.tune(heard.seat.number)
+        {
+            tracing::info!("the card fades over to station {}", heard.name());
+        }
     }
 
     /// What cannot change while it plays.
     fn say_what_waits(&self, new: &Config) {
         let old = &self.config;
-        // What a station is besides what was changed above.
-        let rest = |config: &Config| {
-            let rest = config.stations.iter().map(|station| StationConfig {
-                name: station.name.clone(),
-                model: station.model.clone(),
-                watch: station.watch,
-                ..StationConfig::default()
-            });
-            rest.collect::<Vec<_>>()
+        let waits = |differ: fn(&StationConfig, &StationConfig) -> bool| {
+            new.stations.iter().any(|new| {
+                let mut stations = old.stations.iter();
+                let old = stations.find(|old| old.name == new.name);
+                old.is_some_and(|old| differ(old, new))
+            })
         };
-        let record = |c: &Config| {
-            c.stations
-                .iter()
-                .map(|s| s.record.clone())
-                .collect::<Vec<_>>()
+        let card = |config: &Config| CardConfig {
+            station: None,
+            ..config.card.clone()
         };
         let network = |config: &Config| {
             let mut network = config.network.clone();
             (network.tokens, network.open) = (None, false);
             network
         };
-        let engine = |c: &Config| (c.model.clone(), c.device, c.isa.clone(), c.threads, c.pin);
+        let engine = |c: &Config| (c.device, c.isa.clone(), c.threads, c.pin);
+        let is_recorded_otherwise = |old: &StationConfig, new: &StationConfig| {
+            old.record.is_some() && new.record.is_some() && old.record != new.record
+        };
         let waiting = [
-            ("which stations there are", rest(old) != rest(new)),
-            ("what is recorded", record(old) != record(new)),
+            ("what is watched", waits(|old, new| old.watch != new.watch)),
+            ("[station.record]", waits(is_recorded_otherwise)),
             ("what computes", engine(old) != engine(new)),
-            ("[card]", old.card != new.card),
+            ("[card]", card(old) != card(new)),
             ("[network]", network(old) != network(new)),
             ("[sessions]", old.sessions != new.sessions),
             ("[state]", old.state != new.state),
@@ -183,4 +298,76 @@ impl Reloader {
             tracing::warn!("{what}: changed in the configuration, and holds after a restart");
         }
     }
+}
+
+impl Parting {
+    fn new(stations: Vec<OnAir>) -> Self {
+        Self {
+            stations,
+            since: Instant::now(),
+            is_told: false,
+            writing: Vec::new(),
+        }
+    }
+
+    /// Whether it is over.
+    fn go_on(&mut self, hands: &mut Hands<'_>) -> bool {
+        if !self.is_told && !self.is_heard(hands.card) {
+            self.is_told = true;
+            for on_air in &self.stations {
+                let number = on_air.seat.number;
+                let room = hands.keeper.as_ref().map(|keeper| keeper.room(number));
+                if let Err(error) = hands.pump.leave(number, room.unwrap_or_default()) {
+                    tracing::error!("station {} does not leave: {error}", on_air.name());
+                }
+            }
+        }
+        while let Some(snapshot) = hands.pump.left() {
+            self.see_off(snapshot, hands);
+        }
+        self.writing.retain(|writing| !writing.is_finished());
+        self.stations.is_empty() && self.writing.is_empty()
+    }
+
+    /// Whether the card may still play one of them.
+    fn is_heard(&self, card: Option<&OptionalCard>) -> bool {
+        let mut numbers = self.stations.iter().map(|on_air| on_air.seat.number);
+        card.is_some_and(|card| numbers.any(|number| card.is_on(number)))
+            && self.since.elapsed() < CARD_MAX
+    }
+
+    /// Of a station that has left the pump: writes what it was, and its recording to the end.
+    fn see_off(&mut self, snapshot: Snapshot, hands: &mut Hands<'_>) {
+        let is_it = |on_air: &OnAir| on_air.seat.number == snapshot.station;
+        let Some(index) = self.stations.iter().position(is_it) else {
+            return;
+        };
+        let on_air = self.stations.swap_remove(index);
+        tracing::info!("station {} was taken off the air", on_air.name());
+        let keep = hands.keeper.as_mut().map(|keeper| keeper.part(snapshot));
+        let recorders = on_air.recorder.into_iter().collect();
+        self.writing.push(task::spawn_blocking(|| {
+            keep.into_iter().for_each(|keep| keep());
+            Recorder::finish(recorders);
+        }));
+    }
+}
+
+/// As the configuration says, if it does.
+fn record(on_air: &mut OnAir, config: &Config, state: &StateConfig, telemetry: &Arc<Telemetry>) {
+    let mut stations = config.stations.iter();
+    let Some(station) = stations.find(|station| station.name == on_air.name()) else {
+        return;
+    };
+    match on_air.record(station, state, telemetry) {
+        Ok(recorder) => on_air.recorder = recorder,
+        Err(error) => {
+            tracing::error!("station {} is not recorded: {error}", on_air.name());
+        }
+    }
+}
+
+fn refused(why: &dyn std::fmt::Display) -> Stage {
+    tracing::error!("{why}; all stays as it was");
+    Stage::Idle
 }

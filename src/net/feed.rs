@@ -35,6 +35,8 @@ pub(super) enum Fed {
     Lost { n_packets: u64, sequence: u64 },
     /// This listener cannot keep up; its last loss was told.
     TooSlow,
+    /// The station was taken off the air, and all of it was heard.
+    OffAir,
     /// The daemon stops.
     Stop,
 }
@@ -101,6 +103,7 @@ impl Feed {
             match self.reader.next(&mut self.packet) {
                 Next::Packet { sequence } => return Fed::Packet(sequence),
                 Next::Lapped { lost } => return self.lapped(lost, sequence),
+                Next::End => return Fed::OffAir,
                 Next::Empty => {}
             }
             let changed = tokio::select! {
@@ -167,13 +170,14 @@ pub(super) mod tests {
     async fn a_listener_whose_ticker_died_is_sent_away() {
         let (_writer, source) = broadcast::ring(4, 320);
         let controls = control::channel(Vec::new()).0;
+        let station = Station {
+            facts: facts(),
+            source,
+            hears: 1_000,
+            desk: Arc::new(Desk::new(controls.clone(), 0, facts(), 1.0)),
+        };
         let house = House {
-            stations: vec![Station {
-                facts: facts(),
-                source,
-                hears: 1_000,
-                desk: Arc::new(Desk::new(controls.clone(), 0, facts(), 1.0)),
-            }],
+            stations: watch::channel(vec![station]).1,
             controls,
             sessions: Default::default(),
             settings: Settings::default(),
@@ -183,7 +187,7 @@ pub(super) mod tests {
         let (_stop, stopping) = watch::channel(false);
         let mut tickers = JoinSet::new();
         let lobby = Lobby::open(house, stopping, &mut tickers);
-        let mut feed = Feed::open(&lobby, &lobby.stations[0], None).unwrap();
+        let mut feed = Feed::open(&lobby, &lobby.stations()[0], None).unwrap();
         tickers.shutdown().await;
         assert_eq!(feed.next().await, Fed::Stop);
     }

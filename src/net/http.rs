@@ -111,24 +111,22 @@ pub(super) fn full(places: &str) -> Refusal {
 }
 
 impl Lobby {
-    pub(super) fn find(&self, name: &str) -> Result<&Tuned, Refusal> {
-        let is_it = |tuned: &&Tuned| tuned.station.facts.station == name;
-        self.stations.iter().find(is_it).ok_or_else(|| {
-            let names: Vec<&str> = (self.stations.iter())
-                .map(|tuned| tuned.station.facts.station.as_str())
-                .collect();
-            let sentence = format!(
-                "there is no station {name:?}; the stations are: {}",
-                names.join(", ")
-            );
+    pub(super) fn find(&self, name: &str) -> Result<Arc<Tuned>, Refusal> {
+        let stations = self.stations();
+        let is_it = |tuned: &&Arc<Tuned>| tuned.station.facts.station == name;
+        stations.iter().find(is_it).cloned().ok_or_else(|| {
+            let names = stations.iter().map(|tuned| &*tuned.station.facts.station);
+            let names = names.collect::<Vec<_>>().join(", ");
+            let sentence = format!("there is no station {name:?}; the stations are: {names}");
             Refusal(StatusCode::NOT_FOUND, sentence)
         })
     }
 
     /// The name of the first station; a house has one.
-    pub(super) fn first(&self) -> &str {
-        let first = self.stations.first();
-        first.map_or("", |tuned| tuned.station.facts.station.as_str())
+    pub(super) fn first(&self) -> String {
+        let stations = self.stations();
+        let first = stations.first().map(|tuned| &tuned.station.facts.station);
+        first.cloned().unwrap_or_default()
     }
 }
 
@@ -145,7 +143,7 @@ struct Listing {
 
 async fn stations(State(lobby): State<Arc<Lobby>>, visitor: Visitor) -> Result<Response, Refusal> {
     lobby.admit(&visitor, Role::Listen)?;
-    let listings: Vec<Listing> = (lobby.stations.iter())
+    let listings: Vec<Listing> = (lobby.stations().iter())
         .map(|tuned| {
             let facts = tuned.station.desk.facts();
             let stream = format!("/v1/stations/{}/stream", facts.station);
@@ -202,7 +200,7 @@ async fn stream_socket(
         Refusal(error.status(), sentence)
     })?;
     let format = choose_format(query, &upgrade)?;
-    let feed = Feed::open(&lobby, tuned, visitor.peer()).map_err(|places| full(&places))?;
+    let feed = Feed::open(&lobby, &tuned, visitor.peer()).map_err(|places| full(&places))?;
     let facts = tuned.station.facts.clone();
     let message_len = HEADER_LEN + facts.packet_len as usize * format.sample_len();
     let listener = Listener {
@@ -241,7 +239,7 @@ async fn first_playlist(
     uri: Uri,
 ) -> Result<Response, Refusal> {
     lobby.admit(&visitor, Role::Listen)?;
-    Ok(m3u(lobby.first(), &uri))
+    Ok(m3u(&lobby.first(), &uri))
 }
 
 /// A list of one stream; a signed link is handed on.
@@ -260,10 +258,8 @@ async fn readiness(State(lobby): State<Arc<Lobby>>) -> Result<&'static str, Refu
 }
 
 async fn figures(State(lobby): State<Arc<Lobby>>, headers: HeaderMap) -> Response {
-    let facts = lobby
-        .stations
-        .iter()
-        .map(|tuned| tuned.station.facts.clone());
+    let stations = lobby.stations();
+    let facts = stations.iter().map(|tuned| tuned.station.facts.clone());
     let facts: Vec<Facts> = facts.collect();
     let is_ready = lobby.readiness.trouble().is_none();
     let text = metrics::text(&lobby.telemetry, &facts, is_ready);

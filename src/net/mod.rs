@@ -41,7 +41,7 @@ use sessions::Register;
 use std::future::{self, Future};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use timed_io::TimedIo;
 use tokio::net::{TcpListener, TcpStream};
@@ -73,9 +73,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// All that the network needs to know.
 #[derive(Debug)]
 pub struct House {
-    /// What plays; the first one is the page's default.
-    pub stations: Vec<Station>,
-    /// Changes them; the stations are the pump's, in its order.
+    /// What plays, whenever that changes; the first one is the page's default. Who listens to one that
+    /// is not there any more hears it until its ring is over.
+    pub stations: watch::Receiver<Vec<Station>>,
+    /// Changes them.
     pub controls: Controls,
     /// What sessions may be drawn besides.
     pub sessions: Sessions,
@@ -162,6 +163,7 @@ pub async fn serve(
     listener.local_addr()?;
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    let mut roster = house.stations.clone();
     let lobby = Arc::new(Lobby::open(house, stopping, &mut tasks));
     let max_listeners = lobby.settings.max_listeners;
     let doors = Arc::new(Semaphore::new(max_listeners + N_SPARE_CONNECTIONS));
@@ -172,6 +174,10 @@ pub async fn serve(
         let accepted = tokio::select! {
             () = &mut shutdown => break,
             Some(_) = tasks.join_next() => continue,
+            Ok(()) = roster.changed() => {
+                lobby.tune(&roster.borrow_and_update(), &mut tasks);
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -248,7 +254,8 @@ async fn connection(
 /// What all connections share.
 #[derive(Debug)]
 struct Lobby {
-    stations: Vec<Tuned>,
+    /// Never locked for longer than it takes to look something up.
+    stations: RwLock<Vec<Arc<Tuned>>>,
     sessions: Register,
     /// Prompts that may be under way at once.
     uploads: Semaphore,
@@ -288,27 +295,31 @@ impl Channel {
     }
 }
 
+impl Tuned {
+    /// Its ticker is one of `tasks`.
+    fn new(station: Station, tasks: &mut JoinSet<()>) -> Self {
+        let packet_len = station.facts.packet_len as usize;
+        assert_eq!(packet_len, station.source.slot_len(), "codes in a packet");
+        let (bell, ticks) = watch::channel(0);
+        let rate_hz = f64::from(station.facts.sample_rate_hz);
+        let codes = Channel {
+            source: station.source.clone(),
+            ticks,
+            packet: Duration::from_secs_f64(packet_len as f64 / rate_hz),
+        };
+        tasks.spawn(ticker(codes.source.clone(), codes.packet, bell));
+        Self {
+            station,
+            codes: Arc::new(codes),
+            #[cfg(feature = "opus")]
+            opus: opus::Booth::default(),
+        }
+    }
+}
+
 impl Lobby {
-    fn open(house: House, stopping: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> Self {
-        let stations = house.stations.into_iter().map(|station| {
-            let packet_len = station.facts.packet_len as usize;
-            assert_eq!(packet_len, station.source.slot_len(), "codes in a packet");
-            let (bell, ticks) = watch::channel(0);
-            let rate_hz = f64::from(station.facts.sample_rate_hz);
-            let codes = Channel {
-                source: station.source.clone(),
-                ticks,
-                packet: Duration::from_secs_f64(packet_len as f64 / rate_hz),
-            };
-            tasks.spawn(ticker(codes.source.clone(), codes.packet, bell));
-            Tuned {
-                station,
-                codes: Arc::new(codes),
-                #[cfg(feature = "opus")]
-                opus: opus::Booth::default(),
-            }
-        });
-        let stations = stations.collect();
+    fn open(mut house: House, stopping: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> Self {
+        let stations = house.stations.borrow_and_update().clone();
         let House {
             settings,
             telemetry,
@@ -318,8 +329,8 @@ impl Lobby {
             ..
         } = house;
         let (max, max_per_address) = (settings.max_listeners, settings.max_per_address);
-        Self {
-            stations,
+        let lobby = Self {
+            stations: RwLock::default(),
             sessions: Register::new(sessions, controls),
             uploads: Semaphore::new(UPLOADS_MAX),
             places: Arc::new(Places::new(max, max_per_address, telemetry.clone())),
@@ -327,11 +338,34 @@ impl Lobby {
             telemetry,
             readiness,
             stopping,
-        }
+        };
+        lobby.tune(&stations, tasks);
+        lobby
+    }
+
+    /// Serves these stations from now on; those that were there already as they are.
+    fn tune(&self, stations: &[Station], tasks: &mut JoinSet<()>) {
+        let mut tuned = self
+            .stations
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let stations = stations.iter().map(|station| {
+            let is_it = |tuned: &&Arc<Tuned>| Arc::ptr_eq(&tuned.station.desk, &station.desk);
+            let known = tuned.iter().find(is_it).cloned();
+            known.unwrap_or_else(|| Arc::new(Tuned::new(station.clone(), tasks)))
+        });
+        *tuned = stations.collect();
+    }
+
+    /// Those that are served now.
+    fn stations(&self) -> Vec<Arc<Tuned>> {
+        // What is in it is whole whoever panicked.
+        let stations = self.stations.read().unwrap_or_else(PoisonError::into_inner);
+        stations.clone()
     }
 }
 
-/// Looks for new packets four times a packet and wakes the station's listeners.
+/// Looks for new packets four times a packet and wakes the station's listeners, until its ring is over.
 async fn ticker(source: Source, packet: Duration, bell: watch::Sender<u64>) {
     let period = (packet / 4).clamp(Duration::from_millis(1), Duration::from_millis(20));
     let mut ticks = time::interval(period);
@@ -340,5 +374,10 @@ async fn ticker(source: Source, packet: Duration, bell: watch::Sender<u64>) {
         ticks.tick().await;
         let n_written = source.n_written();
         bell.send_if_modified(|seen| std::mem::replace(seen, n_written) != n_written);
+        if source.is_over() {
+            // So that they look once more, and see that.
+            bell.send_replace(u64::MAX);
+            return;
+        }
     }
 }

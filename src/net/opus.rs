@@ -106,6 +106,12 @@ impl Work {
                     Next::Packet { .. } => self.press.take(&codes),
                     Next::Lapped { lost } => self.telemetry.net.packets_lost.add(lost),
                     Next::Empty => break,
+                    Next::End => {
+                        // First the end of their ring, then the bell that has them look.
+                        drop(self.press);
+                        self.bell.send_replace(u64::MAX);
+                        return;
+                    }
                 }
             }
             self.bell.send_replace(self.press.n_published);

@@ -28,7 +28,7 @@ pub(super) const HAS_OPUS: bool = cfg!(feature = "opus");
 
 /// A body that has no end of its own.
 trait Endless: Sized + Send + 'static {
-    /// The next bytes; `None` when the listener is too slow or the daemon stops. Dropping the future
+    /// The next bytes; `None` when the listener is too slow, or the station or the daemon stops. Dropping the future
     /// is the end of the listener.
     fn next(self) -> impl Future<Output = Option<(Bytes, Self)>> + Send;
 
@@ -55,7 +55,7 @@ pub(super) async fn wav(
     if icy.is_some() {
         icy::announce(&name, &mut headers);
     }
-    let make = || WavBody::open(&lobby, tuned, &visitor, icy);
+    let make = || WavBody::open(&lobby, &tuned, &visitor, icy);
     answer(headers, method, make)
 }
 
@@ -66,7 +66,7 @@ pub(super) async fn first_wav(
     method: Method,
     asked: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let name = state.first().to_owned();
+    let name = state.first();
     wav(state, Path(name), visitor, method, asked).await
 }
 
@@ -79,7 +79,7 @@ pub(super) async fn opus(
 ) -> Result<Response, Refusal> {
     lobby.admit(&visitor, Role::Listen)?;
     let tuned = lobby.find(&name)?;
-    let make = || OpusBody::open(&lobby, tuned, visitor.peer());
+    let make = || OpusBody::open(&lobby, &tuned, visitor.peer());
     answer(head("audio/ogg"), method, make)
 }
 
@@ -102,7 +102,7 @@ pub(super) async fn first_opus(
     visitor: Visitor,
     method: Method,
 ) -> Result<Response, Refusal> {
-    let name = state.first().to_owned();
+    let name = state.first();
     opus(state, Path(name), visitor, method).await
 }
 
@@ -189,7 +189,7 @@ pub(super) async fn packet(feed: &mut Feed) -> Option<()> {
         match feed.next().await {
             Fed::Packet(_) => break,
             Fed::Lost { .. } => {}
-            Fed::TooSlow | Fed::Stop => return None,
+            Fed::TooSlow | Fed::OffAir | Fed::Stop => return None,
         }
     }
     feed.place().telemetry().packets_sent.add(1);

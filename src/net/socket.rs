@@ -34,6 +34,7 @@ pub(super) type Parting = Option<(u16, &'static str)>;
 
 const GOING_AWAY: Parting = Some((close::GOING_AWAY, "the station shuts down"));
 pub(super) const FLOOD: Parting = Some((close::POLICY, "too many messages"));
+const OFF_AIR: Parting = Some((close::OFF_AIR, "the station was taken off the air"));
 const TOO_SLOW: Parting = Some((close::TOO_SLOW, "the listener cannot keep up"));
 pub(super) const IDLE: Parting = Some((close::IDLE, "nothing was heard from the listener"));
 pub(super) const GONE: Parting = None;
@@ -138,6 +139,7 @@ impl Listener {
                 self.send(socket, Message::text(lost.to_json())).await
             }
             Fed::TooSlow => Err(TOO_SLOW),
+            Fed::OffAir => Err(OFF_AIR),
             Fed::Stop => Err(GOING_AWAY),
         }
     }

@@ -12,7 +12,7 @@ use crate::mulaw;
 /// bears that up to a load of 0.7, where a chunk of two lanes takes 1.4 times as long as it plays;
 /// beyond, a card may run dry once and fade. Admission does not count it: stations would be refused for
 /// what one takes in a quarter of a second, if ever.
-const FADE_S: f64 = 0.25;
+pub(super) const FADE_S: f64 = 0.25;
 
 /// A lane that fades in beside the stream's own, if one does.
 #[derive(Debug)]

@@ -13,6 +13,7 @@
 //!
 //! The pump knows no device and no socket: cards are rings it fills, listeners a ring it writes.
 
+mod ensemble;
 mod fade;
 mod guard;
 mod replay;
@@ -21,6 +22,7 @@ mod station;
 mod stream;
 mod voice;
 mod watch;
+mod wings;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -31,24 +33,21 @@ use crate::broadcast::Writer;
 use crate::control::{
     self, ChunkShape, Command, ControlError, Controls, Inbox, Order, Retired, Snapshot, Whose,
 };
-use crate::engine::{self, Decoder, DrawParams, Turn};
+use crate::engine::{self, Decoder};
 use crate::machine;
 use crate::telemetry::Telemetry;
 
-use guard::Guard;
-use session::Sessions;
-use station::{Station, Tempo};
-use voice::Voice;
+use ensemble::Drawn;
+use station::Station;
+use wings::{Cue, ENSEMBLES_MAX, Left, Stage, Wings, wings};
 
+pub use ensemble::Ensemble;
 pub use replay::{Replay, ReplayError};
 pub use stream::{Start, Stream};
 pub use watch::{Collapse, Judgement, Look, Watch};
 
 /// Stations one pump can drive: the turns of a call lie on the stack.
 pub const STATIONS_MAX: usize = 64;
-
-/// Turns of a call: all stations may return from a collapse at once.
-const TURNS_MAX: usize = 2 * STATIONS_MAX;
 
 /// The longest nap, so that commands and the loss of a card are seen soon.
 const NAP_MAX: Duration = Duration::from_millis(10);
@@ -142,11 +141,18 @@ pub struct PumpSettings {
     pub cpu: Option<usize>,
 }
 
+impl PumpSettings {
+    fn lead(&self) -> Duration {
+        Duration::from_millis(self.lead_ms.into())
+    }
+}
+
 /// A pump whose stations are primed and whose clocks do not run yet: the moment to attach a card,
 /// so that it plays from the very first code.
 pub struct Primed {
     body: Body,
     controls: Controls,
+    wings: Wings,
 }
 
 impl std::fmt::Debug for Primed {
@@ -158,34 +164,32 @@ impl std::fmt::Debug for Primed {
 impl Primed {
     /// Feeds every station's prompt, with an eye on `on_prompt` as in [`Stream::open`].
     pub fn new(
-        mut engines: Vec<Engine>,
+        engines: Vec<Engine>,
         stations: Vec<Opening>,
         settings: PumpSettings,
         telemetry: Arc<Telemetry>,
         on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Self, PumpError> {
-        check(&engines, &stations)?;
-        let chunks = stations
-            .iter()
-            .map(|opening| engines[opening.place.engine].chunk);
-        let (controls, inbox) = control::channel(chunks.collect());
-        let lead = Duration::from_millis(settings.lead_ms.into());
-        let mut open = |opening| open_station(&mut engines, opening, lead, on_prompt);
-        let stations = stations.into_iter().map(&mut open);
-        let stations = stations.collect::<Result<_, _>>()?;
-        let sessions = engines.iter().map(|engine| {
-            let tempo = tempo(engine.chunk, lead);
-            Sessions::new(&engine.sessions, engine.chunk, tempo)
-        });
+        let chunks = stations.iter().map(|s| engines.get(s.place.engine));
+        let chunks = chunks.map(|engine| engine.map(|engine| engine.chunk));
+        let chunks: Vec<ChunkShape> = chunks.map(Option::unwrap_or_default).collect();
+        let mut ensembles = Vec::with_capacity(ENSEMBLES_MAX);
+        let none = Numbers::default();
+        ensembles.extend(open(engines, stations, (settings, none), on_prompt)?);
+        let (controls, inbox) = control::channel(chunks);
+        let (wings, stage) = wings();
         let body = Body {
-            sessions: sessions.collect(),
-            engines,
-            stations,
+            ensembles,
             cpu: settings.cpu,
             telemetry,
             inbox,
+            stage,
         };
-        Ok(Self { body, controls })
+        Ok(Self {
+            body,
+            controls,
+            wings,
+        })
     }
 
     /// A way to command the pump, now or later.
@@ -200,6 +204,7 @@ impl Primed {
             .spawn(move || Stopped(self.body.run()))?;
         Ok(Pump {
             controls: self.controls,
+            wings: self.wings,
             thread,
         })
     }
@@ -209,10 +214,46 @@ impl Primed {
 #[derive(Debug)]
 pub struct Pump {
     controls: Controls,
+    wings: Wings,
     thread: JoinHandle<Stopped>,
 }
 
 impl Pump {
+    /// Has these play from now on. Waits for nothing.
+    pub fn join(&mut self, ensembles: Vec<Ensemble>) -> Result<(), PumpError> {
+        for ensemble in ensembles {
+            for station in &ensemble.stations {
+                self.controls.note(station.number, ensemble.chunk);
+            }
+            self.cue(Cue::Join(ensemble))?;
+        }
+        Ok(())
+    }
+
+    /// Has a station fade out and go, and its engine with the last of its stations. With `room` for the
+    /// state of a lane it [leaves](Self::left) all that it goes on from. Waits for nothing.
+    pub fn leave(&mut self, station: usize, room: Vec<u8>) -> Result<(), PumpError> {
+        self.cue(Cue::Leave(Box::new(Snapshot {
+            station,
+            bytes: room,
+            ..Snapshot::default()
+        })))
+    }
+
+    /// A station that has left, if one has, with as much of what it was as there was room for; what it
+    /// took of memory is free then.
+    pub fn left(&mut self) -> Option<Snapshot> {
+        let Left { snapshot, .. } = self.wings.left.pop().ok()?;
+        self.controls.forget(snapshot.station);
+        Some(*snapshot)
+    }
+
+    fn cue(&mut self, cue: Cue) -> Result<(), PumpError> {
+        let pushed = self.wings.cues.push(cue);
+        // A pump that follows no cues has been told as much as there can be to tell.
+        pushed.map_err(|_| ControlError::Stuck.into())
+    }
+
     /// Whether the thread is there; it ends by `stop`, or by a bug.
     pub fn is_running(&self) -> bool {
         !self.thread.is_finished()
@@ -241,11 +282,11 @@ impl std::fmt::Debug for Stopped {
 impl Stopped {
     /// What a station goes on from; `None` if there is no such station, or its engine cannot say.
     pub fn snapshot(&mut self, station: usize) -> Option<Snapshot> {
-        let Body {
-            engines, stations, ..
-        } = &mut self.0;
-        let of = stations.get_mut(station)?;
-        let decoder = &mut *engines[of.engine].decoder;
+        let mut ensembles = self.0.ensembles.iter_mut();
+        let (of, decoder) = ensembles.find_map(|ensemble| {
+            let of = ensemble.stations.iter_mut().find(|s| s.number == station)?;
+            Some((of, &mut *ensemble.decoder))
+        })?;
         let mut snapshot = Snapshot {
             station,
             bytes: vec![0; engine::state_len(decoder)],
@@ -254,6 +295,36 @@ impl Stopped {
         of.fill(&mut snapshot, decoder);
         (!snapshot.bytes.is_empty()).then_some(snapshot)
     }
+}
+
+/// Numbers that were given out: those of the next begin here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Numbers {
+    /// To engines, in the order of their list.
+    pub engines: usize,
+    /// To stations, in the order of theirs.
+    pub stations: usize,
+}
+
+/// Engines whose stations are primed, for a pump that [runs](Pump::join) or is made; feeds every
+/// station's prompt, with an eye on `on_prompt` as in [`Stream::open`]. A station's place names an engine
+/// of the list.
+pub fn open(
+    engines: Vec<Engine>,
+    stations: Vec<Opening>,
+    (settings, given): (PumpSettings, Numbers),
+    on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Vec<Ensemble>, PumpError> {
+    check(&engines, &stations)?;
+    let mut openings: Vec<_> = (given.stations..).zip(stations).collect();
+    let engines = engines.into_iter().enumerate();
+    let ensembles = engines.map(|(index, engine)| {
+        let is_its = |(_, opening): &mut (usize, Opening)| opening.place.engine == index;
+        let its = openings.extract_if(.., is_its).collect();
+        let number = given.engines + index;
+        Ensemble::open(number, engine, its, settings.lead(), on_prompt)
+    });
+    ensembles.collect()
 }
 
 /// Refuses what [`Body`] could not drive.
@@ -283,51 +354,14 @@ fn check(engines: &[Engine], stations: &[Opening]) -> Result<(), PumpError> {
     Ok(())
 }
 
-/// A station whose prompt was fed.
-fn open_station(
-    engines: &mut [Engine],
-    opening: Opening,
-    lead: Duration,
-    on_prompt: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<Station, PumpError> {
-    let Opening {
-        start,
-        place,
-        spares,
-        writer,
-    } = opening;
-    let Engine { decoder, chunk, .. } = &mut engines[place.engine];
-    let stream = Stream::open(&mut **decoder, place.lane, &start, chunk.len, on_prompt);
-    let tempo = tempo(*chunk, lead);
-    let stream = stream.ok_or(PumpError::Interrupted)?;
-    let gain = start.kept.as_ref().map_or(1.0, |kept| kept.gain);
-    let guard = spares.map(|spares| Guard::new(&stream, spares, *chunk, &mut **decoder));
-    let voice = Voice::new(stream, *chunk);
-    let of = (place.engine, tempo);
-    Ok(Station::new((voice, guard), writer, of, gain))
-}
-
-fn tempo(chunk: ChunkShape, lead: Duration) -> Tempo {
-    Tempo {
-        chunk: duration(chunk),
-        lead,
-    }
-}
-
-/// How long a chunk plays.
-fn duration(chunk: ChunkShape) -> Duration {
-    Duration::from_secs_f64(chunk.len as f64 / f64::from(chunk.rate_hz))
-}
-
 /// All that the thread owns.
 struct Body {
-    engines: Vec<Engine>,
-    stations: Vec<Station>,
-    /// Of each engine.
-    sessions: Vec<Sessions>,
+    /// With room for all there can be: who joins does not make it grow.
+    ensembles: Vec<Ensemble>,
     cpu: Option<usize>,
     telemetry: Arc<Telemetry>,
     inbox: Inbox,
+    stage: Stage,
 }
 
 impl Body {
@@ -345,31 +379,42 @@ impl Body {
         self
     }
 
+    fn station(&mut self, number: usize) -> Option<&mut Station> {
+        let ensembles = self.ensembles.iter_mut();
+        let mut stations = ensembles.flat_map(|ensemble| &mut ensemble.stations);
+        stations.find(|station| station.number == number)
+    }
+
     /// Takes the commands that came; `false` to end.
     fn obey(&mut self) -> bool {
         while let Some(command) = self.inbox.take() {
+            // Whoever commands a station has let it join before.
+            self.stage.follow(&mut self.ensembles);
             // A station that does not exist plays nothing: what is meant for it goes back.
             let retired = match command {
                 Command::Stop => return false,
-                Command::AttachCard { station, line } => match self.stations.get_mut(station) {
+                Command::AttachCard { station, line } => match self.station(station) {
                     Some(station) => station.attach(line).map(Retired::Line),
                     None => Some(Retired::Line(line)),
                 },
                 Command::DetachCard { station } => {
-                    let station = self.stations.get_mut(station);
+                    let station = self.station(station);
                     station.and_then(Station::detach).map(Retired::Line)
                 }
                 Command::Change(order) => self.change(order).map(Retired::Order),
-                Command::Open(session) => match self.engines.get_mut(session.engine) {
-                    Some(engine) => {
-                        let sessions = &mut self.sessions[session.engine];
-                        sessions.open(session, &mut *engine.decoder, &self.inbox);
-                        None
+                Command::Open(session) => {
+                    let mut ensembles = self.ensembles.iter_mut();
+                    match ensembles.find(|ensemble| ensemble.number == session.engine) {
+                        Some(ensemble) => {
+                            let decoder = &mut *ensemble.decoder;
+                            ensemble.sessions.open(session, decoder, &self.inbox);
+                            None
+                        }
+                        None => Some(Retired::Session(session)),
                     }
-                    None => Some(Retired::Session(session)),
-                },
+                }
                 Command::Keep(snapshot) => {
-                    let earlier = match self.stations.get_mut(snapshot.station) {
+                    let earlier = match self.station(snapshot.station) {
                         Some(station) => station.ask(snapshot),
                         None => Some(snapshot),
                     };
@@ -380,18 +425,19 @@ impl Body {
                 self.inbox.retire(retired);
             }
         }
+        self.stage.follow(&mut self.ensembles);
         true
     }
 
     fn change(&mut self, order: Box<Order>) -> Option<Box<Order>> {
         match order.whose {
-            Whose::Station(station) => match self.stations.get_mut(station) {
+            Whose::Station(station) => match self.station(station) {
                 Some(station) => station.obey(order),
                 None => Some(order),
             },
             Whose::Session(number) => {
-                let sessions = self.sessions.iter_mut().find(|s| s.has(number));
-                match sessions {
+                let mut sessions = self.ensembles.iter_mut().map(|e| &mut e.sessions);
+                match sessions.find(|sessions| sessions.has(number)) {
                     Some(sessions) => sessions.obey(number, order),
                     None => Some(order),
                 }
@@ -403,8 +449,10 @@ impl Body {
     /// station that wants to be or keeps one; if there is nothing of that, says how long until one will
     /// be due.
     fn step(&mut self, now: Instant) -> Duration {
+        // A goodbye waits for no quiet moment: there may be none until a station has gone.
+        let has_left = self.stage.dismiss(&mut self.ensembles);
         let soonest = self.find_due(now);
-        let has_worked = !soonest.is_zero() && (self.prime() || self.copy() || self.keep());
+        let has_worked = has_left || !soonest.is_zero() && self.work_ahead();
         if soonest.is_zero() {
             self.generate(now);
         }
@@ -413,133 +461,53 @@ impl Body {
         if has_worked { Duration::ZERO } else { soonest }
     }
 
-    /// Takes in one tile of one prompt.
-    fn prime(&mut self) -> bool {
-        for station in &mut self.stations {
-            let decoder = &mut *self.engines[station.engine].decoder;
-            let (has_primed, done) = station.prime(decoder);
-            if let Some(order) = done {
-                self.inbox.retire(Retired::Order(order));
-            }
-            if has_primed {
-                return true;
-            }
+    /// What has time until nothing is due, one piece of it; whether there was any.
+    fn work_ahead(&mut self) -> bool {
+        let ensembles = &mut self.ensembles;
+        if ensembles.iter_mut().any(|e| e.prime(&self.inbox))
+            || ensembles.iter_mut().any(Ensemble::copy)
+        {
+            return true;
         }
-        let engines = self.engines.iter_mut().zip(&mut self.sessions);
-        let mut engines = engines.map(|(engine, sessions)| (&mut *engine.decoder, sessions));
-        engines.any(|(decoder, sessions)| sessions.prime(decoder, &self.inbox))
-    }
-
-    /// Copies one station that wants to be; one at a time, for it takes a good part of a chunk.
-    fn copy(&mut self) -> bool {
-        let engines = &mut self.engines;
-        let mut stations = self.stations.iter_mut();
-        stations.any(|station| station.copy(&mut *engines[station.engine].decoder))
-    }
-
-    /// Gives out what one station is, if somebody has asked; takes as long as a copy.
-    fn keep(&mut self) -> bool {
-        let engines = &mut self.engines;
-        let mut stations = self.stations.iter_mut();
-        let kept = stations.find_map(|station| station.keep(&mut *engines[station.engine].decoder));
+        let kept = ensembles.iter_mut().find_map(Ensemble::keep);
         kept.map(|snapshot| self.inbox.give(snapshot)).is_some()
     }
 
-    /// Marks the stations that are due and says how long until the first is. Timers half a chunk
+    /// Marks the streams that are due and says how long until the first is. Timers half a chunk
     /// apart or less are served together: one call of an engine costs less than two.
     fn find_due(&mut self, now: Instant) -> Duration {
         let is_card_live = self.telemetry.card.is_live.get() == 1;
-        let mut soonest = Duration::MAX;
-        for station in &mut self.stations {
-            let is_lost = !is_card_live || station.is_cut_off();
-            if is_lost && let Some(line) = station.detach() {
-                self.inbox.retire(Retired::Line(line));
-            }
-            let wait = station.wait(now);
-            station.is_due = wait.is_zero() || station.is_flexible(wait);
-            soonest = soonest.min(wait);
-        }
-        for sessions in &mut self.sessions {
-            sessions.sweep(&self.inbox);
-            for slot in &mut sessions.slots {
-                let wait = slot.wait(now);
-                slot.is_due = wait.is_zero() || slot.is_flexible(wait);
-                soonest = soonest.min(wait);
-            }
-        }
-        soonest
+        let ensembles = self.ensembles.iter_mut();
+        let waits = ensembles.map(|e| e.find_due(now, is_card_live, &self.inbox));
+        waits.min().unwrap_or(Duration::MAX)
     }
 
-    /// Serves all stations that are due, engine after engine: what the first has drawn does not
+    /// Serves all streams that are due, engine after engine: what the first has drawn does not
     /// wait for the last. The load is that of all of them together.
     fn generate(&mut self, now: Instant) {
         let told = &self.telemetry.pump;
-        let (mut load, mut n_chunks, mut n_codes) = (0.0, 0, 0);
-        let mut lost = Duration::ZERO;
-        for (index, engine) in self.engines.iter_mut().enumerate() {
-            let due = |station: &&mut Station| station.is_due && station.engine == index;
-            let sessions = &mut self.sessions[index];
-            let begin = Instant::now();
-            let stations = self.stations.iter_mut().filter(due);
-            let slots = sessions.slots.iter_mut().filter(|slot| slot.is_due);
-            let voices = stations.map(|station| &mut station.voice);
-            let n_due = engine.draw(voices.chain(slots.map(|slot| &mut slot.voice)));
-            if n_due == 0 {
-                continue;
-            }
-            let step = begin.elapsed().as_secs_f64() / engine.chunk.len as f64;
-            told.step_s.observe(step);
-            n_chunks += n_due as u64;
-            n_codes += (n_due * engine.chunk.len) as u64;
-            for station in self.stations.iter_mut().filter(due) {
-                lost += station.deliver(now);
-            }
-            sessions.deliver(now);
-            for station in self.stations.iter_mut().filter(due) {
-                match station.look(&mut *engine.decoder) {
-                    Some(Collapse::Noise) => told.noise_collapses.add(1),
-                    Some(Collapse::Dead) => told.dead_collapses.add(1),
-                    None => {}
-                }
-            }
-            load += begin.elapsed().as_secs_f64() / duration(engine.chunk).as_secs_f64();
+        let mut all = Drawn::default();
+        for ensemble in &mut self.ensembles {
+            let drawn = ensemble.serve(now, told);
+            all.n_streams += drawn.n_streams;
+            all.n_codes += drawn.n_codes;
+            all.load += drawn.load;
+            all.lost += drawn.lost;
         }
-        told.chunk_load.observe(load);
-        told.chunks.add(n_chunks);
-        told.late_chunks.add(if load > 1.0 { n_chunks } else { 0 });
-        told.codes.add(n_codes);
-        told.lost_us.add(lost.as_micros() as u64);
+        told.chunk_load.observe(all.load);
+        told.chunks.add(all.n_streams);
+        let n_late = if all.load > 1.0 { all.n_streams } else { 0 };
+        told.late_chunks.add(n_late);
+        told.codes.add(all.n_codes);
+        told.lost_us.add(all.lost.as_micros() as u64);
     }
 
     /// The station nearest to running dry speaks for all.
     fn tell_lead(&self, now: Instant) {
-        let leads = self.stations.iter().map(|station| station.lead_s(now));
+        let stations = self.ensembles.iter().flat_map(|e| &e.stations);
+        let leads = stations.map(|station| station.lead_s(now));
         let least = leads.min_by(f64::total_cmp).unwrap_or(0.0);
         self.telemetry.pump.lead_us.set((least * 1e6) as u64);
-    }
-}
-
-impl Engine {
-    /// One call for all streams in `due`; how many there are.
-    fn draw<'a>(&mut self, due: impl Iterator<Item = &'a mut Voice>) -> usize {
-        let mut turns: [Turn<'_>; TURNS_MAX] = std::array::from_fn(|_| Turn {
-            lane: 0,
-            draw: DrawParams::default(),
-            uniforms: &[],
-            codes: &mut [],
-        });
-        let (mut n_due, mut n_turns) = (0, 0);
-        for voice in due {
-            n_due += 1;
-            for turn in voice.turns() {
-                turns[n_turns] = turn;
-                n_turns += 1;
-            }
-        }
-        if n_turns > 0 {
-            self.decoder.generate(&mut turns[..n_turns]);
-        }
-        n_due
     }
 }
 

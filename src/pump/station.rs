@@ -12,6 +12,7 @@ use crate::broadcast::Writer;
 use crate::control::{CardLine, Order, Snapshot};
 use crate::engine::{self, Decoder};
 use crate::mulaw;
+use crate::pump::fade::FADE_S;
 use crate::pump::guard::Guard;
 use crate::pump::voice::Voice;
 use crate::pump::watch::Collapse;
@@ -26,11 +27,11 @@ pub(super) struct Tempo {
 }
 
 pub(super) struct Station {
+    /// Nobody else's, for ever.
+    pub number: usize,
     pub voice: Voice,
     /// If it is watched.
     guard: Option<Guard>,
-    /// Which engine draws it.
-    pub engine: usize,
     tempo: Tempo,
     writer: Writer,
     line: Option<Line>,
@@ -44,13 +45,39 @@ pub(super) struct Station {
     gain_wanted: f32,
     /// Wants to know all that the stream is.
     keeping: Option<Box<Snapshot>>,
+    /// Once it was told to go.
+    exit: Option<Exit>,
+}
+
+/// How a station goes: it fades out, and says what it was.
+struct Exit {
+    n_faded: usize,
+    /// Codes of the fade.
+    len: usize,
+    snapshot: Box<Snapshot>,
+}
+
+impl Exit {
+    fn is_over(&self) -> bool {
+        self.n_faded >= self.len
+    }
+
+    /// Makes a chunk as quiet as it is due.
+    fn fade(&mut self, codes: &mut [u8]) {
+        for code in codes {
+            let rest = 1.0 - self.n_faded as f32 / self.len as f32;
+            let sample = mulaw::decode(*code) * rest.max(0.0);
+            *code = mulaw::encode(sample).unwrap_or(mulaw::SILENCE);
+            self.n_faded += 1;
+        }
+    }
 }
 
 impl Station {
     pub fn new(
         (voice, guard): (Voice, Option<Guard>),
         writer: Writer,
-        (engine, tempo): (usize, Tempo),
+        (number, tempo): (usize, Tempo),
         gain: f32,
     ) -> Self {
         Self {
@@ -58,9 +85,10 @@ impl Station {
             gain,
             gain_wanted: gain,
             keeping: None,
+            exit: None,
             voice,
             guard,
-            engine,
+            number,
             tempo,
             writer,
             line: None,
@@ -89,6 +117,9 @@ impl Station {
 
     /// Moves what waits into the card's ring, and says how long until a chunk is due.
     pub fn wait(&mut self, now: Instant) -> Duration {
+        if self.has_faded() {
+            return Duration::MAX;
+        }
         let due_from = now + self.tempo.lead;
         match &mut self.line {
             Some(line) => line.top_up(),
@@ -145,12 +176,42 @@ impl Station {
         snapshot.gain = self.gain_wanted;
     }
 
+    /// Fades out from the next chunk on, and is then what `snapshot` has room for.
+    pub fn leave(&mut self, snapshot: Box<Snapshot>) {
+        self.exit = Some(Exit {
+            n_faded: 0,
+            len: (FADE_S / self.tempo.chunk.as_secs_f64() * self.samples.len() as f64) as usize,
+            snapshot,
+        });
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.exit.is_some()
+    }
+
+    /// Whether it has left but for its goodbye.
+    pub fn has_faded(&self) -> bool {
+        self.exit.as_ref().is_some_and(Exit::is_over)
+    }
+
+    /// Says what it was: to go on from, where there was room for that.
+    pub fn exit(&mut self, decoder: &mut dyn Decoder) -> Option<Box<Snapshot>> {
+        let mut snapshot = self.exit.take()?.snapshot;
+        if !snapshot.bytes.is_empty() {
+            self.fill(&mut snapshot, decoder);
+        }
+        Some(snapshot)
+    }
+
     /// Sends the chunk that was just drawn on its way. Says by how much the timer had to be put back:
     /// so long there was nothing to hear. A card counts for itself what it lacked.
     pub fn deliver(&mut self, now: Instant) -> Duration {
         let tempo = self.tempo;
         if let (Some(lane), Some(guard)) = (self.voice.finish(), &mut self.guard) {
             guard.take_back(lane);
+        }
+        if let Some(exit) = &mut self.exit {
+            exit.fade(self.voice.stream.codes_mut());
         }
         let codes = self.voice.stream.codes();
         // Over a whole chunk, or it would click.
@@ -179,6 +240,9 @@ impl Station {
 
     /// Looks at what was delivered: whether the stream has just collapsed, and returns.
     pub fn look(&mut self, decoder: &mut dyn Decoder) -> Option<Collapse> {
+        if self.exit.is_some() {
+            return None;
+        }
         let Voice { stream, fade, .. } = &mut self.voice;
         let collapse = self.guard.as_mut()?.look(stream, fade, decoder);
         if collapse.is_some() {

@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::broadcast::{self, Next, Source};
-use crate::engine;
+use crate::engine::{self, DrawParams, Turn};
 use crate::mulaw;
 use crate::resample::Resampler;
 use assert_no_alloc::assert_no_alloc;
 
 mod change;
 mod collapse;
+mod company;
 mod sessions;
 
 const SETTINGS: PumpSettings = PumpSettings {
@@ -104,6 +105,7 @@ fn hear(_n_fed: usize) -> ControlFlow<()> {
 struct Bench {
     body: Body,
     controls: Controls,
+    wings: Wings,
     sources: Vec<Source>,
     telemetry: Arc<Telemetry>,
     now: Instant,
@@ -120,11 +122,16 @@ impl Bench {
         let (stations, sources) = stations.into_iter().unzip();
         let told = Arc::clone(&telemetry);
         let primed = Primed::new(engines, stations, SETTINGS, told, &mut hear);
-        let Primed { body, controls } = primed.unwrap();
+        let Primed {
+            body,
+            controls,
+            wings,
+        } = primed.unwrap();
         Self {
             now: Instant::now(),
             body,
             controls,
+            wings,
             sources,
             telemetry,
         }
@@ -369,7 +376,7 @@ fn stations_of_several_engines_and_rates_keep_their_own_pace() {
     assert_eq!(rounds, 55, "all engines together are one load");
     assert_eq!(pump.step_s.n_observed(), 2 * 55, "each engine has its step");
     assert_eq!(published(&bench.sources[2]), rendered(2, 55));
-    let mut station = bench.body.stations.remove(1);
+    let mut station = bench.body.ensembles[1].stations.remove(0);
     let drawn = station.voice.stream.turn();
     assert_eq!((drawn.lane, drawn.codes.len()), (0, 480));
     assert_eq!(station.voice.stream.position(), 7 + 55 * 480);

@@ -65,7 +65,7 @@ impl Tape {
                     self.take(self.order.first_position + offset);
                 }
                 Next::Lapped { lost } => self.lapped(lost),
-                Next::Empty => break,
+                Next::Empty | Next::End => break,
             }
         }
         if let Some(Err(error)) = self.file.as_mut().map(Unfinished::write) {

@@ -5,6 +5,7 @@
 //! not decide whether a station may play, and a verdict shall be the same at every start. Threads
 //! that share a step spin where they wait for each other, so that counts.
 
+use std::thread;
 use std::time::Duration;
 
 use crate::capacity::Costs;
@@ -39,6 +40,9 @@ pub(super) struct Case {
     pub chunk_len: usize,
     /// How much of the clock's time to spend.
     pub time: Duration,
+    /// Whether to rest as long as was computed, time and again: whoever plays on the same cores, threads
+    /// of the same kind and as urgent, gets his turn.
+    pub beside: bool,
 }
 
 /// The load of one lane, and of several where there are several.
@@ -87,7 +91,11 @@ impl Probe<'_> {
         while slices.len() < N_SLICES.end
             && (slices.len() < N_SLICES.start || (self.clock)() < until)
         {
-            slices.push(self.seconds(n_lanes, n_codes, case.draw) / n_codes as f64);
+            let slice_s = self.seconds(n_lanes, n_codes, case.draw);
+            slices.push(slice_s / n_codes as f64);
+            if case.beside {
+                thread::sleep(Duration::from_secs_f64(slice_s));
+            }
         }
         slices.sort_unstable_by(f64::total_cmp);
         slices[(slices.len() - 1) * 9 / 10] * f64::from(case.rate_hz)
@@ -164,6 +172,7 @@ mod tests {
             n_lanes,
             chunk_len: 320,
             time: TIME,
+            beside: false,
         };
         let clock = || Duration::from_nanos(ns.load(Ordering::Relaxed));
         let costs = measure(&mut slow, &case, &clock);

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Daemon, PATIENCE, render, samples_of, text};
+use crate::daemon::{Daemon, PATIENCE, SEED, render, samples_of, text};
 
 /// A card made of software (`tests/fakecard`): what it played lies in a file.
 struct FakeCard {
@@ -80,6 +80,52 @@ fn the_card_plays_the_samples_that_render_writes() {
         n_equal >= 2 * RATE_HZ - FakeCard::FADE_LEN,
         "only {n_equal} frames are those of the file"
     );
+}
+
+#[test]
+fn the_card_fades_over_to_the_station_that_a_reload_names_and_from_one_that_goes() {
+    const RATE_HZ: usize = FakeCard::RATE_HZ;
+    let card = FakeCard::new();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let head = "model = \"tiny\"\noverload = true\n[card]\nenabled = true\nlead_ms = 400\n";
+    let station = |name, seed: &str| {
+        format!("[[station]]\nname = \"{name}\"\nseed = {seed}\nwatch = false\n")
+    };
+    let (other, piano) = (station("other", "3"), station("piano", SEED));
+    std::fs::write(&file, head.to_owned() + &other + &piano).unwrap();
+    let alsa = card.alsa_config();
+    let environment = [("ALSA_CONFIG_PATH", text(&alsa))];
+    let mut daemon = Daemon::start_bare(&["--config", text(&file)], &environment);
+    let wait_for = |n| {
+        let begin = Instant::now();
+        while card.played().len() < n {
+            assert!(begin.elapsed() < PATIENCE, "the card does not play");
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_for(RATE_HZ);
+    // The station that it plays is not there any more: the first one is what it plays by default.
+    std::fs::write(&file, head.to_owned() + &piano).unwrap();
+    daemon.signal("HUP");
+    daemon.log_line("the card fades over to station piano");
+    daemon.log_line("station other was taken off the air");
+    daemon.log_line("the configuration was read again");
+    let n = card.played().len();
+    wait_for(n + 2 * RATE_HZ);
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().code(), Some(0));
+    let (played, written) = (card.played(), dir.path().join("out.wav"));
+    render(
+        &written,
+        (played.len() / RATE_HZ + 4) as f64,
+        &RATE_HZ.to_string(),
+    );
+    let written = samples_of(&written);
+    // A second of it is the other's sound, sample for sample.
+    let heard = &played[n + RATE_HZ / 2..][..RATE_HZ / 4];
+    let is_there = written.windows(heard.len()).any(|window| window == heard);
+    assert!(is_there, "it plays something else");
 }
 
 /// The listener's clock is not the station's, and where the two part it bends the pace by up to

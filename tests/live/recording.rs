@@ -23,7 +23,7 @@ fn config(directory: &Path, record: &str) -> PathBuf {
 }
 
 /// The WAV files there, in their order: where each begins, and its samples.
-fn recorded(directory: &Path) -> Vec<(u64, Vec<i16>)> {
+pub fn recorded(directory: &Path) -> Vec<(u64, Vec<i16>)> {
     let entries = fs::read_dir(directory).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().unwrap() == "wav");
@@ -42,7 +42,7 @@ fn recorded(directory: &Path) -> Vec<(u64, Vec<i16>)> {
 }
 
 /// Each file holds the samples of its positions.
-fn assert_rendered(files: &[(u64, Vec<i16>)]) {
+pub fn assert_rendered(files: &[(u64, Vec<i16>)]) {
     let (first, last) = files.last().unwrap();
     let written = rendered(first + last.len() as u64);
     let written: Vec<i16> = written.into_iter().map(mulaw::decode_s16).collect();

@@ -15,7 +15,7 @@ mod server;
 use futures_util::SinkExt;
 use longwave::net::Settings;
 use longwave::protocol::{Format, Report, Request, close};
-use server::{N_SLOTS, PACKET_LEN, Server, codes, eventually, facts};
+use server::{Met, N_SLOTS, PACKET_LEN, Server, codes, eventually, facts};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -214,6 +214,43 @@ async fn at_the_end_every_listener_is_told() {
     wav.read_to_end(&mut rest).await.unwrap();
     stopped.await.unwrap();
     assert_eq!(telemetry.net.listeners.get(), 0);
+}
+
+#[tokio::test]
+async fn a_station_that_comes_is_served_and_one_that_goes_is_heard_to_its_end() {
+    let mut server = Server::start(Settings::default()).await;
+    server.publish(20);
+    let mut listener = server.listen("").await;
+    let mut wav = server.http("GET", "/v1/stations/piano/stream.wav").await;
+    let telemetry = server.telemetry.clone();
+    eventually("both are here", || telemetry.net.listeners.get() == 2).await;
+    let violin = server.station("violin");
+    let writer = std::mem::replace(&mut server.writer, violin.1);
+    server.roster.send_replace(vec![violin.0]);
+    for _ in 0..3_000 {
+        let served = server.text("GET", "/v1/stations").await;
+        if served.contains("violin") {
+            assert!(!served.contains("piano"));
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let first = server.text("GET", "/listen.m3u").await;
+    assert!(first.contains("violin"), "{first}");
+    let gone = server.text("GET", "/v1/stations/piano/listen.m3u").await;
+    assert!(gone.contains("the stations are: violin"), "{gone}");
+    // Who listens hears what is still to come, and then the end.
+    let mut writer = writer;
+    (20..30).for_each(|sequence| writer.publish(&codes(sequence)));
+    while listener.expected < 30 {
+        assert_eq!(listener.meet().await, Met::Packet);
+    }
+    drop(writer);
+    let code = Some(close::OFF_AIR);
+    assert_eq!(listener.hear_the_end().await, (code, code));
+    let mut rest = Vec::new();
+    wav.read_to_end(&mut rest).await.unwrap();
+    eventually("both are gone", || telemetry.net.listeners.get() == 0).await;
 }
 
 #[tokio::test]

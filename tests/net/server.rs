@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request as Handshake;
@@ -63,6 +63,8 @@ pub struct Server {
     pub n_written: u64,
     pub telemetry: Arc<Telemetry>,
     pub readiness: Arc<Readiness>,
+    /// What is on the air.
+    pub roster: watch::Sender<Vec<Station>>,
     pub shutdown: oneshot::Sender<()>,
     pub served: JoinHandle<std::io::Result<()>>,
 }
@@ -84,13 +86,15 @@ impl Server {
             len: PACKET_LEN,
         };
         let (controls, inbox) = control::channel(vec![shape]);
+        let station = Station {
+            facts: facts("piano"),
+            source,
+            hears: HEARS,
+            desk: Arc::new(Desk::new(controls.clone(), 0, facts("piano"), 1.0)),
+        };
+        let (roster, stations) = watch::channel(vec![station]);
         let house = House {
-            stations: vec![Station {
-                facts: facts("piano"),
-                source,
-                hears: HEARS,
-                desk: Arc::new(Desk::new(controls.clone(), 0, facts("piano"), 1.0)),
-            }],
+            stations,
             controls,
             sessions: Default::default(),
             settings,
@@ -106,10 +110,24 @@ impl Server {
             n_written: 0,
             telemetry,
             readiness,
+            roster,
             shutdown,
             served,
         };
         (server, inbox)
+    }
+
+    /// One that nobody serves yet, and who publishes its packets.
+    pub fn station(&self, name: &str) -> (Station, Writer) {
+        let (writer, source) = broadcast::ring(N_SLOTS, PACKET_LEN);
+        let controls = control::channel(Vec::new()).0;
+        let station = Station {
+            facts: facts(name),
+            source,
+            hears: HEARS,
+            desk: Arc::new(Desk::new(controls, 1, facts(name), 1.0)),
+        };
+        (station, writer)
     }
 
     pub fn publish(&mut self, n: u64) {

@@ -6,6 +6,10 @@ const FORMAT_MULAW = 1;
 const SUBPROTOCOL = "longwave.v1.mulaw";
 const REPORT_MS = 5000;
 const BACKOFF_MS = [500, 1000, 2000, 4000, 8000, 15000];
+/** The station is not there any more. */
+const CLOSE_OFF_AIR = 4002;
+/** How often a page that lies open looks which stations there are. */
+const LIST_MS = 30000;
 /** No packet for so long: the connection is dead whatever the socket believes. */
 const SILENCE_MS = 10000;
 /** Pauses between drawings; a browser without a graphics card draws on the processor. */
@@ -38,11 +42,12 @@ window.longwave = counters;
 
 /** One station, played: a socket, a jitter buffer on the audio thread, and the way between. */
 class Radio {
-  /** `say` is told the state in words, `describe` what each connection plays. */
-  constructor(station, volume, { say, describe }) {
+  /** `say` is told the state in words, `describe` what each connection plays, `leave` that it is over. */
+  constructor(station, volume, { say, describe, leave }) {
     this.station = station;
     this.say = say;
     this.describe = describe;
+    this.leave = leave;
     this.volume = volume;
     this.attempt = 0;
     this.isClosed = false;
@@ -173,6 +178,7 @@ class Radio {
     clearInterval(this.watch);
     if (this.isClosed) return;
     this.player?.port.postMessage({ isEnded: true });
+    if (code === CLOSE_OFF_AIR) return this.leave();
     const base = BACKOFF_MS[Math.min(this.attempt++, BACKOFF_MS.length - 1)];
     const pause = base * (0.75 + Math.random() / 2);
     const why = this.farewell ?? (code === 1006 ? "the connection broke" : `closed with code ${code}`);
@@ -367,6 +373,7 @@ class Page {
     };
     element("station").onchange = () => this.choose(element("station").value);
     setInterval(() => this.show(), 200);
+    setInterval(() => this.list(), LIST_MS);
     this.load();
   }
 
@@ -395,13 +402,49 @@ class Page {
       setTimeout(() => this.load(), 3000);
       return;
     }
-    const select = element("station");
-    select.replaceChildren(...this.stations.map(({ station }) => new Option(station)));
-    element("chooser").hidden = this.stations.length < 2;
+    this.offer();
     const wanted = namedStation();
     const first = this.stations.find(({ station }) => station === wanted) ?? this.stations[0];
     if (!first) return this.say("failed", "This daemon has no station", true);
     this.choose(first.station);
+  }
+
+  /** What there is to choose from. */
+  offer() {
+    const select = element("station");
+    select.replaceChildren(...this.stations.map(({ station }) => new Option(station)));
+    if (this.station) select.value = this.station.station;
+    element("chooser").hidden = this.stations.length < 2;
+  }
+
+  /** Looks which stations there are by now; whether the daemon has said. */
+  async list() {
+    if (document.hidden || !this.stations) return false;
+    try {
+      const answer = await fetch("v1/stations" + location.search);
+      if (!answer.ok) return false;
+      const stations = await answer.json();
+      const names = (list) => list.map(({ station }) => station).join();
+      const isNew = names(stations) !== names(this.stations);
+      this.stations = stations;
+      if (isNew) this.offer();
+      return true;
+    } catch {
+      return false; // it will answer the next time, or the socket says so
+    }
+  }
+
+  /** The station was taken off the air: plays on if it is back, as something else. */
+  async leave() {
+    const { station: name } = this.station;
+    await this.stop();
+    if (!(await this.list())) return this.load();
+    const again = this.stations.find(({ station }) => station === name);
+    const next = again ?? this.stations[0];
+    if (!next) return this.say("failed", "This daemon has no station", true);
+    await this.choose(next.station);
+    if (again) return this.start();
+    this.say("idle", `${name} was taken off the air; press play for ${next.station}`, true);
   }
 
   async choose(name) {
@@ -448,6 +491,7 @@ class Page {
       say: (...words) => this.say(...words),
       // A daemon that came back may play with another seed or another model.
       describe: (hello) => this.describe({ ...this.station, ...hello }),
+      leave: () => this.leave(),
     });
     this.radio = radio;
     Object.assign(counters, FRESH);

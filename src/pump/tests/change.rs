@@ -162,7 +162,7 @@ fn a_prompt_is_taken_in_while_nothing_is_due_and_then_faded_to() {
     let border = (position - 7) as usize;
     assert_eq!(heard[border + 4_000..border + 6_000], after);
     assert_eq!(heard[..border], rendered(0, border / 320));
-    let stream = &bench.body.stations[0].voice.stream;
+    let stream = &bench.body.ensembles[0].stations[0].voice.stream;
     assert_eq!(stream.position(), 7 + heard.len() as u64);
 }
 

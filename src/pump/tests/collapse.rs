@@ -160,7 +160,10 @@ fn a_stream_that_falls_into_noise_is_back_within_a_second() {
     assert!(kept_before < 11 * RATE as u64, "{kept_before}");
     assert_eq!(stage.collapses(), (1, 0));
     // The count of the codes goes on, and so do the uniforms.
-    let position = stage.bench.body.stations[0].voice.stream.position();
+    let position = stage.bench.body.ensembles[0].stations[0]
+        .voice
+        .stream
+        .position();
     assert_eq!(position, 7 + heard.len() as u64);
 }
 
@@ -382,8 +385,8 @@ fn a_real_engine_is_after_its_return_what_it_was_before() {
     place_of(&heard[failed_at + RATE..failed_at + 2 * RATE]);
 
     let body = &mut stage.bench.body;
-    let lane = body.stations[0].voice.stream.lane();
-    let decoder = &mut body.engines[0].decoder;
+    let lane = body.ensembles[0].stations[0].voice.stream.lane();
+    let decoder = &mut body.ensembles[0].decoder;
     let position = decoder.position(lane);
     let earlier = failed_at as u64 - 9 * RATE as u64..failed_at as u64;
     assert!(lane != 0 && earlier.contains(&position), "{position}");

@@ -35,6 +35,7 @@ mod tests {
                     accounted += lost;
                 }
                 Next::Empty => thread::yield_now(),
+                Next::End => return accounted,
             }
         }
         accounted

@@ -1,0 +1,151 @@
+//! What is on the air: each station with all that hangs on it, and what they take of the machine together.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::casting::Waiting;
+use super::recording;
+use crate::capacity::{Capacity, EngineLoad};
+use crate::config::{StateConfig, StationConfig};
+use crate::control::Controls;
+use crate::model::Model;
+use crate::net;
+use crate::pump::{Numbers, STATIONS_MAX};
+use crate::record::Recorder;
+use crate::telemetry::Telemetry;
+
+/// Who draws a station.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    /// The pump's number of it.
+    pub number: usize,
+    /// The pump's number of its engine.
+    pub engine: usize,
+    pub model: Arc<Model>,
+}
+
+/// A station that plays.
+pub(super) struct OnAir {
+    pub seat: Seat,
+    pub station: net::Station,
+    pub recorder: Option<Recorder>,
+}
+
+impl OnAir {
+    /// Of one that the pump plays, or will: the `index`th after those that had numbers.
+    pub fn new(waiting: Waiting, given: Numbers, index: usize, controls: &Controls) -> Self {
+        let seat = Seat {
+            number: given.stations + index,
+            engine: given.engines + waiting.engine,
+            model: waiting.model.clone(),
+        };
+        Self {
+            station: waiting.open(seat.number, controls),
+            seat,
+            recorder: None,
+        }
+    }
+
+    /// Begins to record it as its configuration says.
+    pub fn record(
+        &self,
+        config: &StationConfig,
+        state: &StateConfig,
+        telemetry: &Arc<Telemetry>,
+    ) -> io::Result<Option<Recorder>> {
+        let net::Station { facts, source, .. } = &self.station;
+        recording::start(state, config, (facts, source), telemetry)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.station.facts.station
+    }
+}
+
+/// All that is on the air.
+pub(super) struct Air {
+    /// In the order of the configuration.
+    pub stations: Vec<OnAir>,
+    /// What the engines take, by their numbers.
+    pub load: Load,
+    /// Numbers that are somebody's, or were.
+    pub given: Numbers,
+    /// The network's list.
+    roster: watch::Sender<Vec<net::Station>>,
+}
+
+impl Air {
+    /// Of the first stations.
+    pub fn new(stations: Vec<OnAir>, load: Load, given: Numbers) -> Self {
+        let air = Self {
+            stations,
+            load,
+            given,
+            roster: watch::Sender::default(),
+        };
+        air.show();
+        air
+    }
+
+    /// What the network serves.
+    pub fn roster(&self) -> watch::Receiver<Vec<net::Station>> {
+        self.roster.subscribe()
+    }
+
+    /// Shows the network what there is now.
+    pub fn show(&self) {
+        let stations = self.stations.iter().map(|on_air| on_air.station.clone());
+        self.roster.send_replace(stations.collect());
+    }
+
+    pub fn seats(&self) -> Vec<Seat> {
+        self.stations.iter().map(|s| s.seat.clone()).collect()
+    }
+
+    /// What plays, in a few words: what a status begins with.
+    pub fn subject(&self) -> String {
+        let names = self.stations.iter().map(OnAir::name);
+        let isa = self.stations.first().map_or("", |s| &s.station.facts.isa);
+        format!("{} on {isa}", names.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// What was measured of all engines there are.
+#[derive(Clone, Debug)]
+pub(super) struct Load {
+    /// By the pump's numbers of them.
+    pub engines: BTreeMap<usize, EngineLoad>,
+    /// The first so many have lanes for sessions, and stay.
+    pub n_with_sessions: usize,
+    /// Of the time, what sessions may take.
+    pub reserve: f64,
+}
+
+impl Load {
+    /// What the engines of `stations`, by their numbers, take together, and `stations` as the judge wants
+    /// them: as places in the list of engines. Forgets engines that nobody plays on.
+    pub fn of(&mut self, stations: &[usize]) -> (Capacity, Vec<usize>) {
+        let n_with_sessions = self.n_with_sessions;
+        self.engines
+            .retain(|number, _| *number < n_with_sessions || stations.contains(number));
+        let engines = self.engines.iter().map(|(number, load)| {
+            let n_lanes = stations.iter().filter(|engine| *engine == number).count();
+            load.clone().with_lanes(n_lanes)
+        });
+        let capacity = Capacity::new(engines.collect(), STATIONS_MAX).with_reserve(self.reserve);
+        let place = |engine: &usize| self.engines.keys().position(|number| number == engine);
+        (capacity, stations.iter().filter_map(place).collect())
+    }
+}
+
+/// Says how much there is room for, on the engine in that place, sessions or stations.
+pub(super) fn tell_lanes(capacity: &Capacity, first: usize, telemetry: &Telemetry) {
+    let capacity = capacity.clone().with_reserve(0.0);
+    let n_lanes = capacity.n_lanes();
+    let n_more = capacity.room_for(first);
+    telemetry.lanes.open.set(n_lanes as u64);
+    telemetry.lanes.capacity.set((n_lanes + n_more) as u64);
+}

@@ -1,0 +1,194 @@
+//! What a changed configuration comes to, before anything is changed: on a thread of its own, which may
+//! take seconds, beside all that plays.
+
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::DaemonError;
+use super::air::{Load, Seat};
+use super::announce;
+use super::casting::{self, Waiting};
+use super::door;
+use super::keeper::Kept;
+use crate::access::Tokens;
+use crate::config::{Config, SessionsConfig, StationConfig, find_model};
+use crate::machine;
+use crate::model::Model;
+use crate::protocol::Patch;
+use crate::pump::{self, Ensemble, Numbers, PumpSettings};
+use crate::setup::{self, Setup, SetupError};
+use crate::state::Asked;
+
+/// What there is while a plan is made, and stays so until it is carried out.
+pub(super) struct Present {
+    /// What it started with: what computes, and how it is sent and kept, is still so.
+    pub first: Config,
+    /// What was read last.
+    pub config: Config,
+    /// Of its stations, in their order.
+    pub seats: Vec<Seat>,
+    pub load: Load,
+    pub given: Numbers,
+    pub settings: PumpSettings,
+    /// What the tokens guard.
+    pub address: Option<SocketAddr>,
+}
+
+/// What is to become.
+pub(super) struct Plan {
+    pub config: Config,
+    pub tokens: Option<Tokens>,
+    pub wishes: Vec<Wish>,
+    /// Those that play already and are recorded otherwise.
+    pub recordings: Vec<usize>,
+    pub newcomers: Newcomers,
+    pub load: Load,
+}
+
+/// Stations that come, ready to play.
+#[derive(Default)]
+pub(super) struct Newcomers {
+    pub ensembles: Vec<Ensemble>,
+    /// In the order of their numbers.
+    pub waiting: Vec<Waiting>,
+    /// The same, where stations are kept.
+    pub kept: Vec<Kept>,
+}
+
+/// A station that is to be changed.
+pub(super) struct Wish {
+    pub number: usize,
+    pub patch: Patch,
+    pub prompt: Option<Vec<u8>>,
+    pub asked: Asked,
+}
+
+impl Present {
+    /// Everything that may fail, before anything is changed.
+    pub fn plan(mut self, config: Config) -> Result<Plan, DaemonError> {
+        // Of those that play already, too: it holds after a restart, which must not be when a model turns
+        // out to be missing.
+        for model in config.models() {
+            find_model(model).map_err(SetupError::from)?;
+        }
+        let tokens = self.address.map(|a| door::tokens(&config.network, a));
+        let tokens = tokens.transpose()?;
+        let (mut wishes, mut recordings, mut newcomers) = (Vec::new(), Vec::new(), Vec::new());
+        // Who draws each; of those who come that is not known yet.
+        let mut engines = Vec::new();
+        for (new, model) in config.stations.iter().zip(config.models()) {
+            let stays = self.stays(&new.name, model);
+            engines.push(stays.map(|(_, seat)| seat.engine));
+            match stays {
+                Some((old, seat)) => {
+                    wishes.extend(wish(seat, old, new)?);
+                    recordings.extend((old.record != new.record).then_some(seat.number));
+                }
+                None => newcomers.push(StationConfig {
+                    model: Some(model.to_owned()),
+                    ..new.clone()
+                }),
+            }
+        }
+        let is_grown = !newcomers.is_empty();
+        let cast = Config {
+            stations: newcomers,
+            sessions: SessionsConfig::default(),
+            ..self.first.clone()
+        };
+        let mut setup = is_grown.then(|| Setup::new(&cast)).transpose()?;
+        // The engines' own threads have begun, and keep their precedence.
+        machine::give_way();
+        let engines = self.measure(setup.as_mut(), engines);
+        if is_grown {
+            let (capacity, places) = self.load.of(&engines);
+            let warning = capacity.judge(&places, config.overload)?;
+            announce::capacity(&capacity, warning);
+        }
+        let newcomers = setup.map(|setup| self.prime(&cast, setup)).transpose()?;
+        Ok(Plan {
+            config,
+            tokens,
+            wishes,
+            recordings,
+            newcomers: newcomers.unwrap_or_default(),
+            load: self.load,
+        })
+    }
+
+    /// The station of that name that plays the same model, as it was read last.
+    fn stays(&self, name: &str, model: &Path) -> Option<(&StationConfig, &Seat)> {
+        let stations = self.config.stations.iter().zip(self.config.models());
+        let mut stations = stations.zip(&self.seats);
+        let is_it = |((old, old_model), _): &((&StationConfig, &Path), &Seat)| {
+            old.name == name && *old_model == model
+        };
+        stations.find(is_it).map(|((old, _), seat)| (old, seat))
+    }
+
+    /// Measures the engines of those who come; all stations' engines, where `None` stands for the next of
+    /// them.
+    fn measure(&mut self, setup: Option<&mut Setup>, engines: Vec<Option<usize>>) -> Vec<usize> {
+        let mut coming = Vec::new();
+        if let Some(setup) = setup {
+            let measured = setup.warm_up(&self.first.network, true);
+            let numbers = self.given.engines..;
+            self.load
+                .engines
+                .extend(numbers.zip(measured.engines().iter().cloned()));
+            coming.extend(setup.places.iter().map(|p| self.given.engines + p.engine));
+        }
+        let mut coming = coming.into_iter();
+        let engines = engines.into_iter();
+        engines
+            .filter_map(|known| known.or_else(|| coming.next()))
+            .collect()
+    }
+
+    /// Lets those who come hear their prompts, or be what they were when they left.
+    fn prime(&self, cast: &Config, mut setup: Setup) -> Result<Newcomers, DaemonError> {
+        let kept = match self.first.state.resume {
+            true => Kept::resume_all(cast, &mut setup),
+            false => Vec::new(),
+        };
+        announce::setup(cast, &setup);
+        let (openings, waiting) = casting::stations(cast, &setup);
+        let engines = casting::engines(setup.engines, &self.first.network);
+        let given = (self.settings, self.given);
+        let ensembles = pump::open(engines, openings, given, &mut |_| ControlFlow::Continue(()))?;
+        Ok(Newcomers {
+            ensembles,
+            waiting,
+            kept,
+        })
+    }
+}
+
+/// What of a station that plays is to be otherwise.
+fn wish(seat: &Seat, old: &StationConfig, new: &StationConfig) -> Result<Option<Wish>, SetupError> {
+    let model: &Model = &seat.model;
+    let (before, draw) = (old.draw(&model.config.draw), new.draw(&model.config.draw));
+    let has = |is_new: bool, value: f32| is_new.then_some(value);
+    let patch = Patch {
+        seed: new.seed.filter(|_| new.seed != old.seed),
+        temperature: has(draw.temperature != before.temperature, draw.temperature),
+        max_entropy: has(draw.max_entropy != before.max_entropy, draw.max_entropy),
+        max_rise: has(draw.max_rise != before.max_rise, draw.max_rise),
+        leveling: has(draw.leveling != before.leveling, draw.leveling),
+        top_p: has(draw.top_p != before.top_p, draw.top_p),
+        min_p: has(draw.min_p != before.min_p, draw.min_p),
+        ..Patch::default()
+    };
+    let heard = |path| setup::prompt_codes(path, model);
+    let prompt = new.prompt.as_deref().map(heard).transpose()?;
+    let asked = Asked::new(new.seed, draw, prompt.as_deref().unwrap_or_default());
+    let prompt = prompt.filter(|_| new.prompt != old.prompt);
+    let is_wanted = !patch.is_empty() || prompt.is_some();
+    Ok(is_wanted.then_some(Wish {
+        number: seat.number,
+        patch,
+        prompt,
+        asked,
+    }))
+}
