@@ -5,6 +5,7 @@
 //! comes to when it is absent stands in this file and in `network.rs` only, each with its reason (but for how codes are
 //! drawn: that is the model's). Used at start, on the main thread.
 
+mod card;
 mod device;
 mod fault;
 mod find;
@@ -26,6 +27,7 @@ use crate::engine::{Device, DrawParams};
 use fault::{Fault, blame, fault, locate, out_of, path_of, value_error};
 use find::is_bare_name;
 
+pub use card::{CardConfig, CardUse};
 pub use find::find_model;
 pub use network::{NetworkConfig, check_address};
 pub use record::RecordConfig;
@@ -58,8 +60,9 @@ pub struct Config {
     pub pin: Option<bool>,
     /// Whether more stations may start than this machine plays in time.
     pub overload: bool,
-    /// The sound card.
-    pub card: CardConfig,
+    /// The sound cards, at least one: a `[card]` table, or several `[[card]]`.
+    #[serde(rename = "card", with = "card")]
+    pub cards: Vec<CardConfig>,
     /// The network.
     pub network: NetworkConfig,
     /// Streams of clients' own.
@@ -110,34 +113,6 @@ pub struct StationConfig {
     pub record: Option<RecordConfig>,
 }
 
-/// The `[card]` table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CardConfig {
-    /// Whether to play.
-    pub enabled: CardUse,
-    /// Which card, as `longwave devices` names it; the system's default when absent.
-    pub output_device: Option<String>,
-    /// Which station is heard; the first when absent.
-    pub station: Option<String>,
-    /// Audio generated ahead of the card.
-    pub lead_ms: u32,
-    /// What the card asks for at once.
-    pub period_ms: u32,
-}
-
-/// Whether a sound card is played: `"auto"`, `true` or `false` in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "toml::Value", into = "toml::Value")]
-pub enum CardUse {
-    /// Played if there is one.
-    Auto,
-    /// Without one the daemon does not start.
-    Required,
-    /// Never opened.
-    Off,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -150,7 +125,7 @@ impl Default for Config {
             pin: None,
             // Whoever configures more than there is room for should hear of it, not stutters.
             overload: false,
-            card: CardConfig::default(),
+            cards: vec![CardConfig::default()],
             network: NetworkConfig::default(),
             sessions: SessionsConfig::default(),
             state: StateConfig::default(),
@@ -178,22 +153,6 @@ impl Default for StationConfig {
             watch: true,
             // A disk fills up by wish only.
             record: None,
-        }
-    }
-}
-
-impl Default for CardConfig {
-    fn default() -> Self {
-        Self {
-            // A server without a card should start with the same file as a desk with one.
-            enabled: CardUse::Auto,
-            output_device: None,
-            station: None,
-            // Ten periods: a busy desktop was seen to hold a thread back for 16 ms, a slow step
-            // or a page fault may add to it, and nobody plays along with a station.
-            lead_ms: 100,
-            // Short enough for the ring's fill to pace the pump evenly, long enough for any card.
-            period_ms: 10,
         }
     }
 }
@@ -296,13 +255,22 @@ impl Config {
             .map_or(Ok(()), |fault| Err(value_error(fault)))
     }
 
-    /// The index of the station that the card plays.
-    pub fn card_station(&self) -> usize {
-        let wanted = self.card.station.as_deref();
+    /// The index of the station that a card plays.
+    pub fn station_of(&self, card: &CardConfig) -> usize {
+        let wanted = card.station.as_deref();
         self.stations
             .iter()
             .position(|station| Some(station.name.as_str()) == wanted)
             .unwrap_or(0)
+    }
+
+    /// Plays on this card, as the first is played on, and on no other; it must be there.
+    pub fn play_only_on(&mut self, output_device: String) {
+        self.cards.truncate(1);
+        if let Some(card) = self.cards.first_mut() {
+            card.enabled = CardUse::Required;
+            card.output_device = Some(output_device);
+        }
     }
 
     /// The model of each station.
@@ -332,7 +300,7 @@ impl Config {
             .into_iter()
             .find_map(|(index, station)| station.first_fault(&index.to_string()))
             .or_else(|| out_of(limits::THREADS, &["threads"], self.threads?))
-            .or_else(|| self.card_fault(&names))
+            .or_else(|| self.cards_fault())
             .or_else(|| self.network.first_fault())
             .or_else(|| self.state.first_fault())
             .or_else(|| self.sessions_fault())
@@ -349,28 +317,10 @@ impl Config {
     }
 
     fn idle_fault(&self) -> Option<Fault> {
-        let is_idle = self.card.enabled == CardUse::Off && !self.network.enabled;
+        let is_idle =
+            self.cards.iter().all(|card| card.enabled == CardUse::Off) && !self.network.enabled;
         let why = "must be true when the card is off, or nobody can hear anything";
         is_idle.then(|| (path_of(&["network", "enabled"]), why.into()))
-    }
-
-    fn card_fault(&self, names: &HashSet<&String>) -> Option<Fault> {
-        let CardConfig {
-            lead_ms, period_ms, ..
-        } = self.card;
-        if let Some(name) = &self.card.station
-            && !names.contains(name)
-        {
-            let known: Vec<&str> = self.stations.iter().map(|s| s.name.as_str()).collect();
-            let why = format!("there is no station {name}, only {}", known.join(", "));
-            return fault(&["card", "station"], why);
-        }
-        out_of(limits::LEAD_MS, &["card", "lead_ms"], lead_ms)
-            .or_else(|| out_of(limits::PERIOD_MS, &["card", "period_ms"], period_ms))
-            .or_else(|| {
-                let why = format!("must be at least two periods of {period_ms} ms, not {lead_ms}");
-                (lead_ms < 2 * period_ms).then(|| (path_of(&["card", "lead_ms"]), why))
-            })
     }
 }
 
@@ -417,29 +367,6 @@ fn read_text(path: &Path) -> io::Result<String> {
     match n_bytes as u64 > FILE_LEN_MAX {
         true => Err(io::Error::other("it is longer than 1 MiB")),
         false => Ok(text),
-    }
-}
-
-impl TryFrom<toml::Value> for CardUse {
-    type Error = String;
-
-    fn try_from(value: toml::Value) -> Result<Self, String> {
-        match &value {
-            toml::Value::String(word) if word == "auto" => Ok(Self::Auto),
-            toml::Value::Boolean(true) => Ok(Self::Required),
-            toml::Value::Boolean(false) => Ok(Self::Off),
-            _ => Err(format!("must be \"auto\", true or false, not {value}")),
-        }
-    }
-}
-
-impl From<CardUse> for toml::Value {
-    fn from(value: CardUse) -> Self {
-        match value {
-            CardUse::Auto => Self::String("auto".into()),
-            CardUse::Required => Self::Boolean(true),
-            CardUse::Off => Self::Boolean(false),
-        }
     }
 }
 

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TryRecvError, bounde
 
 pub use crate::engine::DrawParams;
 use crate::resample::{ResampleError, Resampler};
+use crate::telemetry::CardTelemetry;
 
 /// Commands under way at once; the pump takes them every few milliseconds.
 const COMMANDS_MAX: usize = 16;
@@ -48,14 +49,14 @@ pub enum ControlError {
 /// What the pump can be told.
 #[derive(Debug)]
 pub enum Command {
-    /// Let this card play a station, and its ring set the pace; replaces an earlier card.
+    /// Let this card play a station, and replace the one that did so in the same part.
     AttachCard {
         /// Which station, by its number.
         station: usize,
         /// The way to the card.
         line: Box<CardLine>,
     },
-    /// Let a timer set a station's pace again.
+    /// Let a timer set a station's pace again; cards that follow play on.
     DetachCard {
         /// Which station.
         station: usize,
@@ -226,14 +227,47 @@ pub enum Retired {
     Snapshot(Box<Snapshot>),
 }
 
+/// The near end of a card that was opened.
+#[derive(Debug)]
+pub struct CardEnd {
+    /// Its ring of mono frames.
+    pub frames: rtrb::Producer<f32>,
+    /// Frames a second.
+    pub rate_hz: u32,
+    /// Frames the device takes at a time.
+    pub period_len: u32,
+    /// Tells whether it lives.
+    pub telemetry: Arc<CardTelemetry>,
+}
+
+/// What a card is to its station.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It sets the pace, and plays every frame as it was drawn.
+    Paces,
+    /// It follows whatever sets the pace, by a ratio that is steered. The number is the card's own.
+    Follows(usize),
+}
+
 /// The way from the pump to a card: the model's rate to the device's, then the card's ring.
 #[derive(Debug)]
 pub struct CardLine {
+    /// What the card is to its station.
+    pub part: Part,
     /// From the model's rate to the device's.
     pub resampler: Resampler,
-    /// The card's ring of mono frames.
+    /// The card's ring.
     pub frames: rtrb::Producer<f32>,
+    /// Frames the device takes at a time.
+    pub period_len: usize,
+    /// Tells whether it lives.
+    pub telemetry: Arc<CardTelemetry>,
+    /// Room for what is kept of sound that was left out, to fade from: [`SEAM_MS`].
+    pub seam: Vec<f32>,
 }
+
+/// A fade from one piece of sound into another that does not follow on it.
+pub const SEAM_MS: u32 = 5;
 
 /// What a station is drawn in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -305,17 +339,32 @@ impl Controls {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the card behind `frames` play a station at its own rate, and its ring set the pace.
+    /// Lets a card play a station at its own rate.
     pub fn attach_card(
         &self,
         station: usize,
-        frames: rtrb::Producer<f32>,
-        rate_hz: u32,
+        part: Part,
+        card: CardEnd,
     ) -> Result<(), ControlError> {
         let chunk = self.chunk(station)?;
-        let line = Box::new(CardLine {
-            resampler: Resampler::new(chunk.rate_hz, rate_hz, chunk.len)?,
+        let CardEnd {
             frames,
+            rate_hz,
+            period_len,
+            telemetry,
+        } = card;
+        let resampler = match part {
+            Part::Paces => Resampler::new(chunk.rate_hz, rate_hz, chunk.len)?,
+            Part::Follows(_) => Resampler::steered(chunk.rate_hz, rate_hz, chunk.len)?,
+        };
+        let seam_len = u64::from(rate_hz) * u64::from(SEAM_MS) / 1_000;
+        let line = Box::new(CardLine {
+            part,
+            resampler,
+            frames,
+            period_len: period_len as usize,
+            telemetry,
+            seam: Vec::with_capacity(seam_len as usize),
         });
         self.send(Command::AttachCard { station, line })
     }
@@ -435,12 +484,23 @@ mod tests {
         len: 320,
     };
 
+    fn end(frames: rtrb::Producer<f32>, rate_hz: u32) -> CardEnd {
+        CardEnd {
+            frames,
+            rate_hz,
+            period_len: 480,
+            telemetry: Arc::default(),
+        }
+    }
+
     #[test]
     fn commands_arrive_in_order_and_the_end_of_all_senders_is_stop() {
         let (controls, inbox) = channel(vec![CHUNK; 4]);
         assert!(inbox.take().is_none());
         let (frames, _ring) = rtrb::RingBuffer::new(8);
-        controls.attach_card(3, frames, 48_000).unwrap();
+        controls
+            .attach_card(3, Part::Paces, end(frames, 48_000))
+            .unwrap();
         controls.detach_card(3).unwrap();
         drop(controls);
         assert!(matches!(
@@ -458,7 +518,9 @@ mod tests {
     fn a_retired_line_is_freed_by_the_sender() {
         let (controls, inbox) = channel(vec![CHUNK; 4]);
         let (frames, ring) = rtrb::RingBuffer::<f32>::new(8);
-        controls.attach_card(0, frames, 48_000).unwrap();
+        controls
+            .attach_card(0, Part::Follows(1), end(frames, 48_000))
+            .unwrap();
         assert_no_alloc(|| match inbox.take() {
             Some(Command::AttachCard { line, .. }) => inbox.retire(Retired::Line(line)),
             _ => unreachable!(),
@@ -496,10 +558,14 @@ mod tests {
     fn what_cannot_be_sent_is_an_error() {
         let (controls, inbox) = channel(vec![CHUNK; 4]);
         let (frames, _ring) = rtrb::RingBuffer::new(8);
-        let error = controls.attach_card(0, frames, 0).unwrap_err();
+        let error = controls
+            .attach_card(0, Part::Paces, end(frames, 0))
+            .unwrap_err();
         assert!(matches!(error, ControlError::Rate(_)));
         let (frames, _ring) = rtrb::RingBuffer::new(8);
-        let error = controls.attach_card(4, frames, 48_000).unwrap_err();
+        let error = controls
+            .attach_card(4, Part::Paces, end(frames, 48_000))
+            .unwrap_err();
         assert!(matches!(error, ControlError::NoStation(4)));
         drop(inbox);
         assert!(matches!(controls.stop(), Err(ControlError::Gone)));

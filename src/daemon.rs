@@ -9,6 +9,7 @@
 mod air;
 mod announce;
 mod beat;
+mod cards;
 mod casting;
 mod door;
 mod keeper;
@@ -30,7 +31,7 @@ use tokio::time;
 
 use crate::access::TokensError;
 use crate::capacity::Overload;
-use crate::config::{CardUse, Config};
+use crate::config::{CardConfig, CardUse, Config};
 use crate::control::Controls;
 use crate::net::{House, Readiness};
 use crate::pump::{Numbers, Opening, Primed, Pump, PumpError, PumpSettings};
@@ -40,11 +41,11 @@ use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use air::{Air, Load, OnAir};
 use beat::Heart;
+use cards::Cards;
 use casting::Waiting;
 use door::Door;
 use keeper::Keeper;
 use network::Network;
-use optional_card::OptionalCard;
 use reload::{Hands, Reloader};
 
 pub use beat::Beat;
@@ -137,7 +138,7 @@ struct Running {
     controls: Controls,
     keeper: Option<Keeper>,
     reloader: Reloader,
-    card: Option<OptionalCard>,
+    cards: Cards,
     network: Option<Network>,
 }
 
@@ -149,7 +150,7 @@ impl Running {
         runtime: &Runtime,
     ) -> Result<Self, DaemonError> {
         let _inside = runtime.enter();
-        let telemetry = telemetry();
+        let telemetry = telemetry(config);
         let keeper = Keeper::open(config, &mut setup, telemetry.clone());
         announce::setup(config, &setup);
         let (load, n_sessions) = admit(config, &mut setup, &telemetry)?;
@@ -168,8 +169,8 @@ impl Running {
         )?;
         let controls = primed.controls();
         // A card that is there before the first code plays it.
-        let opening = open_card(config, controls.clone(), &telemetry, &mut signals);
-        let card = runtime.block_on(opening)?;
+        let opening = Cards::open(config, &controls, &telemetry, &mut signals);
+        let cards = runtime.block_on(opening)?;
         // Recorded before the first packet, or it would not be in the first file.
         let air = air(config, waiting, load, (&controls, &telemetry));
         let air = air.map_err(DaemonError::System)?;
@@ -178,7 +179,7 @@ impl Running {
             telemetry.clone(),
             air.subject(),
             packet_len as u64,
-            config.card.enabled == CardUse::Required,
+            config.cards.iter().any(|c| c.enabled == CardUse::Required),
             Arc::<Readiness>::default(),
         );
         let (readiness, stations) = (heart.readiness(), air.roster());
@@ -203,7 +204,7 @@ impl Running {
             controls,
             keeper,
             reloader,
-            card,
+            cards,
             network: network.transpose()?,
         })
     }
@@ -231,7 +232,7 @@ impl Running {
                 break Err(DaemonError::PumpEnded);
             }
             let page = self.network.as_ref().map(|network| &*network.page);
-            self.heart.beat(self.card.as_ref(), page, on_beat);
+            self.heart.beat(&self.cards, page, on_beat);
             if let Some(keeper) = &mut self.keeper {
                 keeper.beat(&self.controls);
             }
@@ -247,7 +248,7 @@ impl Running {
         let hands = Hands {
             pump: &mut self.pump,
             keeper: self.keeper.as_mut(),
-            card: self.card.as_ref(),
+            cards: &self.cards,
             heart: &mut self.heart,
         };
         self.reloader.go_on(reread, hands);
@@ -261,11 +262,11 @@ impl Running {
             pump,
             keeper,
             reloader,
-            card,
+            cards,
             network,
             ..
         } = self;
-        let fade = tokio::task::spawn_blocking(|| card.map(OptionalCard::stop));
+        let fade = tokio::task::spawn_blocking(|| cards.stop());
         let farewell = async move {
             if let Some(network) = network {
                 network.stop().await;
@@ -298,8 +299,8 @@ impl Running {
     }
 }
 
-fn telemetry() -> Arc<Telemetry> {
-    let telemetry = Telemetry::default();
+fn telemetry(config: &Config) -> Arc<Telemetry> {
+    let telemetry = Telemetry::with_cards(config.cards.iter().map(CardConfig::name));
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     telemetry
         .start_time_s
@@ -378,40 +379,6 @@ fn prime(
             ControlFlow::Break(())
         },
     )
-}
-
-/// `None`: without a card by wish, or because there is none and none is required. The system may
-/// take seconds: signals are heard meanwhile.
-async fn open_card(
-    config: &Config,
-    controls: Controls,
-    telemetry: &Arc<Telemetry>,
-    signals: &mut Signals,
-) -> Result<Option<OptionalCard>, DaemonError> {
-    if config.card.enabled == CardUse::Off {
-        return Ok(None);
-    }
-    let (settings, station) = (config.card.clone(), config.card_station());
-    let telemetry = telemetry.clone();
-    let open = move || OptionalCard::open(&settings, station, controls, telemetry);
-    let opened = tokio::select! {
-        opened = tokio::task::spawn_blocking(open) => opened,
-        signal = signals.next() => {
-            tracing::info!("{signal}: stopping before anything sounds");
-            return Err(PumpError::Interrupted.into());
-        }
-    };
-    match opened.map_err(|error| DaemonError::System(io::Error::other(error)))? {
-        Ok(card) => {
-            tracing::info!("playing on {card}");
-            Ok(Some(card))
-        }
-        Err(error) if config.card.enabled == CardUse::Auto => {
-            tracing::warn!("{error}; going on without");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]

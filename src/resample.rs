@@ -1,6 +1,7 @@
-//! Sample rate conversion of one mono stream, between two fixed rates.
+//! Sample rate conversion of one mono stream, between two fixed rates, or between clocks that are only
+//! nearly so ([`Resampler::steered`]).
 //!
-//! A stream's output depends on its input and the two rates alone, never on how the input was cut
+//! Between fixed rates a stream's output depends on its input and the two rates alone, never on how the input was cut
 //! into chunks: rubato always gets whole blocks of one size, and what does not fill a block waits.
 //! So a file rendered at a card's rate and the card itself get the same samples, bit for bit.
 //! Frame 0 of the output is time 0 of the input: the filter's delay is taken off at the start and
@@ -10,9 +11,15 @@
 //! wait. A stream is behind its input by at most one block and half a block of filter, 30 ms at
 //! 16 kHz.
 
+mod steered;
+
 use num_integer::Integer;
 use rubato::audioadapter_buffers::direct::SequentialSlice;
 use rubato::{Fft, FixedSync, Resampler as _};
+
+use steered::Steered;
+
+pub use steered::STEER_MAX;
 
 /// The fewest samples a block has at the lower of the two rates. The filter is one block long, so
 /// this sets how much of the band it keeps (95 %) and how long it delays. 320 is a packet of
@@ -51,10 +58,17 @@ pub struct Resampler {
     from_hz: u32,
     to_hz: u32,
     chunk_len: usize,
-    /// `None`: the rates are equal.
-    converter: Option<Converter>,
+    way: Way,
     /// Where the last call's output lies; no call makes more than its capacity.
     output: Vec<f32>,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// The rates are equal.
+    Through,
+    Fixed(Converter),
+    Steered(Box<Steered>),
 }
 
 #[derive(Debug)]
@@ -73,24 +87,43 @@ struct Converter {
 impl Resampler {
     /// A resampler for chunks of at most `chunk_len` samples.
     pub fn new(from_hz: u32, to_hz: u32, chunk_len: usize) -> Result<Self, ResampleError> {
-        let is_sane = |hz| (1..=RATE_MAX_HZ).contains(&hz);
-        if !is_sane(from_hz) || !is_sane(to_hz) {
-            return Err(ResampleError::Rate { from_hz, to_hz });
-        }
-        let converter = match from_hz == to_hz {
-            true => None,
-            false => Some(Converter::new(from_hz, to_hz)?),
+        check_rates(from_hz, to_hz)?;
+        let way = match from_hz == to_hz {
+            true => Way::Through,
+            false => Way::Fixed(Converter::new(from_hz, to_hz)?),
         };
-        let output_len = converter
-            .as_ref()
-            .map_or(chunk_len, |c| c.output_len_max(chunk_len));
-        Ok(Self {
+        Ok(Self::by(way, (from_hz, to_hz), chunk_len))
+    }
+
+    /// A resampler for chunks of exactly `chunk_len` samples, whose ratio can be [steered](Self::steer).
+    /// Its output begins with the filter's delay, and is never flushed.
+    pub fn steered(from_hz: u32, to_hz: u32, chunk_len: usize) -> Result<Self, ResampleError> {
+        check_rates(from_hz, to_hz)?;
+        let way = Way::Steered(Box::new(Steered::new(from_hz, to_hz, chunk_len)?));
+        Ok(Self::by(way, (from_hz, to_hz), chunk_len))
+    }
+
+    fn by(way: Way, (from_hz, to_hz): (u32, u32), chunk_len: usize) -> Self {
+        let output_len = match &way {
+            Way::Through => chunk_len,
+            Way::Fixed(converter) => converter.output_len_max(chunk_len),
+            Way::Steered(steered) => steered.output_len_max(),
+        };
+        Self {
             from_hz,
             to_hz,
             chunk_len,
-            converter,
+            way,
             output: Vec::with_capacity(output_len),
-        })
+        }
+    }
+
+    /// Makes `ratio` times as many frames of a sample as the two rates say, from the next chunk on: 1 and
+    /// at most [`STEER_MAX`] more or less. One of fixed rates stays as it is.
+    pub fn steer(&mut self, ratio: f64) {
+        if let Way::Steered(steered) = &mut self.way {
+            steered.steer(ratio);
+        }
     }
 
     /// The output's rate.
@@ -106,9 +139,10 @@ impl Resampler {
     pub fn process(&mut self, chunk: &[f32]) -> &[f32] {
         assert!(chunk.len() <= self.chunk_len, "chunk length");
         self.output.clear();
-        match &mut self.converter {
-            None => self.output.extend_from_slice(chunk),
-            Some(converter) => converter.feed(chunk, &mut self.output),
+        match &mut self.way {
+            Way::Through => self.output.extend_from_slice(chunk),
+            Way::Fixed(converter) => converter.feed(chunk, &mut self.output),
+            Way::Steered(steered) => steered.feed(chunk, &mut self.output),
         }
         &self.output
     }
@@ -117,7 +151,7 @@ impl Resampler {
     /// frames. The next `process` starts a new stream.
     pub fn flush(&mut self) -> &[f32] {
         self.output.clear();
-        if let Some(converter) = &mut self.converter {
+        if let Way::Fixed(converter) = &mut self.way {
             let n_total = frames_for(converter.n_in, self.from_hz, self.to_hz);
             converter.drain(n_total, &mut self.output);
         }
@@ -127,6 +161,19 @@ impl Resampler {
     /// What the last call of `process` or `flush` gave.
     pub fn output(&self) -> &[f32] {
         &self.output
+    }
+
+    /// The same, to be changed before it goes on.
+    pub fn output_mut(&mut self) -> &mut [f32] {
+        &mut self.output
+    }
+}
+
+fn check_rates(from_hz: u32, to_hz: u32) -> Result<(), ResampleError> {
+    let is_sane = |hz| (1..=RATE_MAX_HZ).contains(&hz);
+    match is_sane(from_hz) && is_sane(to_hz) {
+        true => Ok(()),
+        false => Err(ResampleError::Rate { from_hz, to_hz }),
     }
 }
 

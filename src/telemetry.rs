@@ -3,6 +3,7 @@
 //! Every write is one relaxed atomic operation: nobody waits, nothing allocates, and a reader sees
 //! each figure whole though not all figures of one instant.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// All figures of a running daemon.
@@ -14,14 +15,34 @@ pub struct Telemetry {
     pub lanes: LaneTelemetry,
     /// What the generation thread has done.
     pub pump: PumpTelemetry,
-    /// What the sound card has taken.
-    pub card: CardTelemetry,
+    /// What each sound card has taken, in the order of the configuration.
+    pub cards: Vec<Arc<CardTelemetry>>,
     /// What the network has sent.
     pub net: NetTelemetry,
     /// What would survive a restart.
     pub state: StateTelemetry,
     /// What was recorded.
     pub record: RecordTelemetry,
+}
+
+impl Telemetry {
+    /// Of a daemon that may play on cards of these names.
+    pub fn with_cards<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let card = |name: &str| CardTelemetry {
+            name: name.into(),
+            ..CardTelemetry::default()
+        };
+        let cards = names.into_iter().map(|name| Arc::new(card(name)));
+        Self {
+            cards: cards.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// A figure of all cards together.
+    pub fn of_cards(&self, figure: impl Fn(&CardTelemetry) -> &Counter) -> u64 {
+        self.cards.iter().map(|card| figure(card).get()).sum()
+    }
 }
 
 /// Raised by the recorders, all stations together.
@@ -84,9 +105,11 @@ pub struct PumpTelemetry {
     pub lead_us: Gauge,
 }
 
-/// Raised by the device's callback and by the card's supervisor.
+/// Raised by the device's callback, by the card's supervisor, and where it says so by the pump.
 #[derive(Debug, Default)]
 pub struct CardTelemetry {
+    /// What the configuration calls it.
+    pub name: String,
     /// Times the device asked for a period.
     pub callbacks: Counter,
     /// Frames of the stream that were played (silence while starved not counted).
@@ -115,6 +138,13 @@ pub struct CardTelemetry {
     pub device_latency_us: Gauge,
     /// 1 while the device takes sound, 0 while there is none.
     pub is_live: Gauge,
+    /// Frames that the pump left out, because the card had taken too little for too long.
+    pub skipped_frames: Counter,
+    /// Times that the pump let a timer pace the station, because the card asked for nothing.
+    pub stalls: Counter,
+    /// How much slower the pump has a card play that does not set its station's pace, in parts of a
+    /// million; unknown of one that does.
+    pub correction_ppm: Measure,
 }
 
 /// Raised by the network's tasks.

@@ -22,7 +22,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("protocol", &["mulaw"]),
     ("resample", &[]),
     ("wav", &["resample"]),
-    ("control", &["engine", "resample"]),
+    ("control", &["engine", "resample", "telemetry"]),
     ("corpus", &["files", "resample", "wav"]),
     ("compute", &[]),
     ("predictor", &["compute", "mulaw"]),

@@ -17,12 +17,15 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use longwave::card::{self, Card, CardError, CardFeed, CardSettings};
-use longwave::control::ChunkShape;
+use longwave::control::{CardEnd, ChunkShape, Controls, Part};
 use longwave::engine::{Decoder, DrawParams, Turn};
 use longwave::pump::{Engine, Opening, Place, Primed, PumpSettings, Start, Stream};
 use longwave::resample::Resampler;
-use longwave::telemetry::Telemetry;
+use longwave::telemetry::{CardTelemetry, Telemetry};
 use longwave::{broadcast, mulaw};
+
+#[path = "playback/several.rs"]
+mod several;
 
 /// Where the child finds its card; its presence makes a process the child.
 const CARD_DIR: &str = "LONGWAVE_TEST_CARD";
@@ -80,7 +83,16 @@ struct FakeCard {
 
 impl FakeCard {
     fn fault(&self, word: &str) {
-        let status = script().arg("fault").arg(&self.dir).arg(word).status();
+        self.fault_of("default", word);
+    }
+
+    /// Of the card "default" or "second".
+    fn fault_of(&self, card: &str, word: &str) {
+        let status = script()
+            .arg("fault")
+            .arg(&self.dir)
+            .args([word, card])
+            .status();
         assert!(status.unwrap().success());
     }
 
@@ -154,11 +166,9 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn wait_for_frames(telemetry: &Telemetry, n: u64) {
-    let target = telemetry.card.frames.get() + n;
-    wait_until("frames were played", || {
-        telemetry.card.frames.get() >= target
-    });
+fn wait_for_frames(telemetry: &CardTelemetry, n: u64) {
+    let target = telemetry.frames.get() + n;
+    wait_until("frames were played", || telemetry.frames.get() >= target);
 }
 
 /// Asserts that a recording is silence, `sent` faded in, `sent` exactly, faded out, silence; and
@@ -189,7 +199,7 @@ fn assert_recorded(recorded: &[f32], sent: &[f32]) -> usize {
 #[test]
 fn every_sample_between_the_fades_is_played_exactly() {
     with_card("every_sample_between_the_fades_is_played_exactly", |fake| {
-        let telemetry = Arc::<Telemetry>::default();
+        let telemetry = Arc::<CardTelemetry>::default();
         let (feeder, attach) = Feeder::start();
         let card = Card::open(settings(), telemetry.clone(), attach).unwrap();
         let facts = card.facts();
@@ -206,9 +216,9 @@ fn every_sample_between_the_fades_is_played_exactly() {
             n_exact >= 3 * 48_000 - 2 * FADE_LEN - 2 * 4_800,
             "{n_exact} frames"
         );
-        assert_eq!(telemetry.card.ring_underruns.get(), 0);
-        assert_eq!(telemetry.card.is_live.get(), 0);
-        assert!(telemetry.card.device_latency_us.get() <= 250_000);
+        assert_eq!(telemetry.ring_underruns.get(), 0);
+        assert_eq!(telemetry.is_live.get(), 0);
+        assert!(telemetry.device_latency_us.get() <= 250_000);
     });
 }
 
@@ -244,6 +254,24 @@ impl Decoder for Hash {
     }
 }
 
+/// Feeds a station to the outputs of a card.
+fn attach_to(
+    controls: &Controls,
+    (station, part): (usize, Part),
+    telemetry: &Arc<CardTelemetry>,
+) -> impl FnMut(CardFeed) + Send + 'static {
+    let (controls, telemetry) = (controls.clone(), telemetry.clone());
+    move |feed| {
+        let end = CardEnd {
+            frames: feed.frames,
+            rate_hz: feed.rate_hz,
+            period_len: feed.period_len,
+            telemetry: telemetry.clone(),
+        };
+        controls.attach_card(station, part, end).unwrap();
+    }
+}
+
 /// Hears a prompt to its end.
 fn hear(_n_fed: usize) -> ControlFlow<()> {
     ControlFlow::Continue(())
@@ -254,7 +282,7 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
     with_card(
         "what_a_station_plays_is_what_the_same_seed_renders",
         |fake| {
-            let telemetry = Arc::<Telemetry>::default();
+            let telemetry = Arc::<CardTelemetry>::default();
             let start = Start {
                 seed: 7,
                 draw: DrawParams::default(),
@@ -280,17 +308,15 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
                 spares: None,
                 writer: broadcast::ring(64, 320).0,
             }];
-            let told = telemetry.clone();
+            let told = Arc::<Telemetry>::default();
+            let all = told.clone();
             let primed = Primed::new(engines, stations, pump_settings, told, &mut hear).unwrap();
-            let controls = primed.controls();
-            let attach = move |feed: CardFeed| {
-                controls.attach_card(0, feed.frames, feed.rate_hz).unwrap();
-            };
+            let attach = attach_to(&primed.controls(), (0, Part::Paces), &telemetry);
             let card = Card::open(settings(), telemetry.clone(), attach).unwrap();
             let pump = primed.start().unwrap();
             wait_for_frames(&telemetry, 2 * 48_000);
             card.stop();
-            let n_codes = telemetry.pump.codes.get() as usize;
+            let n_codes = all.pump.codes.get() as usize;
             pump.stop().unwrap();
 
             let mut decoder = Hash(0);
@@ -307,7 +333,7 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
                 n_exact >= 2 * 48_000 - 2 * FADE_LEN - 2 * 4_800,
                 "{n_exact} frames"
             );
-            assert_eq!(telemetry.card.ring_underruns.get(), 0);
+            assert_eq!(telemetry.ring_underruns.get(), 0);
         },
     );
 }
@@ -315,16 +341,14 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
 #[test]
 fn an_xrun_is_counted_and_nothing_is_rebuilt() {
     with_card("an_xrun_is_counted_and_nothing_is_rebuilt", |fake| {
-        let telemetry = Arc::<Telemetry>::default();
+        let telemetry = Arc::<CardTelemetry>::default();
         let (feeder, attach) = Feeder::start();
         let card = Card::open(settings(), telemetry.clone(), attach).unwrap();
         wait_for_frames(&telemetry, 48_000);
         fake.fault("xrun");
-        wait_until("the xrun was counted", || {
-            telemetry.card.device_xruns.get() > 0
-        });
+        wait_until("the xrun was counted", || telemetry.device_xruns.get() > 0);
         wait_for_frames(&telemetry, 48_000);
-        assert_eq!((telemetry.card.rebuilds.get(), card.trouble()), (0, None));
+        assert_eq!((telemetry.rebuilds.get(), card.trouble()), (0, None));
         card.stop();
         feeder.stop();
     });
@@ -333,17 +357,17 @@ fn an_xrun_is_counted_and_nothing_is_rebuilt() {
 #[test]
 fn an_unplugged_card_plays_again_when_it_is_back() {
     with_card("an_unplugged_card_plays_again_when_it_is_back", |fake| {
-        let telemetry = Arc::<Telemetry>::default();
+        let telemetry = Arc::<CardTelemetry>::default();
         let (feeder, attach) = Feeder::start();
         let card = Card::open(settings(), telemetry.clone(), attach).unwrap();
         wait_for_frames(&telemetry, 48_000);
         fake.fault("unplug");
-        wait_until("the loss was seen", || telemetry.card.is_live.get() == 0);
+        wait_until("the loss was seen", || telemetry.is_live.get() == 0);
         wait_until("somebody was told", || card.trouble().is_some());
         let n_before = fake.played("played.raw").len();
         fake.fault("run");
-        wait_until("it was rebuilt", || telemetry.card.rebuilds.get() == 1);
-        assert_eq!(telemetry.card.is_live.get(), 1);
+        wait_until("it was rebuilt", || telemetry.rebuilds.get() == 1);
+        assert_eq!(telemetry.is_live.get(), 1);
         wait_for_frames(&telemetry, 2 * 48_000);
         assert_eq!(card.trouble(), None);
         card.stop();
@@ -357,7 +381,7 @@ fn a_card_that_was_away_for_long_plays_soon_after_its_return() {
     with_card(
         "a_card_that_was_away_for_long_plays_soon_after_its_return",
         |fake| {
-            let telemetry = Arc::<Telemetry>::default();
+            let telemetry = Arc::<CardTelemetry>::default();
             let (feeder, attach) = Feeder::start();
             let card = Card::open(settings(), telemetry.clone(), attach).unwrap();
             wait_for_frames(&telemetry, 48_000);
@@ -366,7 +390,7 @@ fn a_card_that_was_away_for_long_plays_soon_after_its_return() {
             thread::sleep(Duration::from_millis(4_500));
             fake.fault("run");
             let back = Instant::now();
-            wait_until("it was rebuilt", || telemetry.card.rebuilds.get() == 1);
+            wait_until("it was rebuilt", || telemetry.rebuilds.get() == 1);
             assert!(back.elapsed() < Duration::from_secs(2), "what is promised");
             wait_for_frames(&telemetry, 48_000);
             card.stop();
@@ -380,21 +404,21 @@ fn a_card_that_asks_for_nothing_is_given_up_and_rebuilt() {
     with_card(
         "a_card_that_asks_for_nothing_is_given_up_and_rebuilt",
         |fake| {
-            let telemetry = Arc::<Telemetry>::default();
+            let telemetry = Arc::<CardTelemetry>::default();
             let (feeder, attach) = Feeder::start();
             let card = Card::open(settings(), telemetry.clone(), attach).unwrap();
             wait_for_frames(&telemetry, 48_000);
             fake.fault("stall");
-            wait_until("the watchdog barked", || telemetry.card.is_live.get() == 0);
+            wait_until("the watchdog barked", || telemetry.is_live.get() == 0);
             // It can be opened, and takes what its buffer holds: that must not make it a pacer again.
             let since = Instant::now();
             while since.elapsed() < Duration::from_secs(5) {
-                assert_eq!(telemetry.card.is_live.get(), 0);
+                assert_eq!(telemetry.is_live.get(), 0);
                 thread::sleep(Duration::from_millis(5));
             }
-            assert_eq!(telemetry.card.rebuilds.get(), 0);
+            assert_eq!(telemetry.rebuilds.get(), 0);
             fake.fault("run");
-            wait_until("it was rebuilt", || telemetry.card.rebuilds.get() > 0);
+            wait_until("it was rebuilt", || telemetry.rebuilds.get() > 0);
             wait_for_frames(&telemetry, 48_000);
             card.stop();
             feeder.stop();
@@ -405,11 +429,11 @@ fn a_card_that_asks_for_nothing_is_given_up_and_rebuilt() {
 #[test]
 fn a_busy_card_is_an_error_by_name_until_it_is_free() {
     with_card("a_busy_card_is_an_error_by_name_until_it_is_free", |fake| {
-        let telemetry = Arc::<Telemetry>::default();
+        let telemetry = Arc::<CardTelemetry>::default();
         fake.fault("busy");
         let error = Card::open(settings(), telemetry.clone(), drop).unwrap_err();
         assert!(matches!(&error, CardError::Busy { device } if device == "alsa:default"));
-        assert_eq!(telemetry.card.is_live.get(), 0);
+        assert_eq!(telemetry.is_live.get(), 0);
         fake.fault("run");
         Card::open(settings(), telemetry, drop).unwrap().stop();
     });

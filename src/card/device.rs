@@ -9,9 +9,9 @@ use cpal::{
 };
 
 use crate::card::drift::Clock;
-use crate::card::fill::{Fades, Fill, Pcm, Signals};
+use crate::card::fill::{Fades, Fill, Mix, Pcm, Signals};
 use crate::card::{CardError, CardFeed, CardSettings};
-use crate::telemetry::Telemetry;
+use crate::telemetry::CardTelemetry;
 
 /// Formats we can write, the best first.
 const FORMATS: [SampleFormat; 5] = [
@@ -179,13 +179,23 @@ fn pick(names: &[(String, String)], wanted: &str) -> Result<Option<usize>, CardE
 /// until [`Output::play`].
 pub(super) fn open(
     settings: &CardSettings,
-    telemetry: &Arc<Telemetry>,
+    telemetry: &Arc<CardTelemetry>,
 ) -> Result<(Output, CardFeed), CardError> {
     hush();
     let host = cpal::default_host();
     let device = find(&host, settings.output_device.as_deref())?;
     let explain = |error: cpal::Error| explain(&error, &device, settings);
-    let (mut config, format) = choose(&device, settings.period_ms).map_err(explain)?;
+    let n_wanted = settings.channels.iter().copied().max().unwrap_or(0);
+    let most = n_channels_max(&device).map_err(explain)?;
+    if n_wanted > most {
+        return Err(CardError::Channels {
+            device: id_of(&device),
+            wanted: n_wanted,
+            most,
+        });
+    }
+    let chosen = choose(&device, settings.period_ms, n_wanted);
+    let (mut config, format) = chosen.map_err(explain)?;
     let result = match build(&device, config, format, settings, telemetry) {
         // Some devices refuse every size but their own.
         Err(error) if error.kind() == ErrorKind::UnsupportedConfig => {
@@ -208,7 +218,7 @@ pub(super) fn open(
 /// With a lead that holds enough of the device's periods, if the ring was made for shorter ones.
 fn roomier(settings: &CardSettings, facts: &CardFacts, capacity: usize) -> Option<CardSettings> {
     let needed = u64::from(facts.period_len) * u64::from(PERIODS_MIN);
-    if needed <= capacity as u64 {
+    if needed * u64::from(leads(settings)) <= capacity as u64 {
         return None;
     }
     let lead_ms = (needed * 1_000).div_ceil(u64::from(facts.rate_hz));
@@ -216,6 +226,11 @@ fn roomier(settings: &CardSettings, facts: &CardFacts, capacity: usize) -> Optio
         lead_ms: u32::try_from(lead_ms).unwrap_or(u32::MAX),
         ..settings.clone()
     })
+}
+
+/// Leads that a ring holds.
+fn leads(settings: &CardSettings) -> u32 {
+    if settings.is_paced_elsewhere { 2 } else { 1 }
 }
 
 impl Output {
@@ -233,15 +248,28 @@ impl Output {
     }
 }
 
-/// The device's own favourite rate and channels, the best format we share, and the period asked
-/// for as far as the device can.
-fn choose(device: &Device, period_ms: u32) -> Result<(StreamConfig, SampleFormat), cpal::Error> {
+fn n_channels_max(device: &Device) -> Result<u16, cpal::Error> {
+    let all = device.supported_output_configs()?;
+    Ok(all.map(|config| config.channels()).max().unwrap_or(0))
+}
+
+/// The device's own favourite rate and channels, or the fewest that are `n_wanted`, the best format we
+/// share, and the period asked for as far as the device can.
+fn choose(
+    device: &Device,
+    period_ms: u32,
+    n_wanted: u16,
+) -> Result<(StreamConfig, SampleFormat), cpal::Error> {
     let favourite = device.default_output_config()?;
-    let (rate_hz, n_channels) = (favourite.sample_rate(), favourite.channels());
-    let fits: Vec<_> = device
-        .supported_output_configs()?
-        .filter(|config| config.channels() == n_channels && config.contains_rate(rate_hz))
-        .collect();
+    let rate_hz = favourite.sample_rate();
+    let all = device.supported_output_configs()?;
+    let mut fits: Vec<_> = all.filter(|config| config.contains_rate(rate_hz)).collect();
+    let enough = fits.iter().map(|config| config.channels());
+    let n_channels = match favourite.channels() {
+        n if n >= n_wanted => Some(n),
+        _ => enough.filter(|&n| n >= n_wanted).min(),
+    };
+    fits.retain(|config| Some(config.channels()) == n_channels);
     let best = FORMATS
         .iter()
         .find_map(|&format| fits.iter().find(|config| config.sample_format() == format))
@@ -252,7 +280,7 @@ fn choose(device: &Device, period_ms: u32) -> Result<(StreamConfig, SampleFormat
         SupportedBufferSize::Unknown => wanted,
     };
     let config = StreamConfig {
-        channels: n_channels,
+        channels: best.channels(),
         sample_rate: rate_hz,
         buffer_size: BufferSize::Fixed(period_len),
     };
@@ -268,7 +296,7 @@ fn build(
     config: StreamConfig,
     format: SampleFormat,
     settings: &CardSettings,
-    telemetry: &Arc<Telemetry>,
+    telemetry: &Arc<CardTelemetry>,
 ) -> Result<(Output, CardFeed), cpal::Error> {
     let (frames, fill, signals) = new_fill(config, settings, telemetry);
     let heed = errors(signals.clone(), telemetry.clone());
@@ -297,6 +325,7 @@ fn build(
     let feed = CardFeed {
         frames,
         rate_hz: config.sample_rate,
+        period_len: output.facts.period_len,
     };
     Ok((output, feed))
 }
@@ -305,11 +334,12 @@ fn build(
 fn new_fill(
     config: StreamConfig,
     settings: &CardSettings,
-    telemetry: &Arc<Telemetry>,
+    telemetry: &Arc<CardTelemetry>,
 ) -> (rtrb::Producer<f32>, Fill, Arc<Signals>) {
     let frames_of = |ms| frames_in(ms, config.sample_rate);
     let periods_len = period_len(config, settings).saturating_mul(PERIODS_MIN);
-    let capacity = frames_of(settings.lead_ms).max(periods_len).max(2);
+    let lead = frames_of(settings.lead_ms).max(periods_len).max(2);
+    let capacity = lead.saturating_mul(leads(settings));
     let (producer, consumer) = rtrb::RingBuffer::new(capacity as usize);
     let fades = Fades {
         rise: frames_of(settings.fade_in_ms),
@@ -317,7 +347,8 @@ fn new_fill(
         gap: frames_of(GAP_MS),
     };
     let signals = Arc::<Signals>::default();
-    let fill = Fill::new(consumer, fades, signals.clone(), telemetry.clone());
+    let mix = Mix::new(settings, config.channels);
+    let fill = Fill::new(consumer, (fades, mix), signals.clone(), telemetry.clone());
     (producer, fill, signals)
 }
 
@@ -346,7 +377,7 @@ fn start<T: Pcm>(
         let latency = at.playback.saturating_duration_since(at.callback);
         clock.tick(Instant::now(), latency, out.len() / n_channels);
         fill.tell_latency(latency);
-        fill.fill(out, n_channels);
+        fill.fill(out);
     };
     device.build_output_stream::<T, _, _>(config, callback, heed, None)
 }
@@ -364,12 +395,12 @@ fn ask_for_precedence() {
 /// The error callback. Some devices call it a million times a second: it only counts.
 fn errors(
     signals: Arc<Signals>,
-    telemetry: Arc<Telemetry>,
+    telemetry: Arc<CardTelemetry>,
 ) -> impl FnMut(cpal::Error) + Send + 'static {
     move |error| match error.kind() {
-        ErrorKind::Xrun => telemetry.card.device_xruns.add(1),
+        ErrorKind::Xrun => telemetry.device_xruns.add(1),
         kind => {
-            telemetry.card.backend_errors.add(1);
+            telemetry.backend_errors.add(1);
             if is_loss(kind) {
                 signals.report_loss();
             }
@@ -451,7 +482,7 @@ mod tests {
 
     #[test]
     fn an_xrun_is_counted_and_only_a_lost_device_is_rebuilt() {
-        let (signals, telemetry) = (Arc::<Signals>::default(), Arc::<Telemetry>::default());
+        let (signals, telemetry) = (Arc::<Signals>::default(), Arc::<CardTelemetry>::default());
         let mut heed = errors(signals.clone(), telemetry.clone());
         for kind in [
             ErrorKind::Xrun,
@@ -461,22 +492,22 @@ mod tests {
             heed(kind.into());
         }
         assert!(!signals.is_lost());
-        assert_eq!(telemetry.card.device_xruns.get(), 1);
-        assert_eq!(telemetry.card.backend_errors.get(), 2);
+        assert_eq!(telemetry.device_xruns.get(), 1);
+        assert_eq!(telemetry.backend_errors.get(), 2);
         heed(ErrorKind::DeviceNotAvailable.into());
         assert!(signals.is_lost());
     }
 
     #[test]
     fn a_flood_of_errors_allocates_nothing() {
-        let (signals, telemetry) = (Arc::<Signals>::default(), Arc::<Telemetry>::default());
+        let (signals, telemetry) = (Arc::<Signals>::default(), Arc::<CardTelemetry>::default());
         let mut heed = errors(signals, telemetry.clone());
         assert_no_alloc::assert_no_alloc(|| {
             for _ in 0..100_000 {
                 heed(ErrorKind::BackendError.into());
             }
         });
-        assert_eq!(telemetry.card.backend_errors.get(), 100_000);
+        assert_eq!(telemetry.backend_errors.get(), 100_000);
     }
 
     #[test]
@@ -493,5 +524,11 @@ mod tests {
         assert!(roomier(&settings, &facts(1_200), 4_800).is_none());
         let lead_ms = roomier(&settings, &facts(96_000), 4_800).unwrap().lead_ms;
         assert_eq!(lead_ms, 8_000);
+        let elsewhere = CardSettings {
+            is_paced_elsewhere: true,
+            ..settings
+        };
+        assert!(roomier(&elsewhere, &facts(1_201), 9_600).is_some());
+        assert!(roomier(&elsewhere, &facts(1_200), 9_600).is_none());
     }
 }

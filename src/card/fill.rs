@@ -17,7 +17,8 @@ use std::time::Duration;
 use cpal::SizedSample;
 use rtrb::Consumer;
 
-use crate::telemetry::Telemetry;
+use crate::card::CardSettings;
+use crate::telemetry::CardTelemetry;
 
 /// What passes between one output's callbacks and the supervisor. Every flag stands for itself:
 /// nothing else is published through them, so all accesses are relaxed.
@@ -112,6 +113,32 @@ impl Pcm for u8 {
     }
 }
 
+/// How a sample becomes a frame.
+#[derive(Debug)]
+pub(super) struct Mix {
+    volume: f32,
+    /// Of each channel, whether it sounds.
+    sounds: Box<[bool]>,
+}
+
+impl Mix {
+    pub fn new(settings: &CardSettings, n_channels: u16) -> Self {
+        let channels = &settings.channels;
+        let is_on = |number| channels.is_empty() || channels.contains(&number);
+        Self {
+            volume: settings.volume,
+            sounds: (1..=n_channels).map(is_on).collect(),
+        }
+    }
+
+    /// Writes all of a frame, which may be cut off.
+    fn write<T: Pcm>(&self, frame: &mut [T], sample: f32) {
+        for (out, &sounds) in frame.iter_mut().zip(&self.sounds) {
+            *out = T::of(if sounds { sample } else { 0.0 });
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Priming,
@@ -125,11 +152,12 @@ enum State {
 pub(super) struct Fill {
     frames: Consumer<f32>,
     signals: Arc<Signals>,
-    telemetry: Arc<Telemetry>,
+    telemetry: Arc<CardTelemetry>,
     state: State,
     /// Whether the stream was heard: silence before is none that it lacks.
     has_begun: bool,
     fades: Fades,
+    mix: Mix,
     gain: Gain,
     echo: Echo,
 }
@@ -137,9 +165,9 @@ pub(super) struct Fill {
 impl Fill {
     pub fn new(
         frames: Consumer<f32>,
-        fades: Fades,
+        (fades, mix): (Fades, Mix),
         signals: Arc<Signals>,
-        telemetry: Arc<Telemetry>,
+        telemetry: Arc<CardTelemetry>,
     ) -> Self {
         Self {
             frames,
@@ -148,6 +176,7 @@ impl Fill {
             state: State::Priming,
             has_begun: false,
             fades,
+            mix,
             gain: Gain::rising(fades.rise),
             echo: Echo::silence(),
         }
@@ -156,15 +185,16 @@ impl Fill {
     /// Reports how long a frame written now takes to the DAC.
     pub fn tell_latency(&self, latency: Duration) {
         let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.telemetry.card.device_latency_us.set(latency_us);
+        self.telemetry.device_latency_us.set(latency_us);
     }
 
-    /// Writes all of `out`: frames of `n_channels` equal samples.
-    pub fn fill<T: Pcm>(&mut self, out: &mut [T], n_channels: usize) {
+    /// Writes all of `out`: frames whose channels play the same, or are silent.
+    pub fn fill<T: Pcm>(&mut self, out: &mut [T]) {
+        let n_channels = self.mix.sounds.len();
         let n_ready = self.frames.slots();
         self.signals.n_callbacks.fetch_add(1, Ordering::Relaxed);
-        self.telemetry.card.callbacks.add(1);
-        self.telemetry.card.ring_frames.set(n_ready as u64);
+        self.telemetry.callbacks.add(1);
+        self.telemetry.ring_frames.set(n_ready as u64);
         self.change_state(n_ready);
 
         let n_wanted = out.len() / n_channels;
@@ -174,14 +204,14 @@ impl Fill {
             State::Priming | State::Starved | State::Stopped => 0,
         };
         let (played, rest) = out.split_at_mut(n_played * n_channels);
-        self.play(played, n_channels);
+        self.play(played);
         if n_played < n_wanted {
             self.run_dry();
             self.count_lost(n_wanted - n_played);
         }
         // The last chunk is short if the device gave half a frame: it too is written.
         for frame in rest.chunks_mut(n_channels) {
-            frame.fill(T::of(self.echo.next()));
+            self.mix.write(frame, self.echo.next());
         }
         if self.state == State::Stopped && self.echo.is_over() {
             self.signals.is_silent.store(true, Ordering::Relaxed);
@@ -207,23 +237,24 @@ impl Fill {
     }
 
     /// Plays as many frames as `out` holds; the ring has them.
-    fn play<T: Pcm>(&mut self, out: &mut [T], n_channels: usize) {
+    fn play<T: Pcm>(&mut self, out: &mut [T]) {
+        let n_channels = self.mix.sounds.len();
         let n = out.len() / n_channels;
         let ready = self.frames.read_chunk(n).expect("the caller counted them");
         let mut last = self.echo.level;
         for (frame, sample) in out.chunks_exact_mut(n_channels).zip(ready) {
-            last = sample * self.gain.next();
-            frame.fill(T::of(last));
+            last = sample * self.mix.volume * self.gain.next();
+            self.mix.write(frame, last);
         }
         self.echo.level = last;
-        self.telemetry.card.frames.add(n as u64);
+        self.telemetry.frames.add(n as u64);
     }
 
     /// Silence in place of the stream, unless it has not begun or was told to end.
     fn count_lost(&self, n_frames: usize) {
         let is_ending = matches!(self.state, State::Stopping | State::Stopped);
         if self.has_begun && !is_ending {
-            self.telemetry.card.lost_frames.add(n_frames as u64);
+            self.telemetry.lost_frames.add(n_frames as u64);
         }
     }
 
@@ -231,7 +262,7 @@ impl Fill {
     fn run_dry(&mut self) {
         match self.state {
             State::Playing => {
-                self.telemetry.card.ring_underruns.add(1);
+                self.telemetry.ring_underruns.add(1);
                 self.echo.begin(self.fades.gap);
                 self.gain = Gain::rising(self.fades.gap);
                 self.state = State::Starved;
@@ -345,14 +376,23 @@ mod tests {
         fill: Fill,
         ring: Producer<f32>,
         signals: Arc<Signals>,
-        telemetry: Arc<Telemetry>,
+        telemetry: Arc<CardTelemetry>,
     }
 
     impl Bench {
         fn new(capacity: usize) -> Self {
+            Self::with(capacity, 1, &CardSettings::default())
+        }
+
+        fn with(capacity: usize, n_channels: u16, settings: &CardSettings) -> Self {
             let (ring, frames) = RingBuffer::new(capacity);
-            let (signals, telemetry) = (Arc::<Signals>::default(), Arc::<Telemetry>::default());
-            let fill = Fill::new(frames, FADES, signals.clone(), telemetry.clone());
+            let (signals, telemetry) = (Arc::<Signals>::default(), Arc::<CardTelemetry>::default());
+            let fill = Fill::new(
+                frames,
+                (FADES, Mix::new(settings, n_channels)),
+                signals.clone(),
+                telemetry.clone(),
+            );
             Self {
                 fill,
                 ring,
@@ -368,16 +408,16 @@ mod tests {
         /// One period, mono, into a slice full of rubbish.
         fn period(&mut self, n: usize) -> Vec<f32> {
             let mut out = vec![9.0; n];
-            self.fill.fill(&mut out, 1);
+            self.fill.fill(&mut out);
             out
         }
 
         fn underruns(&self) -> u64 {
-            self.telemetry.card.ring_underruns.get()
+            self.telemetry.ring_underruns.get()
         }
 
         fn lost(&self) -> u64 {
-            self.telemetry.card.lost_frames.get()
+            self.telemetry.lost_frames.get()
         }
     }
 
@@ -393,8 +433,8 @@ mod tests {
         assert!(is_silent(&bench.period(32)), "below half a ring");
         assert_eq!(bench.underruns(), 0);
         assert_eq!(bench.lost(), 0, "nothing was heard yet");
-        assert_eq!(bench.telemetry.card.callbacks.get(), 2);
-        assert_eq!(bench.telemetry.card.ring_frames.get(), 49);
+        assert_eq!(bench.telemetry.callbacks.get(), 2);
+        assert_eq!(bench.telemetry.ring_frames.get(), 49);
     }
 
     #[test]
@@ -410,7 +450,7 @@ mod tests {
             "an exact fit is no underrun"
         );
         assert_eq!(bench.underruns(), 0);
-        assert_eq!(bench.telemetry.card.frames.get(), 50);
+        assert_eq!(bench.telemetry.frames.get(), 50);
     }
 
     #[test]
@@ -484,13 +524,29 @@ mod tests {
 
     #[test]
     fn every_channel_gets_the_sample_and_half_frames_are_written() {
-        let mut bench = Bench::new(20);
+        let mut bench = Bench::with(20, 3, &CardSettings::default());
         bench.push(20);
-        bench.period(10);
+        bench.period(30);
         let mut out = vec![9.0f32; 3 * 4 + 2];
-        bench.fill.fill(&mut out, 3);
+        bench.fill.fill(&mut out);
         assert_eq!(out[..12], [0.5; 12]);
         assert!(out[12..].iter().all(|x| x.abs() <= 0.5));
+    }
+
+    #[test]
+    fn channels_that_are_not_named_are_silent_and_the_volume_is_a_factor() {
+        let settings = CardSettings {
+            volume: 0.25,
+            channels: vec![3, 2],
+            ..CardSettings::default()
+        };
+        let mut bench = Bench::with(20, 4, &settings);
+        bench.push(20);
+        bench.period(40);
+        let mut out = vec![9.0f32; 4 * 2 + 3];
+        bench.fill.fill(&mut out);
+        assert_eq!(out[..4], [0.0, 0.125, 0.125, 0.0]);
+        assert_eq!(out[4..], [0.0, 0.125, 0.125, 0.0, 0.0, 0.125, 0.125]);
     }
 
     #[test]
@@ -517,13 +573,13 @@ mod tests {
             for round in 0..40 {
                 let n = bench.ring.slots().min(round * 7);
                 bench.ring.push_entire_slice(&samples[..n]).unwrap();
-                bench.fill.fill(&mut floats, 1);
-                bench.fill.fill(&mut words, 2);
+                bench.fill.fill(&mut floats);
+                bench.fill.fill(&mut words);
                 bench.fill.tell_latency(Duration::from_millis(3));
             }
             bench.signals.ask_to_stop();
-            bench.fill.fill(&mut floats, 1);
-            bench.fill.fill(&mut floats, 1);
+            bench.fill.fill(&mut floats);
+            bench.fill.fill(&mut floats);
         });
         assert!(bench.underruns() > 1 && bench.signals.is_silent());
     }

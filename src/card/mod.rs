@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::telemetry::Telemetry;
+use crate::telemetry::CardTelemetry;
 
 use device::Output;
 use drift::Drift;
@@ -101,6 +101,16 @@ pub enum CardError {
         /// The backend's reason.
         reason: String,
     },
+    /// Fatal: it has not so many channels.
+    #[error("sound card {device} has no channel {wanted}, only {most}: `channels` names too many")]
+    Channels {
+        /// Its id.
+        device: String,
+        /// The highest channel asked for, from 1.
+        wanted: u16,
+        /// How many it has.
+        most: u16,
+    },
     /// Retry: it was opened, and does not play.
     #[error("sound card {device} asks for nothing")]
     Still {
@@ -124,6 +134,13 @@ pub struct CardSettings {
     pub lead_ms: u32,
     /// Sound the device takes at a time, as near as it can.
     pub period_ms: u32,
+    /// Whether another clock than the device's sets the pace of what it is fed: then the ring holds twice
+    /// the lead and is to be kept half full, which is where the device begins to play.
+    pub is_paced_elsewhere: bool,
+    /// A factor of every sample.
+    pub volume: f32,
+    /// Which channels sound, from 1; all of them when empty.
+    pub channels: Vec<u16>,
     /// From silence to full at the start of an output.
     pub fade_in_ms: u32,
     /// From full to silence when stopped.
@@ -136,6 +153,9 @@ impl Default for CardSettings {
             output_device: None,
             lead_ms: 100,
             period_ms: 10,
+            is_paced_elsewhere: false,
+            volume: 1.0,
+            channels: Vec::new(),
             fade_in_ms: 50,
             fade_out_ms: 50,
         }
@@ -145,18 +165,22 @@ impl Default for CardSettings {
 /// The feeding end of an output's ring: mono frames at the device's rate.
 #[derive(Debug)]
 pub struct CardFeed {
-    /// Where the frames go; its capacity is the lead. The output is silent until it is half full.
+    /// Where the frames go; its capacity is the lead, or twice that: see
+    /// [`CardSettings::is_paced_elsewhere`]. The output is silent until it is half full.
     pub frames: rtrb::Producer<f32>,
     /// Frames per second.
     pub rate_hz: u32,
+    /// Frames the device takes at a time.
+    pub period_len: u32,
 }
 
 /// A card that plays, and is seen to. Dropped, it stops without waiting for the fade.
 #[derive(Debug)]
 pub struct Card {
     condition: Arc<Mutex<Condition>>,
-    /// A word on it: begin anew. That it is dropped is the word to stop.
-    stop: Sender<()>,
+    /// A word on it: begin anew, [paced elsewhere](CardSettings::is_paced_elsewhere) or not. That it is
+    /// dropped is the word to stop.
+    stop: Sender<bool>,
     thread: JoinHandle<()>,
 }
 
@@ -171,7 +195,7 @@ impl Card {
     /// the first before this returns, and runs on the supervisor's thread: it may wait a moment.
     pub fn open(
         settings: CardSettings,
-        telemetry: Arc<Telemetry>,
+        telemetry: Arc<CardTelemetry>,
         attach: impl FnMut(CardFeed) + Send + 'static,
     ) -> Result<Self, CardError> {
         let (stop, stopped) = mpsc::channel();
@@ -217,11 +241,11 @@ impl Card {
         self.lock().trouble.clone()
     }
 
-    /// Fades out, closes the device and opens it again, for `attach` to feed from elsewhere. Waits for
-    /// nothing; what is lost already is opened again anyway.
-    pub fn begin_anew(&self) {
+    /// Fades out, closes the device and opens it again, for `attach` to feed from elsewhere, by its own
+    /// pace or another's. Waits for nothing; what is lost already is opened again anyway.
+    pub fn begin_anew(&self, is_paced_elsewhere: bool) {
         // Without a supervisor there is nothing that could begin.
-        let _ = self.stop.send(());
+        let _ = self.stop.send(is_paced_elsewhere);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Condition> {
@@ -245,16 +269,18 @@ impl Card {
 /// The thread "card".
 struct Supervisor {
     settings: CardSettings,
-    telemetry: Arc<Telemetry>,
+    telemetry: Arc<CardTelemetry>,
     attach: Box<dyn FnMut(CardFeed) + Send>,
-    stopped: Receiver<()>,
+    stopped: Receiver<bool>,
 }
 
 /// How an output's watch ended.
 enum End {
     Stopped,
     /// It was asked to begin anew.
-    Anew,
+    Anew {
+        is_paced_elsewhere: bool,
+    },
     Lost(&'static str),
 }
 
@@ -282,24 +308,24 @@ impl Supervisor {
 
     fn open_if(
         &mut self,
-        is_fit: fn(&Self, &Output) -> Result<(), CardError>,
+        is_fit: fn(&mut Self, &Output) -> Result<(), CardError>,
     ) -> Result<Output, CardError> {
         let (output, feed) = device::open(&self.settings, &self.telemetry)?;
         if let Err(error) = is_fit(self, &output) {
             discard(output);
             return Err(error);
         }
-        let told = &self.telemetry.card;
+        let told = &self.telemetry;
         told.rate_hz.set(feed.rate_hz.into());
         told.ring_capacity_frames
             .set(feed.frames.buffer().capacity() as u64);
         // Live before it is fed: a pump that finds it attached finds it pacing.
-        self.telemetry.card.is_live.set(1);
+        self.telemetry.is_live.set(1);
         (self.attach)(feed);
         match output.play() {
             Ok(()) => Ok(output),
             Err(error) => {
-                self.telemetry.card.is_live.set(0);
+                self.telemetry.is_live.set(0);
                 discard(output);
                 Err(error)
             }
@@ -307,7 +333,7 @@ impl Supervisor {
     }
 
     /// Plays silence, until the device asks for more when what it took at first must have been played.
-    fn try_silence(&self, output: &Output) -> Result<(), CardError> {
+    fn try_silence(&mut self, output: &Output) -> Result<(), CardError> {
         output.play()?;
         let begin = Instant::now();
         let filled_by = output.latency() + TICK;
@@ -345,15 +371,16 @@ impl Supervisor {
         loop {
             let opened_at = Instant::now();
             let end = self.watch(&output);
-            self.telemetry.card.drift_ppm.set(None);
+            self.telemetry.drift_ppm.set(None);
             let is_lost = match end {
                 End::Stopped => return self.close(output),
-                End::Anew => {
+                End::Anew { is_paced_elsewhere } => {
+                    self.settings.is_paced_elsewhere = is_paced_elsewhere;
                     self.close(output);
                     false
                 }
                 End::Lost(reason) => {
-                    self.telemetry.card.is_live.set(0);
+                    self.telemetry.is_live.set(0);
                     tell(None, Some(reason.to_owned()));
                     discard(output);
                     true
@@ -372,7 +399,7 @@ impl Supervisor {
                     Err(error) => tell(None, Some(error.to_string())),
                 }
             };
-            self.telemetry.card.rebuilds.add(is_lost.into());
+            self.telemetry.rebuilds.add(is_lost.into());
             tell(Some(output.facts.clone()), None);
         }
     }
@@ -381,10 +408,10 @@ impl Supervisor {
     fn watch(&self, output: &Output) -> End {
         let mut watchdog = Watchdog::new(output.latency() / 2, Instant::now());
         let mut drift = Drift::new(Instant::now());
-        let told = &self.telemetry.card;
+        let told = &self.telemetry;
         loop {
             match self.stopped.recv_timeout(TICK) {
-                Ok(()) => return End::Anew,
+                Ok(is_paced_elsewhere) => return End::Anew { is_paced_elsewhere },
                 Err(RecvTimeoutError::Disconnected) => return End::Stopped,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -401,8 +428,14 @@ impl Supervisor {
     }
 
     /// Waits; `true` as soon as the card is to stop.
-    fn is_stopped(&self, wait: Duration) -> bool {
-        self.stopped.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected)
+    fn is_stopped(&mut self, wait: Duration) -> bool {
+        match self.stopped.recv_timeout(wait) {
+            Ok(is_paced_elsewhere) => {
+                self.settings.is_paced_elsewhere = is_paced_elsewhere;
+                false
+            }
+            Err(error) => error == RecvTimeoutError::Disconnected,
+        }
     }
 
     fn close(&self, output: Output) {
@@ -415,7 +448,7 @@ impl Supervisor {
         }
         // What was written last still has to reach the ear.
         thread::sleep(output.latency().min(CLOSE_MAX));
-        self.telemetry.card.is_live.set(0);
+        self.telemetry.is_live.set(0);
         if let Some(done) = discard(output) {
             // Timeout or done, there is nothing more to do.
             let _ = done.recv_timeout(CLOSE_MAX);

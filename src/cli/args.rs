@@ -124,7 +124,7 @@ The link dies with the first token to listen with in the file, and needs no rest
     Listen(ListenArgs),
 
     #[cfg(feature = "playback")]
-    /// List the sound cards
+    /// List the sound cards: a [card] of a configuration takes one's name as `output_device`
     #[command(after_help = "Examples:
   longwave devices
   longwave play --output-device \"$(longwave devices --names | head -1)\"")]
@@ -440,7 +440,7 @@ pub struct FileArgs {
 /// Which sound card.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CardArgs {
-    /// A sound card, as `longwave devices` names it [default: the system's]
+    /// Play on this sound card alone, as `longwave devices` names it [default: the configuration's, or the system's]
     #[arg(long, value_name = "NAME")]
     pub output_device: Option<String>,
 }
@@ -510,9 +510,11 @@ impl PlayArgs {
         self.model.apply(&mut config);
         self.stream.apply(&mut config);
         self.watch.apply(&mut config);
-        config.card.enabled = CardUse::Required;
         config.network.enabled = false;
-        config.card.output_device = self.card.output_device.or(config.card.output_device);
+        match self.card.output_device {
+            Some(name) => config.play_only_on(name),
+            None => config.cards[0].enabled = CardUse::Required,
+        }
         config.check().map(|()| config)
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use longwave::config::Config;
 use longwave::daemon::{self, Beat, Reread};
+use longwave::telemetry::{CardTelemetry, Counter, Telemetry};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -106,7 +107,8 @@ struct LoadMeter {
 
 impl LoadMeter {
     fn read(&mut self, beat: &Beat<'_>) -> String {
-        let (pump, card) = (&beat.telemetry.pump, &beat.telemetry.card);
+        let Telemetry { pump, net, .. } = beat.telemetry;
+        let of_cards = |figure: fn(&CardTelemetry) -> &Counter| beat.telemetry.of_cards(figure);
         let n_chunks = pump.chunk_load.n_observed();
         let load_sum = pump.chunk_load.sum();
         if n_chunks > self.n_chunks {
@@ -120,9 +122,9 @@ impl LoadMeter {
         format!(
             "{}  {} listeners, {:.0} % of a core, {} underruns{}",
             clock(beat.uptime),
-            beat.telemetry.net.listeners.get(),
+            net.listeners.get(),
             self.load * 100.0,
-            card.ring_underruns.get() + card.device_xruns.get(),
+            of_cards(|c| &c.ring_underruns) + of_cards(|c| &c.device_xruns),
             trouble.unwrap_or_default(),
         )
     }
@@ -135,14 +137,12 @@ fn clock(uptime: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use longwave::telemetry::Telemetry;
-
     use super::*;
 
     #[test]
     fn the_status_line_shows_the_load_since_the_last_look() {
         StatusLine::new();
-        let telemetry = Telemetry::default();
+        let telemetry = Telemetry::with_cards(["default"]);
         let beat = Beat {
             telemetry: &telemetry,
             uptime: Duration::from_secs(3_723),
@@ -153,7 +153,7 @@ mod tests {
         telemetry.pump.chunk_load.observe(0.9);
         meter.read(&beat);
         telemetry.pump.chunk_load.observe(0.5);
-        telemetry.card.ring_underruns.add(2);
+        telemetry.cards[0].ring_underruns.add(2);
         assert_eq!(
             meter.read(&beat),
             "1:02:03  0 listeners, 50 % of a core, 2 underruns, card silent: unplugged"

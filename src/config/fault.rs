@@ -39,7 +39,11 @@ pub(super) fn locate(text: &str, key: &[String]) -> Option<usize> {
         value = match value.map(toml::Spanned::get_ref) {
             None => document.get_ref().get(segment.as_str()),
             Some(toml::de::DeValue::Array(items)) => items.get(segment.parse::<usize>().ok()?),
-            Some(toml::de::DeValue::Table(table)) => table.get(segment.as_str()),
+            Some(toml::de::DeValue::Table(table)) => match table.get(segment.as_str()) {
+                // A table may stand for a list of one.
+                None if segment == "0" => value,
+                found => found,
+            },
             Some(_) => None,
         };
         place = Some(value?.span().start);

@@ -35,6 +35,12 @@ pub const MIN_P: Limits = Limits::between(Bound::Included(0.0), Bound::Excluded(
 pub const LEAD_MS: Limits = Limits::between(Bound::Included(10.0), Bound::Included(5_000.0));
 /// What the card asks for at once.
 pub const PERIOD_MS: Limits = Limits::between(Bound::Included(1.0), Bound::Included(500.0));
+/// Sound cards of one daemon.
+pub const CARDS: Limits = Limits::between(Bound::Included(1.0), Bound::Included(16.0));
+/// A channel of a card, from 1.
+pub const CHANNEL: Limits = Limits::between(Bound::Included(1.0), Bound::Included(256.0));
+/// How loud a card is. Codes reach full scale: above 0 they would be cut off.
+pub const VOLUME_DB: Limits = Limits::between(Bound::Included(-60.0), Bound::Included(0.0));
 /// One message to a listener: shorter is mostly headers, longer is mostly waiting.
 pub const PACKET_MS: Limits = Limits::between(Bound::Included(5.0), Bound::Included(200.0));
 /// What a listener gathers before it plays; no jitter buffer of ours grows beyond 3 s.

@@ -25,7 +25,7 @@ fn the_example_holds_every_key_and_its_default() {
     // Keys without a default stand there as comments: all of them together parse as well.
     let full = text.replace("\n#? ", "\n");
     let config = Config::parse(&full, path).unwrap();
-    let (station, card) = (&config.stations[0], &config.card);
+    let (station, card) = (&config.stations[0], &config.cards[0]);
     assert!(station.seed.is_some() && station.prompt.is_some() && station.model.is_some());
     assert!(station.record.as_ref().is_some_and(|r| r.keep.is_some()));
     assert!(config.isa.is_some() && config.threads.is_some() && config.pin.is_some());
@@ -89,7 +89,7 @@ fn what_is_printed_can_be_read() {
         temperature: Some(0.7),
         ..StationConfig::default()
     });
-    config.card.enabled = CardUse::Off;
+    config.cards[0].enabled = CardUse::Off;
     let again = Config::parse(&config.to_string(), Path::new("c.toml")).unwrap();
     assert_eq!(again, config);
 }
@@ -225,5 +225,58 @@ fn a_wide_address_wants_tokens_or_the_word_open() {
         assert!(error.contains("name a file of tokens"), "{error}");
         assert!(parse(&format!("{listen}\nopen = true")).is_ok());
         assert!(parse(&format!("{listen}\ntokens = \"t\"")).is_ok());
+    }
+}
+
+#[test]
+fn a_card_is_a_table_and_several_are_a_list_of_them() {
+    let parse = |text: &str| Config::parse(text, Path::new("c.toml"));
+    let config = parse("[card]\nlead_ms = 300").unwrap();
+    assert_eq!((config.cards.len(), config.cards[0].lead_ms), (1, 300));
+    let text = "[[card]]\noutput_device = \"a\"\n[[card]]\noutput_device = \"b\"\nvolume_db = -6\n\
+                channels = [1, 2]\nstation = \"two\"\n[[station]]\nname = \"one\"\n[[station]]\nname = \"two\"";
+    let config = parse(text).unwrap();
+    let [a, b] = &config.cards[..] else {
+        panic!("{:?}", config.cards);
+    };
+    assert_eq!((config.station_of(a), config.station_of(b)), (0, 1));
+    assert_eq!((a.volume(), &*b.channels), (1.0, &[1, 2][..]));
+    assert!((b.volume() - 0.501).abs() < 1e-3);
+    assert_eq!(parse(&config.to_string()).unwrap(), config);
+}
+
+#[test]
+fn a_card_that_cannot_be_is_named_with_its_line() {
+    for (text, why) in [
+        (
+            "[[card]]\nperiod_ms = 10\n[[card]]\noutput_device = \"b\"\nlead_ms = 5",
+            "line 5, `lead_ms = 5`: must be at least 10",
+        ),
+        (
+            "[[card]]\n[[card]]\nlead_ms = 300",
+            "line 2, `[[card]]`: is the second card named default",
+        ),
+        (
+            "[[card]]\noutput_device = \"a\"\n[[card]]\noutput_device = \"a\"",
+            "line 4, `output_device = \"a\"`: is the second card named a",
+        ),
+        (
+            "[[card]]\nperiod_ms = 50\n[[card]]\noutput_device = \"b\"\nlead_ms = 100",
+            "line 5, `lead_ms = 100`: must be at least 120, not 100: another card plays this station",
+        ),
+        (
+            "[[card]]\nvolume_db = 3",
+            "line 2, `volume_db = 3`: must be",
+        ),
+        (
+            "[card]\nchannels = [0]",
+            "line 2, `channels = [0]`: must be",
+        ),
+        ("[[card]]\nled_ms = 3", "line 2, `led_ms = 3`: unknown key"),
+        ("card = []", "there must be at least 1 and at most 16 cards"),
+        ("card = 3", "a table [card], or several [[card]]"),
+    ] {
+        let refusal = refusal(text);
+        assert!(refusal.contains(why), "{refusal}");
     }
 }

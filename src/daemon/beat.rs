@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 use crate::net::Readiness;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{CardTelemetry, Counter, Telemetry};
 
-use super::optional_card::OptionalCard;
+use super::cards::Cards;
 use super::pace::Pace;
 
 /// How often the counters are looked at.
@@ -27,7 +27,7 @@ pub struct Beat<'a> {
     pub telemetry: &'a Telemetry,
     /// Since the pump started.
     pub uptime: Duration,
-    /// Why the card is silent, if there is one that should not be.
+    /// Why a card is silent, if one is that should not be.
     pub trouble: Option<String>,
     /// Where a browser finds the stations, if the network may be used.
     pub page: Option<&'a str>,
@@ -39,7 +39,7 @@ pub(super) struct Heart {
     begin: Instant,
     /// Codes that make a packet: with fewer nothing can have been heard.
     packet_len: u64,
-    /// Whether nothing but the card will do.
+    /// Whether nothing but a card will do.
     is_card_required: bool,
     /// What `/readyz` answers.
     readiness: Arc<Readiness>,
@@ -57,7 +57,7 @@ pub(super) struct Heart {
     trouble: Option<String>,
 }
 
-const N_FAULTS: usize = 9;
+const N_FAULTS: usize = 11;
 
 impl Heart {
     pub fn new(
@@ -97,22 +97,17 @@ impl Heart {
     }
 
     /// One tick.
-    pub fn beat(
-        &mut self,
-        card: Option<&OptionalCard>,
-        page: Option<&str>,
-        tell: &mut dyn FnMut(&Beat<'_>),
-    ) {
+    pub fn beat(&mut self, cards: &Cards, page: Option<&str>, tell: &mut dyn FnMut(&Beat<'_>)) {
         let beat = Beat {
             telemetry: &self.telemetry,
             uptime: self.begin.elapsed(),
-            trouble: card.and_then(OptionalCard::trouble),
+            trouble: cards.trouble(),
             page,
         };
         // First: the page's address stands above the word that it can be opened.
         tell(&beat);
         let trouble = beat.trouble;
-        if !self.was_ready && self.has_played(card.is_some(), trouble.is_some()) {
+        if !self.was_ready && self.has_played(cards.n() > 0, trouble.is_some()) {
             // Before it is told: whoever hears of it may ask at once.
             self.readiness.tell(None);
             self.was_ready = true;
@@ -121,9 +116,9 @@ impl Heart {
         }
         if self.said_at.elapsed() >= SAY_EVERY {
             self.said_at = Instant::now();
-            self.look_at_the_pace(&trouble);
+            self.look_at_the_pace(&cards.trouble_of_required());
             self.pat_the_watchdog();
-            self.tell_status(card.is_some());
+            self.tell_status(cards.n());
             self.log_faults();
             self.log_trouble(&trouble);
         }
@@ -140,20 +135,21 @@ impl Heart {
     fn has_played(&self, has_card: bool, has_trouble: bool) -> bool {
         let telemetry = &self.telemetry;
         match has_card && (self.is_card_required || !has_trouble) {
-            true => telemetry.card.frames.get() > 0,
+            true => telemetry.of_cards(|card| &card.frames) > 0,
             false => telemetry.pump.codes.get() >= self.packet_len,
         }
     }
 
-    /// Who loses sound, or has no card where there must be one, is not ready until that has passed.
+    /// Who loses sound, or is silent at a card that must play, is not ready until that has passed.
     fn look_at_the_pace(&mut self, trouble_at_card: &Option<String>) {
         self.pace.look(&self.telemetry);
         self.telemetry.pump.x_realtime.set(self.pace.factor());
         if !self.was_ready {
             return;
         }
-        let at_card = trouble_at_card.as_ref().filter(|_| self.is_card_required);
-        let at_card = at_card.map(|why| format!("the card is silent: {why}"));
+        let at_card = trouble_at_card
+            .as_ref()
+            .map(|why| format!("the card is silent: {why}"));
         let trouble = at_card.or_else(|| self.pace.trouble());
         let plays_well = trouble.is_none();
         match (&trouble, self.plays_well) {
@@ -173,19 +169,22 @@ impl Heart {
         }
     }
 
-    fn tell_status(&mut self, has_card: bool) {
-        let (card, net) = (&self.telemetry.card, &self.telemetry.net);
-        let place = match (has_card, card.is_live.get()) {
-            (false, _) => "no card",
-            (true, 0) => "card lost",
-            (true, _) => "card playing",
+    fn tell_status(&mut self, n_cards: usize) {
+        let net = &self.telemetry.net;
+        let cards = self.telemetry.cards.iter();
+        let n_live = cards.filter(|card| card.is_live.get() == 1).count();
+        let place = match (n_cards, n_live) {
+            (0, _) => "no card".into(),
+            (1, 0) => "card lost".into(),
+            (1, _) => "card playing".into(),
+            _ => format!("{n_live} of {n_cards} cards playing"),
         };
         let factor = self.pace.factor().unwrap_or(0.0);
         let status = format!(
             "{}: {factor:.1} x real time, {place}, {} listeners, {} underruns",
             self.subject,
             net.listeners.get(),
-            card.ring_underruns.get()
+            self.telemetry.of_cards(|card| &card.ring_underruns)
         );
         if status != self.status {
             notify(&[NotifyState::Status(&status)]);
@@ -222,16 +221,20 @@ impl Heart {
 
 /// What should not move, and what to call it.
 fn faults(telemetry: &Telemetry) -> [(&'static str, u64); N_FAULTS] {
-    let Telemetry {
-        pump, card, net, ..
-    } = telemetry;
+    let Telemetry { pump, net, .. } = telemetry;
+    let of_cards = |figure: fn(&CardTelemetry) -> &Counter| telemetry.of_cards(figure);
     [
         ("collapses into noise, left", pump.noise_collapses.get()),
         ("collapses into silence, left", pump.dead_collapses.get()),
         ("chunks computed too late", pump.late_chunks.get()),
-        ("underruns at the card", card.ring_underruns.get()),
-        ("xruns of the device", card.device_xruns.get()),
-        ("times the card was opened anew", card.rebuilds.get()),
+        ("underruns at the card", of_cards(|c| &c.ring_underruns)),
+        ("xruns of the device", of_cards(|c| &c.device_xruns)),
+        ("times the card was opened anew", of_cards(|c| &c.rebuilds)),
+        ("times the card stood still", of_cards(|c| &c.stalls)),
+        (
+            "frames left out at the card",
+            of_cards(|c| &c.skipped_frames),
+        ),
         ("packets lost by slow listeners", net.packets_lost.get()),
         ("hopelessly slow listeners closed", net.closed_slow.get()),
         ("listeners refused", net.refused.get()),
@@ -251,7 +254,7 @@ mod tests {
 
     #[test]
     fn ready_is_told_once_something_was_played() {
-        let telemetry = Arc::new(Telemetry::default());
+        let telemetry = Arc::new(Telemetry::with_cards(["default"]));
         let readiness = Arc::<Readiness>::default();
         let mut heart = Heart::new(
             telemetry.clone(),
@@ -262,22 +265,22 @@ mod tests {
         );
         let mut n_beats = 0;
         let mut count = |_: &Beat<'_>| n_beats += 1;
-        heart.beat(None, None, &mut count);
+        heart.beat(&Cards::default(), None, &mut count);
         telemetry.pump.codes.add(319);
-        heart.beat(None, None, &mut count);
+        heart.beat(&Cards::default(), None, &mut count);
         assert!(readiness.trouble().is_some());
         telemetry.pump.codes.add(1);
-        heart.beat(None, None, &mut count);
+        heart.beat(&Cards::default(), None, &mut count);
         assert_eq!(readiness.trouble(), None);
         assert!(!heart.has_played(true, false));
-        telemetry.card.frames.add(1);
+        telemetry.cards[0].frames.add(1);
         assert!(heart.has_played(true, false));
         assert_eq!(n_beats, 3);
     }
 
     #[test]
     fn only_a_card_that_is_required_keeps_ready_waiting_while_it_is_in_trouble() {
-        let telemetry = Arc::new(Telemetry::default());
+        let telemetry = Arc::new(Telemetry::with_cards(["default"]));
         let heart = |required| {
             let subject = "piano".into();
             Heart::new(telemetry.clone(), subject, 320, required, Arc::default())
@@ -291,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_card_that_must_play_and_a_loss_of_sound_make_it_unready_and_it_says_why() {
-        let telemetry = Arc::new(Telemetry::default());
+        let telemetry = Arc::new(Telemetry::with_cards(["default"]));
         let readiness = Arc::<Readiness>::default();
         let heart = |required| {
             let (telemetry, readiness) = (telemetry.clone(), readiness.clone());
@@ -308,7 +311,8 @@ mod tests {
         assert_eq!(silent, "the card is silent: it is gone");
         let mut content = heart(false);
         content.was_ready = true;
-        content.look_at_the_pace(&gone);
+        // A card that may as well be missing is in no such trouble.
+        content.look_at_the_pace(&None);
         assert_eq!(readiness.trouble(), None);
         telemetry.pump.lost_us.add(3_000_000);
         content.look_at_the_pace(&None);
@@ -320,14 +324,16 @@ mod tests {
 
     #[test]
     fn every_fault_counter_is_watched() {
-        let telemetry = Telemetry::default();
+        let telemetry = Telemetry::with_cards(["default"]);
         assert!(faults(&telemetry).iter().all(|&(_, n)| n == 0));
         telemetry.pump.noise_collapses.add(1);
         telemetry.pump.dead_collapses.add(1);
         telemetry.pump.late_chunks.add(1);
-        telemetry.card.ring_underruns.add(1);
-        telemetry.card.device_xruns.add(1);
-        telemetry.card.rebuilds.add(1);
+        telemetry.cards[0].ring_underruns.add(1);
+        telemetry.cards[0].device_xruns.add(1);
+        telemetry.cards[0].rebuilds.add(1);
+        telemetry.cards[0].stalls.add(1);
+        telemetry.cards[0].skipped_frames.add(1);
         telemetry.net.packets_lost.add(1);
         telemetry.net.closed_slow.add(1);
         telemetry.net.refused.add(1);

@@ -101,7 +101,7 @@ fn chunk_of(engine: &ModelEngine, network: &NetworkConfig) -> ChunkShape {
 pub(super) fn pump_settings(config: &Config, setup: &Setup) -> PumpSettings {
     PumpSettings {
         // A pause that listeners' buffers survive must be made up for afterwards.
-        lead_ms: config.card.lead_ms.max(config.network.jitter_ms),
+        lead_ms: config.card_lead_ms().max(config.network.jitter_ms),
         cpu: setup.cpus.first().copied(),
     }
 }

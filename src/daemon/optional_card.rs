@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 #[cfg(feature = "playback")]
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::CardConfig;
-use crate::control::Controls;
-use crate::telemetry::Telemetry;
+use crate::control::{Controls, Part};
+use crate::telemetry::CardTelemetry;
 
 /// Why no card plays. *Retry*: cards come and go.
 #[cfg(feature = "playback")]
@@ -24,16 +24,22 @@ pub struct CardError;
 #[derive(Debug)]
 pub(super) struct OptionalCard {
     card: crate::card::Card,
-    tuned: Arc<Tuned>,
+    tuned: Arc<Mutex<Tuned>>,
 }
 
-/// Which station the card plays, by its number.
+/// Which station the card plays, by its number, and in which part.
 #[cfg(feature = "playback")]
 #[derive(Debug)]
 struct Tuned {
-    wanted: AtomicUsize,
+    wanted: (usize, Part),
     /// What was attached last.
-    attached: AtomicUsize,
+    attached: usize,
+}
+
+/// Neither who tunes nor the card's supervisor is in a hurry.
+#[cfg(feature = "playback")]
+fn lock(tuned: &Mutex<Tuned>) -> MutexGuard<'_, Tuned> {
+    tuned.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// No value: there are no cards in this build.
@@ -45,44 +51,56 @@ pub(super) enum OptionalCard {}
 impl OptionalCard {
     pub fn open(
         config: &CardConfig,
-        station: usize,
+        (station, part): (usize, Part),
         controls: Controls,
-        telemetry: Arc<Telemetry>,
+        telemetry: Arc<CardTelemetry>,
     ) -> Result<Self, CardError> {
         let settings = crate::card::CardSettings {
             output_device: config.output_device.clone(),
             lead_ms: config.lead_ms,
             period_ms: config.period_ms,
+            is_paced_elsewhere: part != Part::Paces,
+            volume: config.volume(),
+            channels: config.channels.clone(),
             ..crate::card::CardSettings::default()
         };
-        let tuned = Arc::new(Tuned {
-            wanted: AtomicUsize::new(station),
-            attached: AtomicUsize::new(station),
-        });
-        let asked = tuned.clone();
+        let tuned = Arc::new(Mutex::new(Tuned {
+            wanted: (station, part),
+            attached: station,
+        }));
+        let (asked, told) = (tuned.clone(), telemetry.clone());
         let attach = move |feed: crate::card::CardFeed| {
-            let station = asked.wanted.load(Ordering::Relaxed);
-            if let Err(error) = controls.attach_card(station, feed.frames, feed.rate_hz) {
+            let end = crate::control::CardEnd {
+                frames: feed.frames,
+                rate_hz: feed.rate_hz,
+                period_len: feed.period_len,
+                telemetry: told.clone(),
+            };
+            let (station, part) = lock(&asked).wanted;
+            if let Err(error) = controls.attach_card(station, part, end) {
                 tracing::error!("the card stays silent: {error}");
             }
-            asked.attached.store(station, Ordering::Relaxed);
+            lock(&asked).attached = station;
         };
         let card = crate::card::Card::open(settings, telemetry, attach)?;
         Ok(Self { card, tuned })
     }
 
-    /// Fades out, and in with another station if that is not the one already; whether it has to.
-    pub fn tune(&self, station: usize) -> bool {
-        let is_new = self.tuned.wanted.swap(station, Ordering::Relaxed) != station;
+    /// Fades out, and in with another station or in another part if that is not so already; whether it
+    /// has to.
+    pub fn tune(&self, station: usize, part: Part) -> bool {
+        let mut tuned = lock(&self.tuned);
+        let is_new = tuned.wanted != (station, part);
+        tuned.wanted = (station, part);
         if is_new {
-            self.card.begin_anew();
+            self.card.begin_anew(part != Part::Paces);
         }
         is_new
     }
 
     /// Whether it plays a station, or may still do.
     pub fn is_on(&self, station: usize) -> bool {
-        self.tuned.attached.load(Ordering::Relaxed) == station
+        lock(&self.tuned).attached == station
     }
 
     /// Fades out and closes; the pump must still run.
@@ -113,14 +131,14 @@ impl fmt::Display for OptionalCard {
 impl OptionalCard {
     pub fn open(
         _: &CardConfig,
-        _: usize,
+        _: (usize, Part),
         _: Controls,
-        _: Arc<Telemetry>,
+        _: Arc<CardTelemetry>,
     ) -> Result<Self, CardError> {
         Err(CardError)
     }
 
-    pub fn tune(&self, _: usize) -> bool {
+    pub fn tune(&self, _: usize, _: Part) -> bool {
         match *self {}
     }
 

@@ -24,7 +24,8 @@ pub(super) struct Pace {
     /// Microseconds lost before each of the last looks, the newest in the place of the oldest.
     lost_us: [u64; N_LOOKS],
     n_looks: usize,
-    card_frames: u64,
+    /// Of each card.
+    card_frames: Vec<u64>,
     timers_us: u64,
     n_chunks: u64,
     n_idle: u64,
@@ -40,7 +41,7 @@ impl Default for Pace {
         Self {
             lost_us: [0; N_LOOKS],
             n_looks: 0,
-            card_frames: 0,
+            card_frames: Vec::new(),
             timers_us: 0,
             n_chunks: 0,
             n_idle: 0,
@@ -80,15 +81,18 @@ impl Pace {
         (self.n_loads, self.load_sum) = (n_loads, load_sum);
     }
 
-    /// What was lost since the last look, at the card and elsewhere.
+    /// What was lost since the last look, at all cards and elsewhere.
     fn newly_lost_us(&mut self, telemetry: &Telemetry) -> u64 {
-        let card_frames = telemetry.card.lost_frames.get();
         let timers_us = telemetry.pump.lost_us.get();
-        // A card that has lost frames has a rate.
-        let rate_hz = telemetry.card.rate_hz.get().max(1);
-        let at_card_us = (card_frames - self.card_frames) * 1_000_000 / rate_hz;
-        let lost_us = at_card_us + timers_us - self.timers_us;
-        (self.card_frames, self.timers_us) = (card_frames, timers_us);
+        let mut lost_us = timers_us - self.timers_us;
+        self.timers_us = timers_us;
+        self.card_frames.resize(telemetry.cards.len(), 0);
+        for (before, card) in self.card_frames.iter_mut().zip(&telemetry.cards) {
+            let frames = card.lost_frames.get();
+            // A card that has lost frames has a rate.
+            lost_us += (frames - *before) * 1_000_000 / card.rate_hz.get().max(1);
+            *before = frames;
+        }
         lost_us
     }
 
@@ -116,10 +120,18 @@ impl Pace {
 mod tests {
     use super::*;
 
-    #[derive(Default)]
     struct Bench {
         telemetry: Telemetry,
         pace: Pace,
+    }
+
+    impl Default for Bench {
+        fn default() -> Self {
+            Self {
+                telemetry: Telemetry::with_cards(["default", "second"]),
+                pace: Pace::default(),
+            }
+        }
     }
 
     impl Bench {
@@ -163,12 +175,15 @@ mod tests {
     #[test]
     fn silence_at_the_card_is_lost_and_late_chunks_are_not() {
         let mut bench = Bench::default();
-        bench.telemetry.card.rate_hz.set(48_000);
+        let cards = bench.telemetry.cards.clone();
+        cards[0].rate_hz.set(48_000);
+        cards[1].rate_hz.set(16_000);
         bench.telemetry.pump.late_chunks.add(1_000);
-        bench.telemetry.card.device_xruns.add(1_000);
-        bench.telemetry.card.lost_frames.add(47_999);
+        cards[0].device_xruns.add(1_000);
+        cards[0].lost_frames.add(23_999);
+        cards[1].lost_frames.add(8_000);
         assert_eq!(bench.second(0), None);
-        bench.telemetry.card.lost_frames.add(1);
+        cards[0].lost_frames.add(1);
         assert!(bench.second(1).is_some());
     }
 

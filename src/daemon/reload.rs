@@ -18,11 +18,11 @@ use tokio::task;
 use super::DaemonError;
 use super::air::{Air, OnAir, tell_lanes};
 use super::beat::Heart;
+use super::cards::Cards;
 use super::keeper::Keeper;
-use super::optional_card::OptionalCard;
 use super::plan::{Newcomers, Plan, Present, Wish};
 use crate::access::Tokens;
-use crate::config::{CardConfig, Config, ConfigError, StateConfig, StationConfig};
+use crate::config::{Config, ConfigError, StateConfig, StationConfig};
 use crate::control::{Controls, Snapshot};
 use crate::pump::{Pump, PumpSettings};
 use crate::record::Recorder;
@@ -38,7 +38,7 @@ const CARD_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Hands<'a> {
     pub pump: &'a mut Pump,
     pub keeper: Option<&'a mut Keeper>,
-    pub card: Option<&'a OptionalCard>,
+    pub cards: &'a Cards,
     pub heart: &'a mut Heart,
 }
 
@@ -254,12 +254,10 @@ impl Reloader {
         let (capacity, places) = self.air.load.of(&engines);
         tell_lanes(&capacity, places[0], &self.telemetry);
         hands.heart.set_subject(self.air.subject());
-        let heard = &self.air.stations[self.config.card_station()];
-        if let Some(card) = hands.card
-            && card.tune(heard.seat.number)
-        {
-            tracing::info!("the card fades over to station {}", heard.name());
-        }
+        let stations = self.air.stations.iter();
+        let stations = stations.map(|on_air| (on_air.seat.number, on_air.name()));
+        let stations: Vec<_> = stations.collect();
+        hands.cards.tune(&self.config, &stations);
     }
 
     /// What cannot change while it plays.
@@ -272,9 +270,10 @@ impl Reloader {
                 old.is_some_and(|old| differ(old, new))
             })
         };
-        let card = |config: &Config| CardConfig {
-            station: None,
-            ..config.card.clone()
+        let cards = |config: &Config| {
+            let mut cards = config.cards.clone();
+            cards.iter_mut().for_each(|card| card.station = None);
+            cards
         };
         let network = |config: &Config| {
             let mut network = config.network.clone();
@@ -289,7 +288,7 @@ impl Reloader {
             ("what is watched", waits(|old, new| old.watch != new.watch)),
             ("[station.record]", waits(is_recorded_otherwise)),
             ("what computes", engine(old) != engine(new)),
-            ("[card]", card(old) != card(new)),
+            ("[card]", cards(old) != cards(new)),
             ("[network]", network(old) != network(new)),
             ("[sessions]", old.sessions != new.sessions),
             ("[state]", old.state != new.state),
@@ -312,7 +311,7 @@ impl Parting {
 
     /// Whether it is over.
     fn go_on(&mut self, hands: &mut Hands<'_>) -> bool {
-        if !self.is_told && !self.is_heard(hands.card) {
+        if !self.is_told && !self.is_heard(hands.cards) {
             self.is_told = true;
             for on_air in &self.stations {
                 let number = on_air.seat.number;
@@ -329,11 +328,10 @@ impl Parting {
         self.stations.is_empty() && self.writing.is_empty()
     }
 
-    /// Whether the card may still play one of them.
-    fn is_heard(&self, card: Option<&OptionalCard>) -> bool {
+    /// Whether a card may still play one of them.
+    fn is_heard(&self, cards: &Cards) -> bool {
         let mut numbers = self.stations.iter().map(|on_air| on_air.seat.number);
-        card.is_some_and(|card| numbers.any(|number| card.is_on(number)))
-            && self.since.elapsed() < CARD_MAX
+        numbers.any(|number| cards.are_on(number)) && self.since.elapsed() < CARD_MAX
     }
 
     /// Of a station that has left the pump: writes what it was, and its recording to the end.

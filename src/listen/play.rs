@@ -8,7 +8,7 @@ use crate::card::{Card, CardFeed, CardSettings};
 use crate::mulaw;
 use crate::protocol::{Hello, Report};
 use crate::resample::Resampler;
-use crate::telemetry::Telemetry;
+use crate::telemetry::CardTelemetry;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -44,7 +44,7 @@ pub struct Heard {
 pub async fn play(
     (url, wire): (String, Wire),
     settings: CardSettings,
-    telemetry: Arc<Telemetry>,
+    telemetry: Arc<CardTelemetry>,
     mut see: impl FnMut(&Heard),
     stop: impl Future<Output = ()>,
 ) -> Result<Heard, ListenError> {

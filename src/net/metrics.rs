@@ -3,8 +3,11 @@
 //! Names follow Prometheus' rules (base units, the unit last, `_total` for what only grows); what each
 //! means stands in `docs/operating.md`, and a test holds the two together.
 
+mod card;
+
 use crate::protocol::Facts;
 use crate::telemetry::{Histogram, Telemetry};
+use card::of_card;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -67,7 +70,7 @@ pub(super) fn classic(text: &str) -> String {
     classic
 }
 
-/// A figure without labels: its name, its unit, what it is.
+/// A figure: its name, its unit, what it is.
 struct Figure(&'static str, &'static str, &'static str, Value);
 
 enum Value {
@@ -128,86 +131,6 @@ impl Figures {
             ),
             Figure("lanes", "", "Streams of stations", Whole(lanes.open.get())),
             Figure("lanes_capacity", "", capacity, Whole(lanes.capacity.get())),
-        ]
-    }
-
-    fn of_card(&self) -> Vec<Figure> {
-        let card = &self.0.card;
-        let latency = seconds(card.device_latency_us.get());
-        vec![
-            count(
-                "card_callbacks",
-                "Periods the card asked for",
-                card.callbacks.get(),
-            ),
-            Figure(
-                "card",
-                "frames",
-                "Frames of the stream the card played",
-                Count(card.frames.get()),
-            ),
-            Figure(
-                "card_lost",
-                "frames",
-                "Frames of silence the card played for want of sound",
-                Count(card.lost_frames.get()),
-            ),
-            count(
-                "card_ring_underruns",
-                "Times our ring ran dry",
-                card.ring_underruns.get(),
-            ),
-            count(
-                "card_device_xruns",
-                "Times the device lost time",
-                card.device_xruns.get(),
-            ),
-            count(
-                "card_backend_errors",
-                "Other errors of the sound system",
-                card.backend_errors.get(),
-            ),
-            count(
-                "card_rebuilds",
-                "Times the card was opened anew",
-                card.rebuilds.get(),
-            ),
-            Figure(
-                "card_ring",
-                "frames",
-                "Frames waiting for the card",
-                Whole(card.ring_frames.get()),
-            ),
-            Figure(
-                "card_ring_capacity",
-                "frames",
-                "Frames that can wait for the card",
-                Whole(card.ring_capacity_frames.get()),
-            ),
-            Figure(
-                "card_rate",
-                "hertz",
-                "Frames a second, as the card says; 0 before one was opened",
-                Whole(card.rate_hz.get()),
-            ),
-            Figure(
-                "card_latency",
-                "seconds",
-                "From callback to ear, as the card says",
-                Measure(Some(latency)),
-            ),
-            Figure(
-                "card_drift",
-                "ppm",
-                "How much faster than it says the card's clock is, by this machine's, in millionths",
-                Measure(card.drift_ppm.get()),
-            ),
-            Figure(
-                "card_is_live",
-                "",
-                "1 while the card takes sound",
-                Whole(card.is_live.get()),
-            ),
         ]
     }
 
@@ -325,31 +248,33 @@ impl Figure {
     fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Self(name, unit, help, value) = self;
         let unit = (!unit.is_empty()).then(|| Unit::Other((*unit).to_owned()));
-        let mut encode = |metric: &dyn EncodeMetric| {
-            let kind = metric.metric_type();
-            metric.encode(encoder.encode_descriptor(name, help, unit.as_ref(), kind)?)
+        let Some(metric) = value.metric() else {
+            return Ok(());
         };
-        match *value {
-            Count(value) => encode(&ConstCounter::new(value)),
-            Sum(value) => encode(&ConstCounter::new(value)),
-            Whole(value) => encode(&ConstGauge::new(value)),
-            Measure(Some(value)) => encode(&ConstGauge::new(value)),
-            Measure(None) => Ok(()),
-        }
+        let kind = metric.metric_type();
+        metric.encode(encoder.encode_descriptor(name, help, unit.as_ref(), kind)?)
+    }
+}
+
+impl Value {
+    /// Nothing while it is not known.
+    fn metric(&self) -> Option<Box<dyn EncodeMetric>> {
+        Some(match *self {
+            Count(value) => Box::new(ConstCounter::new(value)),
+            Sum(value) => Box::new(ConstCounter::new(value)),
+            Whole(value) => Box::new(ConstGauge::new(value)),
+            Measure(value) => Box::new(ConstGauge::new(value?)),
+        })
     }
 }
 
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let figures = [
-            self.of_drawing(),
-            self.of_card(),
-            self.of_network(),
-            self.of_process(),
-        ];
+        let figures = [self.of_drawing(), self.of_network(), self.of_process()];
         for figure in figures.iter().flatten() {
             figure.encode(&mut encoder)?;
         }
+        self.encode_cards(&mut encoder)?;
         self.encode_collapses(&mut encoder)?;
         let pump = &self.0.pump;
         let help = "Compute time of the chunks due at a time over the time they play";
@@ -364,6 +289,31 @@ impl Collector for Figures {
 }
 
 impl Figures {
+    /// Each figure of all cards, by their names; a card of which it is not known is left out.
+    fn encode_cards(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let cards = self.0.cards.iter();
+        let cards: Vec<_> = cards.map(|card| (&*card.name, of_card(card))).collect();
+        let n_figures = cards.first().map_or(0, |(_, figures)| figures.len());
+        for at in 0..n_figures {
+            let of_each = cards.iter().map(|(card, figures)| (*card, &figures[at]));
+            let known = of_each.filter_map(|(card, figure)| {
+                let metric = figure.3.metric()?;
+                Some((card, figure, metric))
+            });
+            let known: Vec<_> = known.collect();
+            let Some((_, Figure(name, unit, help, _), metric)) = known.first() else {
+                continue;
+            };
+            let unit = (!unit.is_empty()).then(|| Unit::Other((*unit).to_owned()));
+            let kind = metric.metric_type();
+            let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
+            for (card, _, metric) in &known {
+                metric.encode(family.encode_family(&[("card", *card)])?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn encode_collapses(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let pump = &self.0.pump;
         let help = "Streams that collapsed and returned";
@@ -439,7 +389,7 @@ mod tests {
 
     #[test]
     fn every_figure_is_shown_with_its_value() {
-        let telemetry = Arc::new(Telemetry::default());
+        let telemetry = Arc::new(Telemetry::with_cards(["default", "hw:CARD=USB"]));
         telemetry.net.packets_lost.add(7);
         telemetry.net.bytes_sent.add(8);
         telemetry.net.listeners.add(2);
@@ -452,7 +402,9 @@ mod tests {
         telemetry.pump.chunk_load.observe(9.0);
         telemetry.pump.step_s.observe(17e-6);
         let before = text(&telemetry, &[facts()], true);
-        telemetry.card.drift_ppm.set(Some(-12.5));
+        telemetry.cards[0].drift_ppm.set(Some(-12.5));
+        telemetry.cards[1].correction_ppm.set(Some(40.0));
+        telemetry.cards[1].skipped_frames.add(3);
         telemetry.pump.x_realtime.set(Some(2.0));
         let text = text(&telemetry, &[facts()], false);
         has(
@@ -467,7 +419,9 @@ mod tests {
                 "# HELP longwave_lanes Streams of stations",
                 "longwave_lanes_capacity 5",
                 "longwave_lost_seconds_total 1.5",
-                "longwave_card_ring_underruns_total 0",
+                "longwave_card_ring_underruns_total{card=\"default\"} 0",
+                "longwave_card_ring_underruns_total{card=\"hw:CARD=USB\"} 0",
+                "longwave_card_skipped_frames_total{card=\"hw:CARD=USB\"} 3",
                 "# TYPE longwave_collapses counter",
                 "longwave_collapses_total{kind=\"noise\"} 2",
                 "longwave_collapses_total{kind=\"dead\"} 0",
@@ -476,7 +430,8 @@ mod tests {
                 "longwave_chunk_load_ratio_bucket{le=\"+Inf\"} 2",
                 "longwave_chunk_load_ratio_count 2",
                 "longwave_step_seconds_count 1",
-                "longwave_card_drift_ppm -12.5",
+                "longwave_card_drift_ppm{card=\"default\"} -12.5",
+                "longwave_card_correction_ppm{card=\"hw:CARD=USB\"} 40.0",
                 "longwave_realtime_factor 2.0",
                 "longwave_ready 0",
                 "longwave_station_info{station=\"piano\",model=\"tiny\",model_sha256=\"\",isa=\"portable\"} 1",
@@ -484,14 +439,14 @@ mod tests {
             ],
         );
         has(&before, &["longwave_ready 1"]);
-        for unknown in ["drift", "realtime_factor"] {
+        for unknown in ["drift", "correction", "realtime_factor"] {
             assert!(!before.contains(unknown), "{unknown} is not known yet");
         }
     }
 
     #[test]
     fn the_older_format_calls_a_counter_by_its_whole_name_and_keeps_all_values() {
-        let telemetry = Arc::new(Telemetry::default());
+        let telemetry = Arc::new(Telemetry::with_cards(["default", "hw:CARD=USB"]));
         let text = text(&telemetry, &[facts()], true);
         let classic = classic(&text);
         has(

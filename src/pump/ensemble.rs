@@ -116,11 +116,10 @@ impl Ensemble {
     }
 
     /// Marks the streams that are due and says how long until the first is.
-    pub(super) fn find_due(&mut self, now: Instant, is_card_live: bool, inbox: &Inbox) -> Duration {
+    pub(super) fn find_due(&mut self, now: Instant, inbox: &Inbox) -> Duration {
         let mut soonest = Duration::MAX;
         for station in &mut self.stations {
-            let is_lost = !is_card_live || station.is_cut_off();
-            if is_lost && let Some(line) = station.detach() {
+            while let Some(line) = station.take_lost() {
                 inbox.retire(Retired::Line(line));
             }
             let wait = station.wait(now);

@@ -16,7 +16,9 @@
 mod ensemble;
 mod fade;
 mod guard;
+mod line;
 mod replay;
+mod servo;
 mod session;
 mod station;
 mod stream;
@@ -476,9 +478,8 @@ impl Body {
     /// Marks the streams that are due and says how long until the first is. Timers half a chunk
     /// apart or less are served together: one call of an engine costs less than two.
     fn find_due(&mut self, now: Instant) -> Duration {
-        let is_card_live = self.telemetry.card.is_live.get() == 1;
         let ensembles = self.ensembles.iter_mut();
-        let waits = ensembles.map(|e| e.find_due(now, is_card_live, &self.inbox));
+        let waits = ensembles.map(|e| e.find_due(now, &self.inbox));
         waits.min().unwrap_or(Duration::MAX)
     }
 

@@ -1,21 +1,25 @@
-//! A station: a stream and what guards it, its listeners' ring, perhaps a card, and the one clock
+//! A station: a stream and what guards it, its listeners' ring, perhaps cards, and the one clock
 //! that paces it.
 //!
-//! With a live card the pace is the card's: a chunk is due when the last one has gone into the
-//! ring whole. Otherwise a timer keeps the stream a fixed lead ahead of the wall clock. At a
-//! change of clock the stream goes on from now: it never skips, and never makes up for more than
-//! the lead.
+//! With a live card that paces it the pace is the card's: a chunk is due when the last one has gone into
+//! the ring whole. Otherwise, and as soon as that card asks for nothing, a timer keeps the stream a fixed
+//! lead ahead of the wall clock. At a change of clock the stream goes on from now: it never skips, and
+//! never makes up for more than the lead. More cards follow that clock, whichever it is.
 
 use std::time::{Duration, Instant};
 
 use crate::broadcast::Writer;
-use crate::control::{CardLine, Order, Snapshot};
+use crate::control::{CardLine, Order, Part, Snapshot};
 use crate::engine::{self, Decoder};
 use crate::mulaw;
 use crate::pump::fade::FADE_S;
 use crate::pump::guard::Guard;
+use crate::pump::line::{Follower, Pacer};
 use crate::pump::voice::Voice;
 use crate::pump::watch::Collapse;
+
+/// Cards that may follow one station.
+pub const FOLLOWERS_MAX: usize = 15;
 
 /// How a station's time passes, and how far ahead it is kept.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +38,9 @@ pub(super) struct Station {
     guard: Option<Guard>,
     tempo: Tempo,
     writer: Writer,
-    line: Option<Line>,
+    pacer: Option<Pacer>,
+    /// With room for all there may be.
+    followers: Vec<Follower>,
     /// When the next chunk would begin to play, by the timer; before the first nobody waits for one.
     play_at: Option<Instant>,
     /// Whether the next call of `generate` includes this station.
@@ -91,28 +97,46 @@ impl Station {
             number,
             tempo,
             writer,
-            line: None,
+            pacer: None,
+            followers: Vec::with_capacity(FOLLOWERS_MAX),
             play_at: None,
             is_due: false,
         }
     }
 
-    /// Takes a card, gives back the one before it.
+    /// Takes a card, gives back the one before it in that part.
     pub fn attach(&mut self, card: Box<CardLine>) -> Option<Box<CardLine>> {
-        let line = Line { card, n_sent: 0 };
-        self.line.replace(line).map(|old| old.card)
+        match card.part {
+            Part::Paces => {
+                let pacer = Pacer::new(card, self.play_at.is_some());
+                self.pacer.replace(pacer).map(Pacer::into_card)
+            }
+            Part::Follows(number) => {
+                let has_room = self.followers.len() < FOLLOWERS_MAX;
+                let mut followers = self.followers.iter_mut();
+                match followers.find(|follower| follower.number == number) {
+                    Some(follower) => follower.attach(card),
+                    None if has_room => {
+                        self.followers.push(Follower::new(number, card));
+                        None
+                    }
+                    None => Some(card),
+                }
+            }
+        }
     }
 
-    /// Gives back the card, if there is one.
+    /// Gives back the card that paces it, if there is one.
     pub fn detach(&mut self) -> Option<Box<CardLine>> {
-        self.line.take().map(|old| old.card)
+        self.pacer.take().map(Pacer::into_card)
     }
 
-    /// Whether the card at the other end of the ring is gone.
-    pub fn is_cut_off(&self) -> bool {
-        self.line
-            .as_ref()
-            .is_some_and(|line| line.card.frames.is_abandoned())
+    /// Gives back a card that is gone, if there is one.
+    pub fn take_lost(&mut self) -> Option<Box<CardLine>> {
+        match &self.pacer {
+            Some(pacer) if pacer.is_lost() => self.detach(),
+            _ => self.followers.iter_mut().find_map(Follower::take_lost),
+        }
     }
 
     /// Moves what waits into the card's ring, and says how long until a chunk is due.
@@ -120,11 +144,24 @@ impl Station {
         if self.has_faded() {
             return Duration::MAX;
         }
-        let due_from = now + self.tempo.lead;
-        match &mut self.line {
-            Some(line) => line.top_up(),
-            None => self.ahead_of(due_from),
+        let mut has_company = false;
+        for follower in &mut self.followers {
+            follower.look(now);
+            has_company |= follower.has_card();
         }
+        let pacer = self.pacer.as_mut();
+        let by_card = pacer.and_then(|pacer| pacer.wait(now, has_company));
+        by_card.unwrap_or_else(|| self.ahead_of(now + self.tempo.lead))
+    }
+
+    #[cfg(test)]
+    pub fn is_paced_by_a_card(&self) -> bool {
+        self.clock().is_some()
+    }
+
+    /// The card that is its clock now, if one is.
+    fn clock(&self) -> Option<&Pacer> {
+        self.pacer.as_ref().filter(|pacer| pacer.paces())
     }
 
     /// How long after `instant` the next chunk would begin to play, by the timer.
@@ -135,7 +172,7 @@ impl Station {
 
     /// Whether a chunk that is due after `wait` may be drawn now, to share a call of the engine.
     pub fn is_flexible(&self, wait: Duration) -> bool {
-        self.line.is_none() && wait <= self.tempo.chunk / 2
+        self.clock().is_none() && wait <= self.tempo.chunk / 2
     }
 
     /// Takes an order, and gives it back once it is done with.
@@ -216,22 +253,27 @@ impl Station {
         let codes = self.voice.stream.codes();
         // Over a whole chunk, or it would click.
         let slope = (self.gain_wanted - self.gain) / codes.len() as f32;
-        let mut lost = Duration::ZERO;
-        let play_at = match &mut self.line {
-            Some(line) => {
-                for (at, (sample, &code)) in self.samples.iter_mut().zip(codes).enumerate() {
-                    *sample = mulaw::decode(code) * (self.gain + slope * at as f32);
-                }
-                line.send(&self.samples);
-                // Should the card be lost now, the timer's next chunk is due one chunk later.
-                now + tempo.lead + tempo.chunk
+        if self.pacer.is_some() || !self.followers.is_empty() {
+            for (at, (sample, &code)) in self.samples.iter_mut().zip(codes).enumerate() {
+                *sample = mulaw::decode(code) * (self.gain + slope * at as f32);
             }
+        }
+        let mut lost = Duration::ZERO;
+        let play_at = match self.clock() {
+            // Should the card be lost now, the timer's next chunk is due one chunk later.
+            Some(_) => now + tempo.lead + tempo.chunk,
             None => {
                 let play_at = self.play_at.unwrap_or(now);
                 lost = now.saturating_duration_since(play_at);
                 play_at.max(now) + tempo.chunk
             }
         };
+        if let Some(pacer) = &mut self.pacer {
+            pacer.deliver(&self.samples);
+        }
+        for follower in &mut self.followers {
+            follower.deliver(&self.samples, tempo.chunk);
+        }
         self.play_at = Some(play_at);
         self.gain = self.gain_wanted;
         self.writer.publish(codes);
@@ -264,51 +306,9 @@ impl Station {
 
     /// Seconds that were drawn but have not been played, or without a card are not yet due.
     pub fn lead_s(&self, now: Instant) -> f64 {
-        match &self.line {
-            Some(line) => line.lead_s(),
+        match self.clock() {
+            Some(pacer) => pacer.lead_s(),
             None => self.ahead_of(now).as_secs_f64(),
         }
-    }
-}
-
-/// A card's line in use. What the ring has no room for yet waits in the resampler's own buffer.
-struct Line {
-    card: Box<CardLine>,
-    /// How much of the resampler's last output is in the ring.
-    n_sent: usize,
-}
-
-impl Line {
-    fn send(&mut self, samples: &[f32]) {
-        debug_assert!(
-            self.n_waiting() == 0,
-            "a chunk is due once the last one is gone"
-        );
-        self.card.resampler.process(samples);
-        self.n_sent = 0;
-        self.top_up();
-    }
-
-    /// How long until the rest fits; zero when nothing waits any more.
-    fn top_up(&mut self) -> Duration {
-        let waiting = &self.card.resampler.output()[self.n_sent..];
-        let (sent, rest) = self.card.frames.push_partial_slice(waiting);
-        self.n_sent += sent.len();
-        // A rest as long as the ring fits only when the ring is empty, and then the card starves:
-        // come back when half of the ring is free at the latest.
-        let n_free = rest
-            .len()
-            .min(self.card.frames.buffer().capacity().div_ceil(2));
-        Duration::from_secs_f64(n_free as f64 / f64::from(self.card.resampler.to_hz()))
-    }
-
-    fn n_waiting(&self) -> usize {
-        self.card.resampler.output().len() - self.n_sent
-    }
-
-    fn lead_s(&self) -> f64 {
-        let ring = &self.card.frames;
-        let n_queued = ring.buffer().capacity() - ring.slots();
-        (n_queued + self.n_waiting()) as f64 / f64::from(self.card.resampler.to_hz())
     }
 }

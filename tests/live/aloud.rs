@@ -1,5 +1,6 @@
 //! The daemon on a sound card made of software.
 
+use std::io::Read as _;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,8 +33,13 @@ impl FakeCard {
 
     /// The left channel from the first sound on.
     fn played(&self) -> Vec<f32> {
+        self.played_on("played.raw")
+    }
+
+    /// The same of one of its two cards, by the recording.
+    fn played_on(&self, file: &str) -> Vec<f32> {
         // Until it is opened there is no file.
-        let bytes = std::fs::read(self.dir.path().join("played.raw")).unwrap_or_default();
+        let bytes = std::fs::read(self.dir.path().join(file)).unwrap_or_default();
         let frames = bytes.chunks_exact(8);
         let samples = frames.map(|f| f32::from_le_bytes([f[0], f[1], f[2], f[3]]));
         samples.skip_while(|&sample| sample == 0.0).collect()
@@ -109,7 +115,7 @@ fn the_card_fades_over_to_the_station_that_a_reload_names_and_from_one_that_goes
     // The station that it plays is not there any more: the first one is what it plays by default.
     std::fs::write(&file, head.to_owned() + &piano).unwrap();
     daemon.signal("HUP");
-    daemon.log_line("the card fades over to station piano");
+    daemon.log_line("the card default fades over to station piano");
     daemon.log_line("station other was taken off the air");
     daemon.log_line("the configuration was read again");
     let n = card.played().len();
@@ -125,6 +131,64 @@ fn the_card_fades_over_to_the_station_that_a_reload_names_and_from_one_that_goes
     let mut tenths = played[n + RATE_HZ / 2..].chunks_exact(RATE_HZ / 10);
     let is_there = tenths.any(is_there);
     assert!(is_there, "it plays something else");
+}
+
+#[test]
+fn two_cards_play_two_stations_and_after_a_reload_one_together() {
+    let card = FakeCard::new();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let station =
+        |name, seed| format!("[[station]]\nname = \"{name}\"\nseed = {seed}\nwatch = false\n");
+    let (other, piano) = (station("other", "3"), station("piano", SEED));
+    let config = |second: &str| {
+        let card = |device, station| {
+            format!(
+                "[[card]]\nenabled = true\noutput_device = \"{device}\"\nstation = \"{station}\"\n\
+                 lead_ms = 400\n"
+            )
+        };
+        let cards = card("default", "piano") + &card("second", second);
+        format!("model = \"tiny\"\noverload = true\n{cards}{piano}{other}")
+    };
+    std::fs::write(&file, config("other")).unwrap();
+    let alsa = card.alsa_config();
+    let environment = [("ALSA_CONFIG_PATH", text(&alsa))];
+    let mut daemon = Daemon::start_bare(&["--config", text(&file)], &environment);
+    let wait_for = |n| {
+        let begin = Instant::now();
+        let n_played = |file| card.played_on(file).len();
+        while n_played("played.raw").min(n_played("second.raw")) < n {
+            assert!(begin.elapsed() < PATIENCE, "not both cards play");
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let metrics = |daemon: &Daemon| {
+        let mut text = String::new();
+        daemon.http("/metrics").read_to_string(&mut text).unwrap();
+        text
+    };
+    wait_for(FakeCard::RATE_HZ);
+    let before = metrics(&daemon);
+    for card in ["default", "second"] {
+        let is_live = format!("longwave_card_is_live{{card=\"{card}\"}} 1");
+        assert!(before.contains(&is_live), "{before}");
+    }
+    assert!(
+        !before.contains("longwave_card_correction_ppm{"),
+        "{before}"
+    );
+
+    std::fs::write(&file, config("piano")).unwrap();
+    daemon.signal("HUP");
+    daemon.log_line("the card second fades over to station piano, in time with the card before");
+    daemon.log_line("the configuration was read again");
+    wait_for(3 * FakeCard::RATE_HZ);
+    let after = metrics(&daemon);
+    assert!(after.contains("longwave_card_correction_ppm{card=\"second\"}"));
+    assert!(!after.contains("longwave_card_correction_ppm{card=\"default\"}"));
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().code(), Some(0));
 }
 
 /// The listener's clock is not the station's, and where the two part it bends the pace by up to

@@ -10,7 +10,9 @@ use std::fs;
 /// All figures and their kinds, those that are unknown at first included.
 async fn exported() -> BTreeMap<String, String> {
     let server = Server::start(Settings::default()).await;
-    server.telemetry.card.drift_ppm.set(Some(1.0));
+    let card = &server.telemetry.cards[0];
+    card.drift_ppm.set(Some(1.0));
+    card.correction_ppm.set(Some(1.0));
     server.telemetry.pump.x_realtime.set(Some(1.0));
     let text = server.text("GET", "/metrics").await;
     let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));

@@ -79,7 +79,7 @@ impl Server {
         let (writer, source) = broadcast::ring(N_SLOTS, PACKET_LEN);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let telemetry = Arc::new(Telemetry::default());
+        let telemetry = Arc::new(Telemetry::with_cards(["default"]));
         let readiness = Arc::<Readiness>::default();
         let shape = ChunkShape {
             rate_hz: 16_000,

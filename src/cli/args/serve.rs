@@ -27,7 +27,7 @@ pub struct ServeArgs {
     #[arg(long)]
     pub resume: bool,
 
-    /// Leave the sound card alone
+    /// Leave the sound cards alone
     #[arg(long, conflicts_with = "output_device")]
     pub no_card: bool,
 
@@ -99,12 +99,14 @@ impl ServeArgs {
         config.network.open |= self.open;
         config.state.resume |= self.resume;
         if self.no_card {
-            config.card.enabled = CardUse::Off;
+            config
+                .cards
+                .iter_mut()
+                .for_each(|card| card.enabled = CardUse::Off);
         }
-        if self.card.output_device.is_some() {
+        if let Some(name) = self.card.output_device {
             // Whoever names a card wants to hear it.
-            config.card.enabled = CardUse::Required;
-            config.card.output_device = self.card.output_device;
+            config.play_only_on(name);
         }
         config.check().map(|()| config)
     }

@@ -85,7 +85,7 @@ fn the_command_line_goes_before_the_defaults() {
         (Some(7), Some(0.5))
     );
     assert_eq!(config.model, PathBuf::from("tiny"));
-    assert_eq!(config.card, Config::default().card);
+    assert_eq!(config.cards, Config::default().cards);
 }
 
 #[test]
@@ -107,12 +107,12 @@ fn threads_and_isa_go_before_the_file_and_a_model_is_every_stations() {
 
 #[test]
 fn naming_a_card_requires_it() {
-    let card = config("longwave serve --output-device hw:1").card;
+    let card = &config("longwave serve --output-device hw:1").cards[0];
     assert_eq!(card.enabled, CardUse::Required);
     #[cfg(feature = "playback")]
-    assert_eq!(config("longwave play").card.enabled, CardUse::Required);
+    assert_eq!(config("longwave play").cards[0].enabled, CardUse::Required);
     assert_eq!(
-        config("longwave serve --no-card").card.enabled,
+        config("longwave serve --no-card").cards[0].enabled,
         CardUse::Off
     );
 }
