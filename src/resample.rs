@@ -67,7 +67,7 @@ pub struct Resampler {
 enum Way {
     /// The rates are equal.
     Through,
-    Fixed(Converter),
+    Fixed(Box<Converter>),
     Steered(Box<Steered>),
 }
 
@@ -90,7 +90,7 @@ impl Resampler {
         check_rates(from_hz, to_hz)?;
         let way = match from_hz == to_hz {
             true => Way::Through,
-            false => Way::Fixed(Converter::new(from_hz, to_hz)?),
+            false => Way::Fixed(Box::new(Converter::new(from_hz, to_hz)?)),
         };
         Ok(Self::by(way, (from_hz, to_hz), chunk_len))
     }

@@ -74,8 +74,8 @@ impl Steered {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Resampler;
     use super::*;
+    use crate::resample::Resampler;
     use assert_no_alloc::assert_no_alloc;
     use std::f64::consts::TAU;
 
@@ -93,18 +93,31 @@ mod tests {
         output
     }
 
-    /// What is left of `sound` once the sine of `step` radians a frame that fits it best is taken out,
-    /// against that sine, in dB.
+    /// The sine of `step` radians a frame that fits `sound` best, against what is left without it, in dB.
     fn purity_db(sound: &[f32], step: f64) -> f64 {
-        let (mut sin, mut cos, mut power) = (0.0, 0.0, 0.0);
-        for (at, &sample) in sound.iter().enumerate() {
-            let (s, c) = (step * at as f64).sin_cos();
-            sin += s * f64::from(sample);
-            cos += c * f64::from(sample);
-            power += f64::from(sample).powi(2);
+        let frames = || {
+            let waves = (0..sound.len()).map(|at| (step * at as f64).sin_cos());
+            waves.zip(sound.iter().map(|&sample| f64::from(sample)))
+        };
+        // No whole number of cycles: the two waves are not quite orthogonal, and that would drown the rest.
+        let sum = |of: fn(f64, f64, f64) -> f64| -> f64 {
+            frames().map(|((s, c), sample)| of(s, c, sample)).sum()
+        };
+        let (ss, cc, sc) = (
+            sum(|s, _, _| s * s),
+            sum(|_, c, _| c * c),
+            sum(|s, c, _| s * c),
+        );
+        let (s_in, c_in) = (sum(|s, _, x| s * x), sum(|_, c, x| c * x));
+        let det = ss * cc - sc * sc;
+        let (a, b) = ((s_in * cc - c_in * sc) / det, (c_in * ss - s_in * sc) / det);
+        let (mut fitted, mut rest) = (0.0, 0.0);
+        for ((s, c), sample) in frames() {
+            let wave = a * s + b * c;
+            fitted += wave * wave;
+            rest += (sample - wave).powi(2);
         }
-        let fitted = (sin * sin + cos * cos) * 2.0 / sound.len() as f64;
-        10.0 * (fitted / (power - fitted).max(1e-30)).log10()
+        10.0 * (fitted / rest).log10()
     }
 
     #[test]
