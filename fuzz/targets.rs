@@ -7,7 +7,7 @@ use std::path::Path;
 
 use longwave::access::Tokens;
 use longwave::config::Config;
-use longwave::model::ModelConfig;
+use longwave::model::{Head, ModelConfig};
 use longwave::protocol::{Event, Packet, Patch, Request};
 use longwave::wav;
 
@@ -68,6 +68,7 @@ pub fn model(data: &[u8]) {
     };
     let _ = (config.receptive_field(), config.cycle());
     for head in config.layers.iter().flat_map(|layer| layer.patterns()) {
+        let Head::Placed(head) = head;
         let far = head.reach().saturating_mul(3);
         for position in (0..40).chain(far..far + 40) {
             assert!(head.slot(position) < head.n_slots());

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::engine::Footprint;
-use crate::model::{Layer, Model, ModelConfig, Pattern, V};
+use crate::model::{Head, Layer, Model, ModelConfig, V};
 
 pub use picture::{Panel, PictureError, draw};
 
@@ -190,7 +190,8 @@ fn half_octave(half: u32) -> u64 {
 
 /// How densely the positions at these distances are seen, on the mean over some queries: what a
 /// query sees may depend on where in its block it stands.
-fn shade(head: &dyn Pattern, distances: std::ops::Range<u64>) -> char {
+fn shade(head: &Head, distances: std::ops::Range<u64>) -> char {
+    let Head::Placed(pattern) = head;
     const QUERIES: u64 = 8;
     const MOST: u64 = 4096;
     // Of many distances some, spread by the golden ratio.
@@ -204,7 +205,7 @@ fn shade(head: &dyn Pattern, distances: std::ops::Range<u64>) -> char {
     let pairs = queries.flat_map(|now| (0..n).map(move |i| (now, i)));
     let n = n * QUERIES;
     let seen = pairs
-        .filter(|(now, i)| head.sees(*now, now - at(*i)))
+        .filter(|(now, i)| pattern.sees(*now, now - at(*i)))
         .count() as u64;
     match seen {
         0 => '·',

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use assert_no_alloc::{AllocDisabler, assert_no_alloc};
 use longwave::engine::{self, Decoder, DrawParams, Isa, NaiveDecoder, Settings, Turn, uniform};
 use longwave::model::pattern::Defaults;
-use longwave::model::{Layer, Model, ModelConfig, Weights};
+use longwave::model::{Head, Layer, Model, ModelConfig, Weights};
 use longwave::train::forward;
 use serde_json::{Value, json};
 
@@ -154,6 +154,7 @@ fn after_ten_million_positions_a_step_reads_what_it_read_in_the_first() {
     for entry in entries() {
         let layer = Layer::parse(&entry, &reach, 2).unwrap();
         for head in layer.patterns() {
+            let Head::Placed(head) = head;
             let read = |positions: std::ops::Range<u64>| -> (usize, usize) {
                 let (mut slots, mut most) = (0, 0);
                 for position in positions {

@@ -2,7 +2,7 @@
 //! side of the floor that `longwave bench` measures.
 
 use crate::compute::HeadCache;
-use crate::model::{ModelConfig, Pattern, V};
+use crate::model::{Head, ModelConfig, V};
 
 /// Bytes and multiplications of the int8 engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Footprint {
         let taps: usize = config.predictor.iter().map(|filter| filter.taps).sum();
         let f32s = size_of::<f32>();
         let cache = |slots| HeadCache::bytes_for(slots, config.head_size());
-        let over_heads = |of: &dyn Fn(&dyn Pattern) -> usize| {
+        let over_heads = |of: &dyn Fn(&Head) -> usize| {
             let layers = config.layers.iter();
             let heads = layers.flat_map(|layer| layer.heads(config.n_kv_heads));
             heads.map(of).sum::<usize>()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::draw::{Recent, WHOLE, draw_by};
 use super::{Decoder, See, Turn, check_turns, noise};
 use crate::compute::Plain;
-use crate::model::{Layer, LayerWeights, Model, ModelConfig, Pattern, Rotary, V};
+use crate::model::{Head, Layer, LayerWeights, Model, ModelConfig, Pattern, Rotary, V};
 use crate::mulaw;
 use crate::predictor::{self, Predictor};
 
@@ -160,7 +160,7 @@ impl Decoder for NaiveDecoder {
 impl Lane {
     fn new(model: &Model) -> Self {
         let config = &model.config;
-        let room = |head: &dyn Pattern| vec![0.0; head.n_slots() * config.head_size()];
+        let room = |head: &Head| vec![0.0; head.n_slots() * config.head_size()];
         let layers = config.layers.iter().map(|patterns| LayerState {
             keys: patterns.heads(config.n_kv_heads).map(room).collect(),
             values: patterns.heads(config.n_kv_heads).map(room).collect(),
@@ -214,13 +214,13 @@ impl Place<'_> {
         let caches = state.keys.iter_mut().zip(&mut state.values);
         let mut out = Vec::new();
         for (group, ((q, (k, v)), (keys, values))) in of_group.zip(kv).zip(caches).enumerate() {
-            let pattern = self.patterns.head(group);
+            let Head::Placed(pattern) = self.patterns.head(group);
             let at = pattern.slot(position) * head_size;
-            keys[at..at + head_size].copy_from_slice(&self.turned(k, pattern, position));
+            keys[at..at + head_size].copy_from_slice(&self.turned(k, pattern.as_ref(), position));
             values[at..at + head_size].copy_from_slice(v);
             let mut slots = Vec::new();
             pattern.visible(position, &mut |run| slots.extend(run));
-            let q = self.turned(q, pattern, position);
+            let q = self.turned(q, pattern.as_ref(), position);
             for q in q.chunks(head_size) {
                 out.extend(mix(q, keys, values, &slots));
             }

@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use crate::model::Pattern;
+use crate::model::Head;
 use crate::model::pattern::Held;
 use crate::plot::{self, Area, BLUE, FONT, GREY, GRID};
 
@@ -12,7 +12,7 @@ pub struct Panel<'a> {
     /// What it is.
     pub title: String,
     /// What is drawn.
-    pub pattern: &'a dyn Pattern,
+    pub pattern: &'a Head,
 }
 
 /// The drawing library gave up.
@@ -99,9 +99,10 @@ fn draw_panel(root: &Area<'_>, panel: &Panel<'_>, (x, y): (i32, i32)) -> Result<
 }
 
 /// For each cell, which share of its pairs see each other.
-fn shares(pattern: &dyn Pattern, per_cell: u64) -> Vec<[f64; CELLS]> {
+fn shares(head: &Head, per_cell: u64) -> Vec<[f64; CELLS]> {
     let mut counts = vec![[0u64; CELLS]; CELLS];
-    let mut held = Held::new(pattern);
+    let Head::Placed(pattern) = head;
+    let mut held = Held::new(pattern.as_ref());
     // Of many queries of a cell some, spread over it.
     let n_asked = per_cell.min(ASKED);
     for query in 0..per_cell * CELLS as u64 {
@@ -150,7 +151,8 @@ mod tests {
         let shares = shares(layer.head(0), 1);
         for (query, row) in shares.iter().enumerate() {
             for (key, share) in row.iter().enumerate() {
-                let sees = layer.head(0).sees(query as u64, key as u64);
+                let Head::Placed(pattern) = layer.head(0);
+                let sees = pattern.sees(query as u64, key as u64);
                 assert_eq!(*share, f64::from(u8::from(sees)), "{query} {key}");
             }
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, Device, Result, Tensor};
 
-use crate::model::{Layer, Model, ModelConfig, Pattern, Rotary, Weights};
+use crate::model::{Head, Layer, Model, ModelConfig, Pattern, Placed, Rotary, Weights};
 use crate::mulaw;
 use crate::predictor;
 
@@ -83,7 +83,8 @@ fn attention<'a>(
     let mut all = Vec::with_capacity(n_heads);
     for head in 0..n_heads {
         let group = head / (n_heads / n_kv_heads);
-        let pattern = patterns.head(group);
+        let Head::Placed(pattern) = patterns.head(group);
+        let pattern = pattern.as_ref();
         let (cos, sin) = angles(pattern, rotary, config.head_size() / 2, x.dim(0)?)?;
         let q = rotate(&q.get(head)?, &cos, &sin)?;
         let k = rotate(&k.get(group)?, &cos, &sin)?;
@@ -94,7 +95,7 @@ fn attention<'a>(
 
 /// One head [T, K], dense, the mask asked of the pattern for each pair. Where a gradient shall not
 /// pass, keys and values are others of the same value.
-fn attend(pattern: &dyn Pattern, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+fn attend(pattern: &dyn Placed, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (n, head_size) = q.dims2()?;
     let mut blocks = Vec::new();
     for first in (0..n).step_by(QUERY_BLOCK) {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::compute::lanewise::{self, Peak};
 use crate::compute::{HeadCache, Ops, Queries, SLOTS_PER_BLOCK, blocks_of};
-use crate::model::{Layer, ModelConfig, Pattern, Rotary};
+use crate::model::{Head, Layer, ModelConfig, Placed, Rotary};
 
 /// What attention computes on its way; nothing of it outlives a call.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Attention {
     pub fn run<O: Ops>(
         &mut self,
         ops: O,
-        (pattern, position): (&dyn Pattern, u64),
+        (pattern, position): (&dyn Placed, u64),
         cache: &mut HeadCache,
         qkv: &[f32],
         out: &mut [f32],
@@ -123,7 +123,7 @@ fn hide_filling(runs: &[Range<usize>], mut scores: &mut [f32]) {
 
 /// The most blocks that any head reads at once: every run may begin and end inside a block.
 fn max_blocks(config: &ModelConfig) -> usize {
-    let of = |p: &dyn Pattern| p.max_visible() / SLOTS_PER_BLOCK + 2 * p.max_runs();
+    let of = |p: &Head| p.max_visible() / SLOTS_PER_BLOCK + 2 * p.max_runs();
     let heads = config.layers.iter().flat_map(Layer::patterns);
     heads.map(of).max().unwrap_or(0)
 }

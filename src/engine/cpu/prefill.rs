@@ -18,7 +18,7 @@ use super::worker::{Lane, norm_rows, quantize_rows};
 use super::{CpuDecoder, See};
 use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
 use crate::engine::STEPPED_MAX;
-use crate::model::{ModelConfig, Pattern, V};
+use crate::model::{Head, ModelConfig, V};
 
 /// Positions that go through a layer together.
 const TILE: usize = 512;
@@ -173,7 +173,7 @@ impl<O: Ops> Layer<'_, O> {
         &self.weights.model.config
     }
 
-    fn pattern(&self, group: usize) -> &dyn Pattern {
+    fn head(&self, group: usize) -> &Head {
         self.config().layers[self.index].head(group)
     }
 
@@ -314,7 +314,7 @@ impl<O: Ops> Stage for Project<'_, O> {
             let qkv = &mut qkv[..range.len() * matrix.n_out()];
             layer.ops.matmul(&matrix.panels(), &piece.narrow, qkv);
             for (at, qkv) in range.clone().zip(qkv.chunks_exact_mut(matrix.n_out())) {
-                let rotation = layer.pattern(group).rotation(layer.start + at as u64);
+                let rotation = layer.head(group).rotation(layer.start + at as u64);
                 rotate::<O>(qkv, piece.angles.of(&layer.weights.rotary, rotation));
             }
         }
@@ -339,9 +339,10 @@ impl<O: Ops> Stage for Attend<'_, O> {
         let qkv_width = layer.packed().qkv[index].n_out();
         let out_width = layer.config().d_model / layer.config().n_kv_heads;
         let outs = group.attended.chunks_exact_mut(out_width);
+        let Head::Placed(pattern) = layer.head(index);
         for (at, out) in outs.take(layer.len).enumerate() {
             let qkv = &pieces[at / PIECE].qkv[index][at % PIECE * qkv_width..][..qkv_width];
-            let place = (layer.pattern(index), layer.start + at as u64);
+            let place = (pattern.as_ref(), layer.start + at as u64);
             group.attention.run(layer.ops, place, cache, qkv, out);
         }
     }

@@ -14,7 +14,7 @@ use super::weights::PackedWeights;
 use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
 use crate::engine::Visit;
 use crate::engine::draw::Recent;
-use crate::model::{ModelConfig, V};
+use crate::model::{Head, ModelConfig, V};
 use crate::mulaw;
 use crate::predictor::Predictor;
 
@@ -230,7 +230,7 @@ impl<O: Ops> Worker<O> {
         let group_width = d / config.n_kv_heads;
         for (own, group) in self.groups.clone().enumerate() {
             let matrix = &packed.qkv[group];
-            let pattern = config.layers[layer].head(group);
+            let Head::Placed(pattern) = config.layers[layer].head(group);
             let qkv = &mut scratch.qkv[..n * matrix.n_out()];
             ops.matmul(&matrix.panels(), &scratch.narrow, qkv);
             let columns = group * group_width..(group + 1) * group_width;
@@ -242,7 +242,7 @@ impl<O: Ops> Worker<O> {
                 let out = &mut scratch.attended[b * d..(b + 1) * d][columns.clone()];
                 scratch
                     .attention
-                    .run(*ops, (pattern, lane.position), cache, qkv, out);
+                    .run(*ops, (pattern.as_ref(), lane.position), cache, qkv, out);
             }
         }
         let o = seat.panels(&packed.o);

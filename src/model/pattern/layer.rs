@@ -1,16 +1,14 @@
 //! The patterns of one layer: one that all its KV heads share, or one for each.
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
-use super::{Defaults, Pattern, Spacing};
+use super::{Defaults, Head, Spacing};
 
 /// Who sees whom in one layer, KV head by KV head.
 #[derive(Clone, Debug)]
 pub struct Layer {
     /// One that all KV heads share, or one for each.
-    heads: Vec<Arc<dyn Pattern>>,
+    heads: Vec<Head>,
 }
 
 impl Layer {
@@ -36,39 +34,41 @@ impl Layer {
     }
 
     /// What the KV head `group` sees.
-    pub fn head(&self, group: usize) -> &dyn Pattern {
+    pub fn head(&self, group: usize) -> &Head {
         match self.heads.as_slice() {
-            [shared] => shared.as_ref(),
-            each => each[group].as_ref(),
+            [shared] => shared,
+            each => &each[group],
         }
     }
 
     /// What each of so many KV heads sees.
-    pub fn heads(&self, n_kv_heads: usize) -> impl ExactSizeIterator<Item = &dyn Pattern> {
+    pub fn heads(&self, n_kv_heads: usize) -> impl ExactSizeIterator<Item = &Head> {
         (0..n_kv_heads).map(|group| self.head(group))
     }
 
     /// The patterns that there are: one, if all heads share it.
-    pub fn patterns(&self) -> impl ExactSizeIterator<Item = &dyn Pattern> {
-        self.heads.iter().map(AsRef::as_ref)
+    pub fn patterns(&self) -> impl ExactSizeIterator<Item = &Head> {
+        self.heads.iter()
     }
 
     /// The pattern that all heads share.
-    pub fn shared(&self) -> Option<&dyn Pattern> {
+    pub fn shared(&self) -> Option<&Head> {
         match self.heads.as_slice() {
-            [shared] => Some(shared.as_ref()),
+            [shared] => Some(shared),
             _ => None,
         }
     }
 
     /// The word of the kind that all heads share, or `mixed`.
     pub fn kind(&self) -> &'static str {
-        self.shared().map_or("mixed", Pattern::kind)
+        self.shared().map_or("mixed", |head| head.kind())
     }
 
     /// Where the keys lie evenly, and for all heads alike: how.
     pub fn spacing(&self) -> Option<Spacing> {
-        self.shared()?.spacing()
+        match self.shared()? {
+            Head::Placed(pattern) => pattern.spacing(),
+        }
     }
 
     /// How far the head that sees farthest reaches; see [`Pattern::reach`].
@@ -97,7 +97,7 @@ impl Layer {
         cycles.try_fold(1, |all, cycle| crate::model::lcm(all, cycle?))
     }
 
-    fn most<T: Ord + Default>(&self, of: impl Fn(&dyn Pattern) -> T) -> T {
+    fn most<T: Ord + Default>(&self, of: impl Fn(&Head) -> T) -> T {
         self.patterns().map(of).max().unwrap_or_default()
     }
 }

@@ -5,13 +5,11 @@
 //! the same, and no table grows with the stream. BigBird draws once for a sequence of known length;
 //! here the draw is over the blocks still held, and goes on for ever.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::pages::{Choice, Pages};
-use super::{Defaults, Kind, Parsed, checked, fields};
+use super::{Defaults, Head, Kind, Parsed, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "random",
@@ -61,7 +59,7 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         r: own.r,
         seed: own.seed,
     };
-    Ok(Arc::new(Pages::new(block, blocks, choice)?))
+    Ok(Head::placed(Pages::new(block, blocks, choice)?))
 }
 
 impl Random {

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use candle_core::{Device, Result, Tensor};
 
 use crate::model::pattern::Held;
-use crate::model::{Layer, Pattern};
+use crate::model::{Head, Layer, Placed};
 
 /// Rows of a tile, and columns: `kTile` of the kernels.
 pub const TILE: usize = 64;
@@ -49,7 +49,9 @@ impl Tiles {
         let mut masks = Masks::new();
         let n_tiles = window.div_ceil(TILE);
         let (mut queries, mut keys) = (Lists::default(), Lists::default());
-        for pattern in layer.heads(n_kv_heads) {
+        for head in layer.heads(n_kv_heads) {
+            let Head::Placed(pattern) = head;
+            let pattern = pattern.as_ref();
             let mut back: Vec<Vec<[u32; 2]>> = vec![Vec::new(); n_tiles];
             let mut held = Held::new(pattern);
             for tile in 0..n_tiles {
@@ -144,7 +146,7 @@ impl Lists {
 type ByTile = BTreeMap<usize, Mask>;
 
 /// What the queries of a tile see, and where their gradients go. Tiles come in order.
-fn met_by(pattern: &dyn Pattern, held: &mut Held<'_>, queries: Range<usize>) -> (ByTile, ByTile) {
+fn met_by(pattern: &dyn Placed, held: &mut Held<'_>, queries: Range<usize>) -> (ByTile, ByTile) {
     let (mut seen, mut carried) = (ByTile::new(), ByTile::new());
     for query in queries {
         held.write(query as u64);
@@ -212,7 +214,8 @@ mod tests {
             let layer = Layer::parse(&entry, &defaults, 2).unwrap();
             let window = 300;
             let tiles = Tiles::new(&layer, 2, window);
-            for (group, pattern) in layer.heads(2).enumerate() {
+            for (group, head) in layer.heads(2).enumerate() {
+                let Head::Placed(pattern) = head;
                 for row in 0..window {
                     let met = |lists| {
                         let mut met: Vec<_> = tiles.met(lists, group, row).collect();
