@@ -44,12 +44,13 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         }
     };
     let anchors = checked("anchors", anchors)?;
-    let Head::Placed(beside) =
-        super::parse(&beside, defaults).map_err(|why| format!("beside: {why}"))?;
-    if beside.kept() > 0 || beside.above().is_some() {
-        return Err(format!("beside anchors {} is not possible", beside.kind()));
+    let beside = super::parse(&beside, defaults).map_err(|why| format!("beside: {why}"))?;
+    match beside {
+        Head::Placed(beside) if beside.kept() == 0 && beside.above().is_none() => {
+            Ok(Head::placed(Global { anchors, beside }))
+        }
+        other => Err(format!("beside anchors {} is not possible", other.kind())),
     }
-    Ok(Head::placed(Global { anchors, beside }))
 }
 
 impl Global {

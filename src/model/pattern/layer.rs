@@ -1,8 +1,10 @@
 //! The patterns of one layer: one that all its KV heads share, or one for each.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use super::{Defaults, Head, Spacing};
+use super::{Defaults, Hashed, Head, Placed, Spacing};
 
 /// Who sees whom in one layer, KV head by KV head.
 #[derive(Clone, Debug)]
@@ -28,9 +30,22 @@ impl Layer {
             shared => std::slice::from_ref(shared),
         };
         let heads = entries.iter().map(|entry| super::parse(entry, defaults));
-        Ok(Self {
-            heads: heads.collect::<Result<_, _>>()?,
-        })
+        let heads = heads.collect::<Result<Vec<_>, _>>()?;
+        let is_hashed = |head: &Head| matches!(head, Head::Hashed(_));
+        if heads.iter().any(is_hashed) && !heads.iter().all(is_hashed) {
+            return Err(
+                "hashed is for all heads of a layer or for none: its keys are its \
+                        queries, and the layer has no weights for others"
+                    .into(),
+            );
+        }
+        Ok(Self { heads })
+    }
+
+    /// Whether a head's key is the mean of the queries that share it: such a layer has no weights for
+    /// keys.
+    pub fn shares_queries(&self) -> bool {
+        self.hashed(1).is_some()
     }
 
     /// What the KV head `group` sees.
@@ -51,6 +66,24 @@ impl Layer {
         self.heads.iter()
     }
 
+    /// What each of so many KV heads sees, where positions say it.
+    pub fn placed(&self, n_kv_heads: usize) -> Option<Vec<&dyn Placed>> {
+        let heads = self.heads(n_kv_heads).map(|head| match head {
+            Head::Placed(pattern) => Some(pattern.as_ref()),
+            Head::Hashed(_) => None,
+        });
+        heads.collect()
+    }
+
+    /// What each of so many KV heads sees, where buckets say it.
+    pub fn hashed(&self, n_kv_heads: usize) -> Option<Vec<&Arc<Hashed>>> {
+        let heads = self.heads(n_kv_heads).map(|head| match head {
+            Head::Placed(_) => None,
+            Head::Hashed(hashed) => Some(hashed),
+        });
+        heads.collect()
+    }
+
     /// The pattern that all heads share.
     pub fn shared(&self) -> Option<&Head> {
         match self.heads.as_slice() {
@@ -68,6 +101,7 @@ impl Layer {
     pub fn spacing(&self) -> Option<Spacing> {
         match self.shared()? {
             Head::Placed(pattern) => pattern.spacing(),
+            Head::Hashed(_) => None,
         }
     }
 

@@ -8,6 +8,7 @@ mod block_sparse;
 mod dilated;
 mod fixed;
 mod global;
+mod hashed;
 mod held;
 mod latent;
 mod layer;
@@ -19,6 +20,7 @@ mod strided;
 #[cfg(test)]
 mod tests;
 
+pub use hashed::{Buckets, Hashed, Hasher, Rings};
 pub use held::Held;
 pub use layer::Layer;
 
@@ -109,6 +111,8 @@ pub trait Placed: Pattern {
 pub enum Head {
     /// Positions alone.
     Placed(Arc<dyn Placed>),
+    /// What is heard there, too: positions fall into buckets.
+    Hashed(Arc<Hashed>),
 }
 
 impl Head {
@@ -123,6 +127,7 @@ impl Deref for Head {
     fn deref(&self) -> &Self::Target {
         match self {
             Self::Placed(pattern) => pattern.as_ref(),
+            Self::Hashed(hashed) => hashed.as_ref(),
         }
     }
 }
@@ -165,6 +170,7 @@ const KINDS: &[Kind] = &[
     block_sparse::KIND,
     memory::KIND,
     latent::KIND,
+    hashed::KIND,
 ];
 
 /// The words of all kinds.
@@ -206,4 +212,14 @@ fn checked(name: &str, size: usize) -> Result<usize, String> {
         n if n > MAX_REACH => Err(format!("{name} is {n}, more than the {MAX_REACH} accepted")),
         n => Ok(n),
     }
+}
+
+/// SplitMix64's finaliser (Steele, Lea and Flood, 2014) over what is to be mixed into the seed, in turn.
+fn hash(seed: u64, words: [u64; 2]) -> u64 {
+    words.into_iter().fold(seed, |state, word| {
+        let z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    })
 }

@@ -50,6 +50,7 @@ fn samples() -> Vec<Arc<dyn Placed>> {
 fn placed(entry: &Value, defaults: &Defaults) -> Option<Arc<dyn Placed>> {
     match parse(entry, defaults).unwrap() {
         Head::Placed(pattern) => Some(pattern),
+        Head::Hashed(_) => None,
     }
 }
 
@@ -174,6 +175,8 @@ fn what_a_kind_does_not_allow_is_refused_with_the_rule() {
     assert!(refusal(anchors).contains("beside anchors global"));
     let anchors = json!({"kind": "global", "anchors": 4, "beside": {"kind": "fixed"}});
     assert!(refusal(anchors).contains("beside: missing field"));
+    let anchors = json!({"kind": "global", "anchors": 4, "beside": "hashed"});
+    assert!(refusal(anchors).contains("beside anchors hashed"));
     let latents = json!({"kind": "latent", "inputs": 8, "latents": 9});
     assert!(refusal(latents).contains("more than the 8 inputs"));
 }
@@ -187,9 +190,7 @@ fn every_head_may_see_otherwise() {
     let list = json!(["local", {"kind": "dilated", "window": 4, "dilation": 2}]);
     let layer = Layer::parse(&list, &reach, 2).unwrap();
     assert_eq!((layer.kind(), layer.patterns().len()), ("mixed", 2));
-    let sees = |group, key| match layer.head(group) {
-        Head::Placed(pattern) => pattern.sees(9, key),
-    };
+    let sees = |group: usize, key| layer.placed(2).unwrap()[group].sees(9, key);
     assert!(sees(0, 8) && !sees(1, 8));
     assert!(sees(1, 3) && !sees(0, 3));
     assert_eq!((layer.reach(), layer.spacing()), (7, None));
