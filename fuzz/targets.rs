@@ -7,7 +7,8 @@ use std::path::Path;
 
 use longwave::access::Tokens;
 use longwave::config::Config;
-use longwave::model::ModelConfig;
+use longwave::model::pattern::{Buckets, Hashed};
+use longwave::model::{Head, ModelConfig, Pattern};
 use longwave::protocol::{Event, Packet, Patch, Request};
 use longwave::wav;
 
@@ -69,6 +70,13 @@ pub fn model(data: &[u8]) {
     let _ = (config.receptive_field(), config.cycle());
     for head in config.layers.iter().flat_map(|layer| layer.patterns()) {
         let far = head.reach().saturating_mul(3);
+        let head = match head {
+            Head::Placed(head) => head,
+            Head::Hashed(head) => {
+                keeps_to_its_slots(head, far);
+                continue;
+            }
+        };
         for position in (0..40).chain(far..far + 40) {
             assert!(head.slot(position) < head.n_slots());
             let (mut n_runs, mut n_seen) = (0, 0);
@@ -79,6 +87,23 @@ pub fn model(data: &[u8]) {
             assert!(n_runs >= 1 && n_runs <= head.max_runs() && n_seen <= head.max_visible());
             assert!(head.sees(position, position) && !head.sees(position, position + 1));
         }
+    }
+}
+
+/// Rings that fill, and those of any age, whatever buckets positions fall into.
+fn keeps_to_its_slots(head: &Hashed, far: u64) {
+    let mut rings = head.rings();
+    for position in (0..40).chain(far..far + 40) {
+        let buckets: Buckets = std::array::from_fn(|round| (position >> round & 1) as u16);
+        let (mut n_runs, mut n_seen) = (0, 0);
+        head.visible(&rings, position, &buckets, &mut |run| {
+            assert!(run.start < run.end && run.end <= head.n_slots());
+            (n_runs, n_seen) = (n_runs + 1, n_seen + run.len());
+        });
+        assert!(n_runs <= head.max_runs() && n_seen <= head.max_visible());
+        head.write(&mut rings, position, &buckets, &mut |slot| {
+            assert!(slot < head.n_slots());
+        });
     }
 }
 

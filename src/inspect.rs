@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::engine::Footprint;
-use crate::model::{Layer, Model, ModelConfig, Pattern, V};
+use crate::model::{Head, Layer, Model, ModelConfig, V};
 
 pub use picture::{Panel, PictureError, draw};
 
@@ -96,13 +96,13 @@ pub fn panels(config: &ModelConfig) -> Vec<Panel<'_>> {
     let heads = config.layers.iter().enumerate();
     let heads = heads.flat_map(|(i, layer)| layer.patterns().map(move |head| (i, head)));
     let mut panels: Vec<(String, Panel<'_>)> = Vec::new();
-    for (i, pattern) in heads {
-        let is = format!("{pattern:?}");
+    for (i, head) in heads {
+        let is = format!("{head:?}");
         match panels.iter_mut().find(|(known, _)| *known == is) {
             Some((_, panel)) => panel.title += &format!(", {i}"),
             None => {
-                let title = format!("{} in layers {i}", pattern.kind());
-                panels.push((is, Panel { title, pattern }));
+                let title = format!("{} in layers {i}", head.kind());
+                panels.push((is, Panel { title, head }));
             }
         }
     }
@@ -143,9 +143,11 @@ fn n_parameters(model: &Model) -> u64 {
     let (config, weights) = (&model.config, &model.weights);
     let (d, f) = (config.d_model, config.mlp_width());
     let attention = d * (2 * d + 2 * config.kv_width()) + d * config.conv_width + d;
+    let shared = config.layers.iter().filter(|layer| layer.shares_queries());
+    let shared = shared.count() * d * config.kv_width();
     let mlp = 2 * d * f + f + 2 * d;
     let ends = 2 * V * d + V + d + d * config.predictor_width();
-    ((attention + mlp) * weights.layers.len() + ends) as u64
+    ((attention + mlp) * weights.layers.len() - shared + ends) as u64
 }
 
 /// One strip per layer, or per KV head where they differ: how much of the past it sees, on a
@@ -157,7 +159,9 @@ fn draw_pattern(page: &mut String, layers: &[Layer], rate: u32) {
     let width = (2 * n_octaves as usize + 2).max(14);
     line(
         page,
-        format_args!("what each layer sees: █ every position, ▄ some, ▁ few, · none"),
+        format_args!(
+            "what each layer sees: █ every position, ▄ some, ▁ few, ░ as it sounds, · none"
+        ),
     );
     line(
         page,
@@ -190,7 +194,17 @@ fn half_octave(half: u32) -> u64 {
 
 /// How densely the positions at these distances are seen, on the mean over some queries: what a
 /// query sees may depend on where in its block it stands.
-fn shade(head: &dyn Pattern, distances: std::ops::Range<u64>) -> char {
+fn shade(head: &Head, distances: std::ops::Range<u64>) -> char {
+    let pattern = match head {
+        Head::Placed(pattern) => pattern,
+        Head::Hashed(_) => {
+            return if distances.start < head.reach() {
+                '░'
+            } else {
+                '·'
+            };
+        }
+    };
     const QUERIES: u64 = 8;
     const MOST: u64 = 4096;
     // Of many distances some, spread by the golden ratio.
@@ -204,7 +218,7 @@ fn shade(head: &dyn Pattern, distances: std::ops::Range<u64>) -> char {
     let pairs = queries.flat_map(|now| (0..n).map(move |i| (now, i)));
     let n = n * QUERIES;
     let seen = pairs
-        .filter(|(now, i)| head.sees(*now, now - at(*i)))
+        .filter(|(now, i)| pattern.sees(*now, now - at(*i)))
         .count() as u64;
     match seen {
         0 => '·',

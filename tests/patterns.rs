@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use assert_no_alloc::{AllocDisabler, assert_no_alloc};
 use longwave::engine::{self, Decoder, DrawParams, Isa, NaiveDecoder, Settings, Turn, uniform};
-use longwave::model::pattern::Defaults;
-use longwave::model::{Layer, Model, ModelConfig, Weights};
+use longwave::model::pattern::{Buckets, Defaults};
+use longwave::model::{Head, Layer, Model, ModelConfig, Pattern, Weights};
 use longwave::train::forward;
 use serde_json::{Value, json};
 
@@ -32,6 +32,9 @@ fn entries() -> Vec<Value> {
         json!({"kind": "memory", "segment": 20}),
         json!({"kind": "latent", "inputs": 40, "latents": 8}),
         json!(["strided", {"kind": "global", "anchors": 20, "beside": "memory"}]),
+        json!({"kind": "hashed", "window": 90, "rounds": 2, "buckets": 8, "keys": 17, "seed": 3}),
+        json!([{"kind": "hashed", "window": 60, "rounds": 1, "buckets": 4, "keys": 20, "seed": 1},
+            {"kind": "hashed", "window": 96, "rounds": 3, "buckets": 16, "keys": 5, "seed": 2}]),
     ]
 }
 
@@ -67,7 +70,7 @@ fn codes(n: usize) -> Vec<u8> {
 
 /// Three times until slots and rotations are where they were; of what never repeats, enough.
 fn three_cycles(model: &Model) -> usize {
-    3 * model.config.cycle().map_or(500, |cycle| cycle.min(700)) as usize
+    3 * model.config.cycle().map_or(700, |cycle| cycle.min(700)) as usize
 }
 
 fn logits(engine: &mut dyn Decoder, codes: &[u8]) -> Vec<Vec<f32>> {
@@ -92,14 +95,23 @@ fn through_three_cycles_the_engines_equal_the_dense_mask() {
         let naive = worst(&naive, &expected);
         assert!(naive < 1e-3, "{entry}: naive differs by {naive}");
         let mut int8 = engine::open(&model, &Settings::default(), 1).unwrap();
-        let int8 = worst(&logits(int8.as_mut(), &codes), &expected);
+        let int8 = logits(int8.as_mut(), &codes);
         let spread = expected
             .iter()
             .flatten()
             .fold(0.0f32, |most, l| most.max(l.abs()));
+        let pairs = int8.chunks(1).zip(expected.chunks(1));
+        let is_off = |(a, b): &(&[Vec<f32>], &[Vec<f32>])| worst(a, b) >= 0.05 * spread;
+        let off = pairs.filter(is_off).count() as f64 / codes.len() as f64;
+        // A key that is a little off may fall into another bucket, whose keys are others: of weights
+        // that are noise, at more than a quarter of all positions.
+        let may_be = match model.config.layers[0].shares_queries() {
+            true => 0.4,
+            false => 0.0,
+        };
         assert!(
-            int8 < 0.05 * spread,
-            "{entry}: int8 differs by {int8} of {spread}"
+            off <= may_be,
+            "{entry}: int8 differs at {off} of all positions"
         );
     }
 }
@@ -144,6 +156,38 @@ fn the_models_of_the_comparison_see_as_many_keys_each() {
     }
 }
 
+/// Tells how many slots a step at a position reads; positions whose buckets matter come one by one.
+fn reads(head: &Head) -> Box<dyn FnMut(u64) -> usize + '_> {
+    match head {
+        Head::Placed(head) => Box::new(|position| {
+            let mut now = 0;
+            assert!(head.slot(position) < head.n_slots());
+            head.visible(position, &mut |run| {
+                assert!(run.end <= head.n_slots());
+                now += run.len();
+            });
+            now
+        }),
+        Head::Hashed(head) => {
+            let mut rings = head.rings();
+            Box::new(move |position| {
+                let mut now = 0;
+                let draw = uniform(4, position % 9_973);
+                let buckets: Buckets =
+                    std::array::from_fn(|i| (draw * (1 << i) as f32 * 64.0) as u16 % 4);
+                head.visible(&rings, position, &buckets, &mut |run| {
+                    assert!(run.end <= head.n_slots());
+                    now += run.len();
+                });
+                head.write(&mut rings, position, &buckets, &mut |slot| {
+                    assert!(slot < head.n_slots());
+                });
+                now
+            })
+        }
+    }
+}
+
 #[test]
 fn after_ten_million_positions_a_step_reads_what_it_read_in_the_first() {
     const MILLION: u64 = 1_000_000;
@@ -154,21 +198,26 @@ fn after_ten_million_positions_a_step_reads_what_it_read_in_the_first() {
     for entry in entries() {
         let layer = Layer::parse(&entry, &reach, 2).unwrap();
         for head in layer.patterns() {
-            let read = |positions: std::ops::Range<u64>| -> (usize, usize) {
-                let (mut slots, mut most) = (0, 0);
-                for position in positions {
-                    let mut now = 0;
-                    assert!(head.slot(position) < head.n_slots());
-                    head.visible(position, &mut |run| {
-                        assert!(run.end <= head.n_slots());
-                        now += run.len();
-                    });
-                    (slots, most) = (slots + now, now.max(most));
+            let (begin, mut read) = (head.reach(), reads(head));
+            let (first, last) = (
+                begin..begin + MILLION,
+                begin + 9 * MILLION..begin + 10 * MILLION,
+            );
+            let mut counts = [(0, 0); 2];
+            for position in 0..last.end {
+                let part = match position {
+                    p if first.contains(&p) => Some(&mut counts[0]),
+                    p if last.contains(&p) => Some(&mut counts[1]),
+                    _ => None,
+                };
+                if part.is_some() || matches!(head, Head::Hashed(_)) {
+                    let now = read(position);
+                    if let Some((slots, most)) = part {
+                        (*slots, *most) = (*slots + now, now.max(*most));
+                    }
                 }
-                (slots, most)
-            };
-            let first = read(head.reach()..head.reach() + MILLION);
-            let last = read(head.reach() + 9 * MILLION..head.reach() + 10 * MILLION);
+            }
+            let [first, last] = counts;
             assert_eq!(first.1, last.1, "{head:?}");
             // A million is no multiple of every block.
             let share = first.0 as f64 / last.0 as f64;
@@ -178,8 +227,48 @@ fn after_ten_million_positions_a_step_reads_what_it_read_in_the_first() {
 }
 
 #[test]
+fn a_lane_that_is_kept_copied_or_opened_anew_goes_on_to_the_bit() {
+    for entry in entries() {
+        let model = model(&entry);
+        let codes = codes(600);
+        let open = |threads| {
+            let settings = Settings {
+                threads: Some(threads),
+                ..Settings::default()
+            };
+            engine::open(&model, &settings, 2).unwrap()
+        };
+        let mut engine = open(1);
+        let expected = logits(engine.as_mut(), &codes);
+        // What the lane was before leaves nothing behind.
+        engine.open(0);
+        engine.prime(0, &codes[..333]);
+        let mut kept = vec![0; engine::state_len(engine.as_mut())];
+        engine::save(engine.as_mut(), 0, &mut kept);
+        engine.copy(0, 1);
+        let mut other = open(2);
+        other.prime(0, &codes[100..150]);
+        assert_eq!(engine::restore(other.as_mut(), 0, &kept), 333);
+        assert!(
+            logits(engine.as_mut(), &codes[333..]) == expected[333..],
+            "{entry}"
+        );
+        assert!(
+            logits(other.as_mut(), &codes[333..]) == expected[333..],
+            "{entry}"
+        );
+        let mut copied = Vec::new();
+        engine.score(1, &codes[333..], &mut |_, logits| {
+            copied.push(logits.to_vec())
+        });
+        assert!(copied == expected[333..], "{entry}");
+    }
+}
+
+#[test]
 fn a_long_stream_is_drawn_without_allocating() {
-    let n: u64 = std::env::var(POSITIONS).map_or(20_000, |n| n.parse().unwrap());
+    let asked: Option<u64> = std::env::var(POSITIONS).ok().map(|n| n.parse().unwrap());
+    let n = asked.unwrap_or(20_000);
     for entry in entries() {
         let model = model(&entry);
         let mut engine = engine::open(&model, &Settings::default(), 1).unwrap();
@@ -207,5 +296,9 @@ fn a_long_stream_is_drawn_without_allocating() {
             (first, draw(n / 10 * 9..n))
         });
         println!("{entry}: first tenth of {n} in {first:?}, last in {last:?}");
+        // On a machine that others share, and only where the parts are long enough to tell.
+        if asked.is_some() {
+            assert!(last <= 3 * first, "{entry}: {first:?}, then {last:?}");
+        }
     }
 }

@@ -72,8 +72,12 @@ fn of_every_kind(base: &Model) -> Vec<(String, Vec<Value>)> {
         all(json!({"kind": "block_sparse", "block": block, "layout":
             [std::iter::once(0).chain(BACK).collect::<Vec<_>>()]})),
         all(json!({"kind": "memory", "segment": k / 2})),
+        latent(k, layers.len()),
     ];
-    kinds.push(latent(k, layers.len()));
+    kinds.push(all(
+        json!({"kind": "hashed", "window": k * k, "rounds": 4, "buckets": 32,
+        "keys": k / 4, "seed": 0}),
+    ));
     kinds
 }
 

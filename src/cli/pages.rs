@@ -69,9 +69,9 @@ fn inspect_pattern(entry: &str, picture: Option<&Path>) -> Outcome {
     if let Some(path) = picture {
         let panels: Vec<_> = layer
             .patterns()
-            .map(|pattern| Panel {
-                title: pattern.kind().into(),
-                pattern,
+            .map(|head| Panel {
+                title: head.kind().into(),
+                head,
             })
             .collect();
         write_picture(path, &format!("Who sees whom: {}", layer.kind()), &panels)?;

@@ -28,6 +28,20 @@ pub fn rms_norm<F: Sixteen>(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) 
     });
 }
 
+/// `x = x / sqrt(mean(x²) + eps)`
+#[inline(always)]
+pub fn norm_in_place<F: Sixteen>(x: &mut [f32], eps: f32) {
+    let (mut squares, before) = (F::splat(0.0), &*x);
+    for_sixteens!((before) {
+        let x: F = before.read();
+        squares = x.mul_add(x, squares);
+    });
+    let scale = F::splat(1.0 / (squares.sum() / x.len() as f32 + eps).sqrt());
+    for_sixteens!((x) {
+        x.write(x.read::<F>().mul(scale));
+    });
+}
+
 /// The causal depthwise convolution: `out = sum over j of taps[j] · normed(j)`, `taps` [W, D] with
 /// the present tap first, `normed(j)` `[D]` what came in j positions ago.
 #[inline(always)]
@@ -361,5 +375,8 @@ mod tests {
         let (mut out, gain) = ([0.0; 3], [1.0, 2.0, 3.0]);
         rms_norm::<Plain>(&[3.0, -3.0, 3.0], &gain, 0.0, &mut out);
         assert_eq!(out, [1.0, -2.0, 3.0]);
+        let mut x = [3.0, -3.0, 3.0];
+        norm_in_place::<Plain>(&mut x, 0.0);
+        assert_eq!(x, [1.0, -1.0, 1.0]);
     }
 }

@@ -160,8 +160,8 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         }
         for layer in 0..self.weights.layers.len() {
             for part in self.parts(lane) {
-                let caches = &mut part.layers[layer].caches;
-                caches.iter_mut().for_each(|cache| cache.state(visit));
+                let stores = &mut part.layers[layer].stores;
+                stores.iter_mut().for_each(|store| store.state(visit));
             }
         }
     }
@@ -217,15 +217,17 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         for part in self.parts(lane) {
             part.position = position;
             let mut noise = noise();
-            let n_own = part.layers.first().map_or(0, |layer| layer.caches.len());
+            let n_own = part.layers.first().map_or(0, |layer| layer.stores.len());
             let heads = first..first + n_own;
             first = heads.end;
             for (layer, patterns) in part.layers.iter_mut().zip(&config.layers) {
-                for (head, cache) in heads.clone().zip(&mut layer.caches) {
-                    for slot in 0..patterns.head(head).n_slots() {
+                for (group, store) in heads.clone().zip(&mut layer.stores) {
+                    let head = patterns.head(group);
+                    store.rings.fill(head, position);
+                    for slot in 0..head.n_slots() {
                         numbers.fill_with(|| noise.next().unwrap_or(0.0));
                         let scale = lanewise::quantize::<Plain>(&numbers, &mut bytes);
-                        cache.write(slot, (&bytes, scale), (&bytes, scale));
+                        store.cache.write(slot, (&bytes, scale), (&bytes, scale));
                     }
                 }
             }

@@ -2,7 +2,8 @@
 //! side of the floor that `longwave bench` measures.
 
 use crate::compute::HeadCache;
-use crate::model::{ModelConfig, Pattern, V};
+use crate::model::pattern::Rings;
+use crate::model::{Head, ModelConfig, V};
 
 /// Bytes and multiplications of the int8 engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +37,20 @@ impl Footprint {
         let taps: usize = config.predictor.iter().map(|filter| filter.taps).sum();
         let f32s = size_of::<f32>();
         let cache = |slots| HeadCache::bytes_for(slots, config.head_size());
-        let over_heads = |of: &dyn Fn(&dyn Pattern) -> usize| {
+        let over_heads = |of: &dyn Fn(&Head) -> usize| {
             let layers = config.layers.iter();
             let heads = layers.flat_map(|layer| layer.heads(config.n_kv_heads));
             heads.map(of).sum::<usize>()
         };
+        let signs = |head: &Head| match head {
+            Head::Placed(_) => 0,
+            Head::Hashed(of) => of.n_signs(config.head_size()),
+        };
         Self {
-            weight_bytes: weight_macs + rows + config.n_layers() * floats,
+            weight_bytes: weight_macs + rows + config.n_layers() * floats + over_heads(&signs),
             kv_bytes: over_heads(&|head| cache(head.max_visible())),
             predictor_bytes: 2 * taps * f32s,
-            lane_bytes: over_heads(&|head| cache(head.n_slots()))
+            lane_bytes: over_heads(&|head| cache(head.n_slots()) + Rings::bytes_for(head))
                 + config.n_layers() * config.conv_width * d * f32s
                 + 3 * taps * f32s,
             weight_macs,

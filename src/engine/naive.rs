@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::draw::{Recent, WHOLE, draw_by};
 use super::{Decoder, See, Turn, check_turns, noise};
 use crate::compute::Plain;
-use crate::model::{Layer, LayerWeights, Model, ModelConfig, Pattern, Rotary, V};
+use crate::model::pattern::{Hasher, Rings};
+use crate::model::{Head, Layer, LayerWeights, Model, ModelConfig, Rotary, V};
 use crate::mulaw;
 use crate::predictor::{self, Predictor};
 
@@ -38,6 +39,8 @@ struct LayerState {
     keys: Vec<Vec<f32>>,
     /// [G], [slots, K]
     values: Vec<Vec<f32>>,
+    /// `[G]`
+    rings: Vec<Rings>,
     /// The normed inputs of the last `W` positions, newest last.
     taps: Vec<Vec<f32>>,
 }
@@ -150,6 +153,12 @@ impl Decoder for NaiveDecoder {
             let slots = layer.keys.iter_mut().chain(&mut layer.values).flatten();
             slots.zip(noise()).for_each(|(slot, noise)| *slot = noise);
         }
+        let n_groups = self.model.config.n_kv_heads;
+        for (layer, patterns) in lane.layers.iter_mut().zip(&self.model.config.layers) {
+            for (rings, head) in layer.rings.iter_mut().zip(patterns.heads(n_groups)) {
+                rings.fill(head, position);
+            }
+        }
     }
 
     fn isa(&self) -> &'static str {
@@ -160,10 +169,11 @@ impl Decoder for NaiveDecoder {
 impl Lane {
     fn new(model: &Model) -> Self {
         let config = &model.config;
-        let room = |head: &dyn Pattern| vec![0.0; head.n_slots() * config.head_size()];
+        let room = |head: &Head| vec![0.0; head.n_slots() * config.head_size()];
         let layers = config.layers.iter().map(|patterns| LayerState {
             keys: patterns.heads(config.n_kv_heads).map(room).collect(),
             values: patterns.heads(config.n_kv_heads).map(room).collect(),
+            rings: patterns.heads(config.n_kv_heads).map(Rings::of).collect(),
             taps: vec![vec![0.0; config.d_model]; config.conv_width],
         });
         Self {
@@ -178,6 +188,13 @@ impl Lane {
 }
 
 impl LayerState {
+    /// Writes a key and a value of a KV head.
+    fn store(&mut self, group: usize, slot: usize, key: &[f32], value: &[f32]) {
+        let at = slot * key.len()..(slot + 1) * key.len();
+        self.keys[group][at.clone()].copy_from_slice(key);
+        self.values[group][at].copy_from_slice(value);
+    }
+
     /// The causal depthwise convolution; `weight` is [D, W], the present tap last.
     fn convolve(&mut self, h: Vec<f32>, weight: &[f32]) -> Vec<f32> {
         self.taps.remove(0);
@@ -203,33 +220,55 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Attention of all heads [H·K] at one position, whose key and value are stored first.
+    /// Attention of all heads [H·K] at one position, whose key and value are stored on the way.
     fn attend(&self, state: &mut LayerState, position: u64, c: &[f32]) -> Vec<f32> {
-        let (config, layer) = (self.config, self.layer);
-        let head_size = config.head_size();
-        let q = linear(&layer.q, c);
-        let (k, v) = (linear(&layer.k, c), linear(&layer.v, c));
+        let config = self.config;
+        let q = linear(&self.layer.q, c);
+        let (k, v) = (
+            linear(&self.layer.keys(config), c),
+            linear(&self.layer.v, c),
+        );
         let of_group = q.chunks(q.len() / config.n_kv_heads);
-        let kv = k.chunks(head_size).zip(v.chunks(head_size));
-        let caches = state.keys.iter_mut().zip(&mut state.values);
+        let kv = k
+            .chunks(config.head_size())
+            .zip(v.chunks(config.head_size()));
         let mut out = Vec::new();
-        for (group, ((q, (k, v)), (keys, values))) in of_group.zip(kv).zip(caches).enumerate() {
-            let pattern = self.patterns.head(group);
-            let at = pattern.slot(position) * head_size;
-            keys[at..at + head_size].copy_from_slice(&self.turned(k, pattern, position));
-            values[at..at + head_size].copy_from_slice(v);
-            let mut slots = Vec::new();
-            pattern.visible(position, &mut |run| slots.extend(run));
-            let q = self.turned(q, pattern, position);
-            for q in q.chunks(head_size) {
-                out.extend(mix(q, keys, values, &slots));
+        for (group, (q, (k, v))) in of_group.zip(kv).enumerate() {
+            let head = self.patterns.head(group);
+            let q = self.turned(q, head, position);
+            let (mut slots, mut left) = (Vec::new(), Vec::new());
+            let k = match head {
+                Head::Placed(pattern) => {
+                    let k = self.turned(k, head, position);
+                    state.store(group, pattern.slot(position), &k, v);
+                    pattern.visible(position, &mut |run| slots.extend(run));
+                    k
+                }
+                Head::Hashed(of) => {
+                    let buckets = Hasher::new(of, k.len()).sort(k);
+                    let rings = &mut state.rings[group];
+                    of.visible(rings, position, &buckets, &mut |run| slots.extend(run));
+                    // These it takes from the oldest that it sees.
+                    of.write(rings, position, &buckets, &mut |slot| left.push(slot));
+                    let k = rms_norm(k, &vec![1.0; k.len()], config.norm_eps);
+                    self.turned(&k, head, position)
+                }
+            };
+            for q in q.chunks(config.head_size()) {
+                match slots.as_slice() {
+                    [] => out.extend(v),
+                    slots => out.extend(mix(q, &state.keys[group], &state.values[group], slots)),
+                }
+            }
+            for slot in left {
+                state.store(group, slot, &k, v);
             }
         }
         out
     }
 
     /// Heads turned by the angles of their position.
-    fn turned(&self, heads: &[f32], pattern: &dyn Pattern, position: u64) -> Vec<f32> {
+    fn turned(&self, heads: &[f32], pattern: &Head, position: u64) -> Vec<f32> {
         let head_size = self.config.head_size();
         let (mut cos, mut sin) = (vec![0.0; head_size / 2], vec![0.0; head_size / 2]);
         let rotation = pattern.rotation(position);

@@ -2,8 +2,8 @@
 
 use plotters::prelude::*;
 
-use crate::model::Pattern;
-use crate::model::pattern::Held;
+use crate::model::Head;
+use crate::model::pattern::{Hasher, Held};
 use crate::plot::{self, Area, BLUE, FONT, GREY, GRID};
 
 /// A pattern and what stands above it.
@@ -12,7 +12,7 @@ pub struct Panel<'a> {
     /// What it is.
     pub title: String,
     /// What is drawn.
-    pub pattern: &'a dyn Pattern,
+    pub head: &'a Head,
 }
 
 /// The drawing library gave up.
@@ -68,10 +68,13 @@ pub fn draw(title: &str, panels: &[Panel<'_>]) -> Result<String, PictureError> {
 }
 
 fn draw_panel(root: &Area<'_>, panel: &Panel<'_>, (x, y): (i32, i32)) -> Result<(), PictureError> {
-    let span = (panel.pattern.reach() * 2).clamp(CELLS as u64, MOST_POSITIONS);
+    let span = (panel.head.reach() * 2).clamp(CELLS as u64, MOST_POSITIONS);
     let per_cell = span.div_ceil(CELLS as u64);
     let cell = CELL as i32;
-    let said = format!("{}; {} positions", panel.title, per_cell * CELLS as u64);
+    let mut said = format!("{}; {} positions", panel.title, per_cell * CELLS as u64);
+    if matches!(panel.head, Head::Hashed(_)) {
+        said += " of a made-up melody";
+    }
     root.draw(&Text::new(
         said,
         (x, y),
@@ -85,7 +88,7 @@ fn draw_panel(root: &Area<'_>, panel: &Panel<'_>, (x, y): (i32, i32)) -> Result<
         square((0, 0), (all, all)),
         GRID.stroke_width(1),
     ))?;
-    for (row, shares) in shares(panel.pattern, per_cell).iter().enumerate() {
+    for (row, shares) in shares(panel.head, per_cell).iter().enumerate() {
         let down = row as i32 * cell;
         for (first, n, share) in runs(shares) {
             let across = [first as i32 * cell, (first + n) as i32 * cell];
@@ -99,23 +102,53 @@ fn draw_panel(root: &Area<'_>, panel: &Panel<'_>, (x, y): (i32, i32)) -> Result<
 }
 
 /// For each cell, which share of its pairs see each other.
-fn shares(pattern: &dyn Pattern, per_cell: u64) -> Vec<[f64; CELLS]> {
+fn shares(head: &Head, per_cell: u64) -> Vec<[f64; CELLS]> {
     let mut counts = vec![[0u64; CELLS]; CELLS];
-    let mut held = Held::new(pattern);
     // Of many queries of a cell some, spread over it.
     let n_asked = per_cell.min(ASKED);
-    for query in 0..per_cell * CELLS as u64 {
-        held.write(query);
-        let (cell, at) = (query / per_cell, query % per_cell);
-        if at * n_asked % per_cell >= n_asked {
-            continue;
+    let is_asked = |query: u64| query % per_cell * n_asked % per_cell < n_asked;
+    let mut note = |query: u64, key: u64| {
+        if is_asked(query) {
+            counts[(query / per_cell) as usize][(key / per_cell) as usize] += 1;
         }
-        let row = &mut counts[cell as usize];
-        held.seen(query, &mut |key| row[(key / per_cell) as usize] += 1);
+    };
+    let queries = 0..per_cell * CELLS as u64;
+    match head {
+        Head::Placed(pattern) => {
+            let mut held = Held::new(pattern.as_ref());
+            for query in queries {
+                held.write(query);
+                if is_asked(query) {
+                    held.seen(query, &mut |key| note(query, key));
+                }
+            }
+        }
+        Head::Hashed(of) => {
+            let (hasher, mut rings) = (Hasher::new(of, MADE_UP), of.rings());
+            for query in queries.clone() {
+                let buckets = hasher.sort(&made_up(query, queries.end));
+                of.advance(&mut rings, query, &buckets, &mut |key| note(query, key));
+            }
+        }
     }
     let pairs = (n_asked * per_cell) as f64;
     let share = |count| count as f64 / pairs;
     counts.into_iter().map(|row| row.map(share)).collect()
+}
+
+/// Numbers of a made-up key.
+const MADE_UP: usize = 16;
+
+/// A key of a melody of a few notes that come back, each as long as the others, for patterns that must
+/// hear something: what turns while a note lasts, and what tells it from the others.
+fn made_up(position: u64, of: u64) -> [f32; MADE_UP] {
+    const NOTES: [f32; 12] = [0., 1., 2., 0., 3., 1., 0., 2., 4., 0., 1., 2.];
+    let at = position as f32 / of as f32 * NOTES.len() as f32;
+    let note = NOTES[(at as usize).min(NOTES.len() - 1)];
+    std::array::from_fn(|i| {
+        let own = (note * (i * i + 3) as f32).cos();
+        own + 0.5 * (position as f32 * (1.0 + note) * 0.1 + i as f32).cos()
+    })
 }
 
 /// Cells beside each other that look alike and show something: (first, how many, share).
@@ -150,14 +183,14 @@ mod tests {
         let shares = shares(layer.head(0), 1);
         for (query, row) in shares.iter().enumerate() {
             for (key, share) in row.iter().enumerate() {
-                let sees = layer.head(0).sees(query as u64, key as u64);
+                let sees = layer.placed(1).unwrap()[0].sees(query as u64, key as u64);
                 assert_eq!(*share, f64::from(u8::from(sees)), "{query} {key}");
             }
         }
         assert_eq!(runs(&shares[50]), [(0, 2, 1.0), (48, 3, 1.0)]);
         let title = "anchors".to_owned();
-        let pattern = layer.head(0);
-        let svg = draw("one", &[Panel { title, pattern }]).unwrap();
+        let head = layer.head(0);
+        let svg = draw("one", &[Panel { title, head }]).unwrap();
         let document = roxmltree::Document::parse(&svg).unwrap();
         let n = document.descendants().filter(|n| n.has_tag_name("rect"));
         // The paper, the frame, and in most rows two pieces.

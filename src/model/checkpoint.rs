@@ -1,5 +1,6 @@
 //! `model.safetensors`: every tensor named, shaped and finite, or the file is refused.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -38,7 +39,7 @@ pub struct LayerWeights {
     pub conv: Vec<f32>,
     /// `[H·K, D]`
     pub q: Vec<f32>,
-    /// `[G·K, D]`
+    /// `[G·K, D]`; empty where [queries are shared](super::Layer::shares_queries).
     pub k: Vec<f32>,
     /// `[G·K, D]`
     pub v: Vec<f32>,
@@ -119,7 +120,10 @@ impl Weights {
                 attn_norm: take("attn_norm.weight", &[d])?,
                 conv: take("conv.weight", &[d, w])?,
                 q: take("q.weight", &[q, d])?,
-                k: take("k.weight", &[kv, d])?,
+                k: match config.layers[i].shares_queries() {
+                    true => Vec::new(),
+                    false => take("k.weight", &[kv, d])?,
+                },
                 v: take("v.weight", &[kv, d])?,
                 o: take("o.weight", &[d, q])?,
                 mlp_norm: take("mlp_norm.weight", &[d])?,
@@ -167,9 +171,28 @@ impl Weights {
                 ("down.weight", &layer.down),
                 ("down.bias", &layer.down_bias),
             ];
+            let own = own.into_iter().filter(|(_, values)| !values.is_empty());
             all.extend(own.map(|(name, values)| (format!("layers.{i}.{name}"), values)));
         }
         all
+    }
+}
+
+impl LayerWeights {
+    /// What makes keys `[G·K, D]`: where the layer has no weights for them, the mean of what makes the
+    /// queries that share each.
+    pub fn keys(&self, config: &ModelConfig) -> Cow<'_, [f32]> {
+        if !self.k.is_empty() {
+            return Cow::Borrowed(&self.k);
+        }
+        let size = config.head_size() * config.d_model;
+        let groups = self.q.chunks_exact(self.q.len() / config.n_kv_heads);
+        let mean = |heads: &[f32]| {
+            let n = heads.len() / size;
+            let sum = |i| heads.iter().skip(i).step_by(size).sum::<f32>();
+            (0..size).map(|i| sum(i) / n as f32).collect::<Vec<_>>()
+        };
+        Cow::Owned(groups.flat_map(mean).collect())
     }
 }
 

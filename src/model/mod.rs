@@ -17,7 +17,7 @@ pub use checkpoint::{LayerWeights, Weights, save};
 pub(crate) use config::lcm;
 pub use config::{Codec, ModelConfig};
 pub use draw::DrawParams;
-pub use pattern::{Layer, Pattern, Spacing};
+pub use pattern::{Head, Layer, Pattern, Placed, Spacing};
 pub use rotary::Rotary;
 
 use std::path::{Path, PathBuf};

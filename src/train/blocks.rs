@@ -12,7 +12,7 @@ use candle_core::{
     bail,
 };
 
-use super::ops::{self, Attention, NormConv, Turn};
+use super::ops::{self, Attention, NormConv, Sight, Turn};
 use crate::model::V;
 
 /// What a pass has computed before candle asks for it.
@@ -115,6 +115,10 @@ struct AttentionPass {
     ready: Ready,
     weights: AttentionWeights,
     c: Tensor,
+    /// With the sight that the pass has found.
+    attention: Attention,
+    /// What keys were multiplied by, where they are queries.
+    scales: Option<Tensor>,
     qkv: Tensor,
     attended: Tensor,
     lse: Tensor,
@@ -140,12 +144,62 @@ impl AttentionBlock {
         let values = self.attention.n_heads * self.attention.head_size;
         let active = parameter.to_dtype(ops::activation_type(parameter.device()))?;
         let matrices = d + d * w;
+        let kept = match self.shares_queries() {
+            true => width - self.keys(),
+            false => width,
+        };
+        let qkv = view(&active, matrices, &[kept, d])?;
         Ok(AttentionWeights {
             gain: view(parameter, 0, &[d])?,
             conv: view(parameter, d, &[d, w])?,
-            qkv: view(&active, matrices, &[width, d])?,
-            o: view(&active, matrices + width * d, &[d, values])?,
+            qkv: match self.shares_queries() {
+                true => self.with_keys(&qkv)?,
+                false => qkv,
+            },
+            o: view(&active, matrices + kept * d, &[d, values])?,
         })
+    }
+
+    /// Whether keys are the mean of the queries that share them.
+    fn shares_queries(&self) -> bool {
+        matches!(self.attention.sight, Sight::Hashed(_))
+    }
+
+    /// Rows of `qkv` that are keys.
+    fn keys(&self) -> usize {
+        self.attention.n_kv_heads * self.attention.head_size
+    }
+
+    /// The rows of queries `[G, H/G, K·D]`.
+    fn by_group(&self, queries: &Tensor) -> Result<Tensor> {
+        let a = &self.attention;
+        let shape = [
+            a.n_kv_heads,
+            a.n_heads / a.n_kv_heads,
+            a.head_size * self.d_model,
+        ];
+        queries.reshape(&shape)
+    }
+
+    /// Queries, keys and values, of queries and values.
+    fn with_keys(&self, qv: &Tensor) -> Result<Tensor> {
+        let (d, keys) = (self.d_model, self.keys());
+        let n_queries = qv.dim(0)? - keys;
+        let queries = qv.narrow(0, 0, n_queries)?;
+        let means = self.by_group(&queries)?.mean(1)?.reshape(&[keys, d])?;
+        Tensor::cat(&[queries, means, qv.narrow(0, n_queries, keys)?], 0)
+    }
+
+    /// The gradient of queries and values, of that of queries, keys and values.
+    fn without_keys(&self, d_qkv: &Tensor) -> Result<Tensor> {
+        let (d, keys, a) = (self.d_model, self.keys(), &self.attention);
+        let n_queries = d_qkv.dim(0)? - 2 * keys;
+        let d_means = d_qkv.narrow(0, n_queries, keys)?;
+        let each = (d_means * (a.n_kv_heads as f64 / a.n_heads as f64))?;
+        let each = each.reshape(&[a.n_kv_heads, 1, a.head_size * d])?;
+        let d_queries = self.by_group(&d_qkv.narrow(0, 0, n_queries)?)?;
+        let d_queries = d_queries.broadcast_add(&each)?.reshape(&[n_queries, d])?;
+        Tensor::cat(&[d_queries, d_qkv.narrow(0, n_queries + keys, keys)?], 0)
     }
 
     fn norm<'a>(&self, weights: &'a AttentionWeights) -> NormConv<'a> {
@@ -161,14 +215,24 @@ impl AttentionBlock {
         let weights = self.weights(parameter)?;
         let c = ops::norm_conv(x, &self.norm(&weights))?;
         let qkv = c.matmul(&weights.qkv.t()?)?;
-        ops::rotate(&qkv, &self.attention, &self.angles, Turn::Forward)?;
-        let (attended, lse) = ops::attend(&qkv, &self.attention)?;
+        let attention = Attention {
+            sight: ops::sort(&qkv, &self.attention)?,
+            ..self.attention.clone()
+        };
+        let scales = match self.shares_queries() {
+            true => Some(ops::norm_keys(&qkv, &attention, self.eps)?),
+            false => None,
+        };
+        ops::rotate(&qkv, &attention, &self.angles, Turn::Forward)?;
+        let (attended, lse) = ops::attend(&qkv, &attention)?;
         let branch = attended.matmul(&weights.o.t()?)?;
         Ok(AttentionPass {
             ready: Ready::new(ops::add_residual(x, &branch, None)?, x.shape()),
             block: self.clone(),
             weights,
             c,
+            attention,
+            scales,
             qkv,
             attended,
             lse,
@@ -186,13 +250,20 @@ impl CustomOp2 for AttentionPass {
         _: &Tensor,
         d: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (a, w) = (&self.block.attention, &self.weights);
+        let (a, w) = (&self.attention, &self.weights);
         let (d_branch, _) = ops::branch_gradient(d)?;
         let d_o = d_branch.t()?.matmul(&self.attended)?;
         let d_attended = d_branch.matmul(&w.o)?;
         let d_qkv = ops::attend_backward(&self.qkv, a, &self.attended, &self.lse, &d_attended)?;
+        if let Some(scales) = &self.scales {
+            ops::norm_keys_backward(&self.qkv, a, scales, &d_qkv)?;
+        }
         ops::rotate(&d_qkv, a, &self.block.angles, Turn::Back)?;
         let d_weight = d_qkv.t()?.matmul(&self.c)?;
+        let d_weight = match self.scales {
+            Some(_) => self.block.without_keys(&d_weight)?,
+            None => d_weight,
+        };
         let d_c = d_qkv.matmul(&w.qkv)?;
         let norm = self.block.norm(w);
         let (d_x, d_gain, d_conv) = ops::norm_conv_backward(&x.detach(), &norm, &d_c, d)?;

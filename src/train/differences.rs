@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::blocks::{AttentionBlock, EmbedBlock, HeadBlock, MlpBlock};
 use super::ops::{self, Attention, NormConv, Sight, Tiles, Turn};
-use crate::model::pattern::Defaults;
+use crate::model::pattern::{Defaults, Hasher};
 use crate::model::{Layer, Spacing, V};
 
 /// How far a slope may be from the gradient's, as a share of the gradient's root mean square.
@@ -32,6 +32,11 @@ const STEP: f64 = 1.0 / 32.0;
 const SHAPES: u64 = 4;
 const DIRECTIONS: usize = 4;
 const COORDINATES: usize = 6;
+/// Of kinds that are only a word.
+const REACH: Defaults = Defaults {
+    stride: 4,
+    context: 16,
+};
 /// So much that a norm bends little within a step, even of a row near zero.
 const EPS: f32 = 0.25;
 
@@ -60,6 +65,8 @@ const CASES: &[(&[&str], Draw)] = &[
     (&["rotate"], rotated),
     (&["attend", "attend_backward"], attended),
     (&["attend", "attend_backward"], attended_by_tiles),
+    (&["sort", "attend", "attend_backward"], attended_by_buckets),
+    (&["norm_keys", "norm_keys_backward"], keys_normed),
     (&["gelu", "gelu_backward"], activated),
     (&["add_residual", "branch_gradient"], added),
     (&["embed", "embed_backward"], embedded),
@@ -260,18 +267,15 @@ impl Random {
     /// The same with keys that lie unevenly.
     fn tiled_attention(&mut self) -> Attention {
         let even = self.attention();
-        let reach = Defaults {
-            stride: 4,
-            context: 16,
-        };
         let kinds = ["fixed", "random", "block_sparse", "global"];
         let entry = json!(kinds[self.below(kinds.len())]);
-        let layer = Layer::parse(&entry, &reach, even.n_kv_heads).unwrap();
+        let layer = Layer::parse(&entry, &REACH, even.n_kv_heads).unwrap();
+        let heads = layer.placed(even.n_kv_heads).unwrap();
         // More than a tile, now and then.
         let window = self.from(5, 9) + 64 * self.below(2);
         Attention {
             window,
-            sight: Sight::Tiled(Arc::new(Tiles::new(&layer, even.n_kv_heads, window))),
+            sight: Sight::Tiled(Arc::new(Tiles::new(&heads, window))),
             ..even
         }
     }
@@ -362,6 +366,49 @@ fn attended(random: &mut Random) -> Case {
 fn attended_by_tiles(random: &mut Random) -> Case {
     let a = random.tiled_attention();
     attending(a, random)
+}
+
+/// Buckets are told once: a step of the differences does not change them.
+fn attended_by_buckets(random: &mut Random) -> Case {
+    let even = random.attention();
+    let entry = json!({"kind": "hashed", "window": 2 + random.below(9), "rounds": 2, "buckets": 4,
+        "keys": 1, "seed": random.below(99)});
+    let layer = Layer::parse(&entry, &REACH, even.n_kv_heads).unwrap();
+    let heads = layer.hashed(even.n_kv_heads).unwrap();
+    let hashers = heads.iter().map(|of| Hasher::new(of, even.head_size));
+    let hashed = Attention {
+        sight: Sight::Hashed(hashers.collect()),
+        ..even
+    };
+    let qkv = random.tensor(&[2 * hashed.window, hashed.qkv_width()]);
+    let a = Attention {
+        sight: ops::sort(&qkv, &hashed).unwrap(),
+        ..hashed
+    };
+    attending(a, random)
+}
+
+/// The way back knows what was made, and what it was multiplied by.
+fn keys_normed(random: &mut Random) -> Case {
+    let a = random.attention();
+    let shape = [2 * a.window, a.qkv_width()];
+    let again = a.clone();
+    let normed = move |qkv: &Tensor| {
+        let qkv = qkv.copy()?;
+        let scales = ops::norm_keys(&qkv, &again, EPS)?;
+        Ok::<_, candle_core::Error>((qkv, scales))
+    };
+    let forward = normed.clone();
+    Case {
+        inputs: vec![("qkv", random.tensor(&shape))],
+        factors: vec![random.tensor(&shape)],
+        forward: Box::new(move |x| Ok(vec![forward(&x[0])?.0])),
+        backward: Box::new(move |x, d| {
+            let ((qkv, scales), d) = (normed(&x[0])?, d[0].copy()?);
+            ops::norm_keys_backward(&qkv, &a, &scales, &d)?;
+            Ok(vec![d])
+        }),
+    }
 }
 
 fn attending(a: Attention, random: &mut Random) -> Case {

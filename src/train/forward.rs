@@ -1,14 +1,17 @@
 //! The whole model over a whole excerpt at once, naively, in f32: the oracle.
 //!
-//! It shares with the engines only the weights, the mask (`Pattern::sees`) and the rotary table;
+//! It shares with the engines only the weights, the rule of who sees whom (`Placed::sees`, `Hashed::seen`, and what
+//! sorts keys into buckets) and the rotary table;
 //! nothing is cached, nothing rolls. Attention is dense with the mask applied in blocks of
 //! queries, so memory grows with block · T and time with T².
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{D, Device, Result, Tensor};
 
-use crate::model::{Layer, Model, ModelConfig, Pattern, Rotary, Weights};
+use crate::model::pattern::{Buckets, Hashed, Hasher};
+use crate::model::{Head, Layer, Model, ModelConfig, Placed, Rotary, Weights};
 use crate::mulaw;
 use crate::predictor;
 
@@ -78,37 +81,92 @@ fn attention<'a>(
     let h = rms_norm(x, layer("attn_norm.weight"), config.norm_eps)?;
     let c = convolution(&h, layer("conv.weight"))?;
     let q = heads(&linear(&c, layer("q.weight"))?, n_heads)?;
-    let k = heads(&linear(&c, layer("k.weight"))?, n_kv_heads)?;
     let v = heads(&linear(&c, layer("v.weight"))?, n_kv_heads)?;
+    let per_group = n_heads / n_kv_heads;
     let mut all = Vec::with_capacity(n_heads);
-    for head in 0..n_heads {
-        let group = head / (n_heads / n_kv_heads);
-        let pattern = patterns.head(group);
-        let (cos, sin) = angles(pattern, rotary, config.head_size() / 2, x.dim(0)?)?;
-        let q = rotate(&q.get(head)?, &cos, &sin)?;
-        let k = rotate(&k.get(group)?, &cos, &sin)?;
-        all.push(attend(pattern, &q, &k, &v.get(group)?)?);
+    for group in 0..n_kv_heads {
+        let head = patterns.head(group);
+        let own = q.narrow(0, group * per_group, per_group)?;
+        let (k, mask) = match head {
+            Head::Placed(pattern) => {
+                let k = heads(&linear(&c, layer("k.weight"))?, n_kv_heads)?.get(group)?;
+                (k, Mask::Placed(pattern.as_ref()))
+            }
+            Head::Hashed(of) => {
+                let k = own.mean(0)?;
+                let mask = Mask::Hashed(of, sorted(of, &k)?);
+                (norm(&k, config.norm_eps)?, mask)
+            }
+        };
+        let (cos, sin) = angles(head, rotary, config.head_size() / 2, x.dim(0)?)?;
+        let k = rotate(&k, &cos, &sin)?;
+        for i in 0..per_group {
+            let q = rotate(&own.get(i)?, &cos, &sin)?;
+            all.push(attend(&mask, &q, &k, &v.get(group)?)?);
+        }
     }
     linear(&Tensor::cat(&all, 1)?.contiguous()?, layer("o.weight"))
 }
 
-/// One head [T, K], dense, the mask asked of the pattern for each pair. Where a gradient shall not
-/// pass, keys and values are others of the same value.
-fn attend(pattern: &dyn Pattern, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+/// The buckets of keys [T, K].
+fn sorted(of: &Arc<Hashed>, k: &Tensor) -> Result<Vec<Buckets>> {
+    let hasher = Hasher::new(of, k.dim(1)?);
+    let keys = k.detach().to_vec2::<f32>()?;
+    Ok(keys.iter().map(|key| hasher.sort(key)).collect())
+}
+
+/// Who sees whom in one head.
+enum Mask<'a> {
+    Placed(&'a dyn Placed),
+    /// The buckets of every position: no gradient passes through the choice.
+    Hashed(&'a Hashed, Vec<Buckets>),
+}
+
+impl Mask<'_> {
+    /// How often a query sees each of `n` keys.
+    fn seen(&self, query: usize, n: usize) -> Vec<f32> {
+        match self {
+            Self::Placed(of) => of_keys(n, |key| of.sees(query as u64, key)),
+            Self::Hashed(of, buckets) => {
+                let mut times = vec![0.0; n];
+                of.seen(&buckets[..=query], &mut |key| times[key] += 1.0);
+                times
+            }
+        }
+    }
+
+    /// To which of `n` keys the gradient of a query passes: 1, or 0.
+    fn carried(&self, query: usize, n: usize) -> Vec<f32> {
+        match self {
+            Self::Placed(of) => of_keys(n, |key| of.carries_gradient(query as u64, key)),
+            Self::Hashed(..) => vec![1.0; n],
+        }
+    }
+}
+
+/// 1 for the keys of which it is so, 0 for the others.
+fn of_keys(n: usize, is_so: impl Fn(u64) -> bool) -> Vec<f32> {
+    (0..n as u64)
+        .map(|key| f32::from(u8::from(is_so(key))))
+        .collect()
+}
+
+/// One head [T, K], dense, the mask asked for each query. Where a gradient shall not pass, keys and
+/// values are others of the same value.
+fn attend(mask: &Mask<'_>, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (n, head_size) = q.dims2()?;
     let mut blocks = Vec::new();
     for first in (0..n).step_by(QUERY_BLOCK) {
         let len = QUERY_BLOCK.min(n - first);
-        let mask = |of: &dyn Fn(u64, u64) -> bool, yes: f32, no: f32| {
-            let pairs = (first..first + len).flat_map(|query| (0..n).map(move |key| (query, key)));
-            let each = pairs.map(|(query, key)| match of(query as u64, key as u64) {
-                true => yes,
-                false => no,
-            });
-            tensor(&each.collect::<Vec<_>>(), &[len, n])
+        let rows = |of: &dyn Fn(usize) -> Vec<f32>| {
+            tensor(
+                &(first..first + len).flat_map(of).collect::<Vec<_>>(),
+                &[len, n],
+            )
         };
-        let sees = mask(&|q, k| pattern.sees(q, k), 0.0, f32::NEG_INFINITY)?;
-        let carries = mask(&|q, k| pattern.carries_gradient(q, k), 1.0, 0.0)?;
+        // What is seen several times has as many shares: its logarithm more.
+        let sees = rows(&|query| mask.seen(query, n))?.log()?;
+        let carries = rows(&|query| mask.carried(query, n))?;
         let q = (q.narrow(0, first, len)? / (head_size as f64).sqrt())?;
         let scores = both(&carries, &q.matmul(&k.t()?)?, &q.matmul(&k.detach().t()?)?)?;
         let scores = (scores + sees)?;
@@ -153,8 +211,12 @@ fn convolution(h: &Tensor, weight: &Tensor) -> Result<Tensor> {
 }
 
 fn rms_norm(x: &Tensor, gain: &Tensor, eps: f32) -> Result<Tensor> {
+    norm(x, eps)?.broadcast_mul(gain)
+}
+
+fn norm(x: &Tensor, eps: f32) -> Result<Tensor> {
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?;
-    x.broadcast_div(&scale)?.broadcast_mul(gain)
+    x.broadcast_div(&scale)
 }
 
 fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -168,15 +230,10 @@ fn heads(x: &Tensor, n: usize) -> Result<Tensor> {
 }
 
 /// cos and sin [T, K/2] of every position's rotation.
-fn angles(
-    pattern: &dyn Pattern,
-    rotary: &Rotary,
-    half: usize,
-    n: usize,
-) -> Result<(Tensor, Tensor)> {
+fn angles(head: &Head, rotary: &Rotary, half: usize, n: usize) -> Result<(Tensor, Tensor)> {
     let (mut cos, mut sin) = (vec![0.0; n * half], vec![0.0; n * half]);
     for (t, (cos, sin)) in cos.chunks_mut(half).zip(sin.chunks_mut(half)).enumerate() {
-        rotary.angles(pattern.rotation(t as u64), cos, sin);
+        rotary.angles(head.rotation(t as u64), cos, sin);
     }
     Ok((tensor(&cos, &[n, half])?, tensor(&sin, &[n, half])?))
 }

@@ -11,9 +11,10 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::blocks::{AttentionBlock, EmbedBlock, HeadBlock, MlpBlock};
 use super::inputs::Inputs;
-use super::ops::{Attention, Sight, Tiles};
+use super::ops::{Attention, CPU_ALONE, Sight, Tiles};
 use super::parameters::{self, Parameter};
-use crate::model::{ModelConfig, Rotary, Weights};
+use crate::model::pattern::Hasher;
+use crate::model::{Layer, ModelConfig, Rotary, Weights};
 
 /// A model in training, or being measured.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Network {
     parameters: Vec<Parameter>,
     /// `[rope_period, K]`
     angles: Tensor,
+    /// By layer: what sorts the keys of each KV head, where they are sorted.
+    hashers: Vec<Arc<[Hasher]>>,
     /// By layer and window, once they were needed.
     tiles: Mutex<HashMap<(usize, usize), Arc<Tiles>>>,
 }
@@ -63,7 +66,18 @@ impl Network {
     }
 
     fn of(config: &ModelConfig, parameters: Vec<Parameter>, device: &Device) -> Result<Self> {
+        if !device.is_cpu() && config.layers.iter().any(Layer::shares_queries) {
+            bail!("{CPU_ALONE}");
+        }
+        let hashers = config.layers.iter().map(|layer| {
+            let heads = layer.hashed(config.n_kv_heads).unwrap_or_default();
+            let heads = heads.into_iter();
+            heads
+                .map(|of| Hasher::new(of, config.head_size()))
+                .collect()
+        });
         Ok(Self {
+            hashers: hashers.collect(),
             angles: angles(config, device)?,
             config: config.clone(),
             parameters,
@@ -177,11 +191,16 @@ impl Network {
         if let Some(spacing) = patterns.spacing() {
             return Sight::Even(spacing);
         }
-        let mut known = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
-        let tiles = known.entry((layer, window));
-        let tiles =
-            tiles.or_insert_with(|| Arc::new(Tiles::new(patterns, self.config.n_kv_heads, window)));
-        Sight::Tiled(tiles.clone())
+        let n_groups = self.config.n_kv_heads;
+        match patterns.placed(n_groups) {
+            Some(heads) => {
+                let mut known = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
+                let tiles = known.entry((layer, window));
+                let tiles = tiles.or_insert_with(|| Arc::new(Tiles::new(&heads, window)));
+                Sight::Tiled(tiles.clone())
+            }
+            None => Sight::Hashed(self.hashers[layer].clone()),
+        }
     }
 
     fn mlp(&self) -> MlpBlock {

@@ -157,13 +157,20 @@ fn attention(config: &ModelConfig, i: usize) -> Plan {
     let (q, kv) = (config.n_heads * config.head_size(), config.kv_width());
     let name = |tensor: &str| format!("layers.{i}.{tensor}.weight");
     let fan = |n: usize| Start::Normal((n as f64).powf(-0.5));
-    Plan::new(format!("layers.{i}.attention"))
+    let plan = Plan::new(format!("layers.{i}.attention"))
         .part(&name("attn_norm"), d, Start::Fill(1.0), false)
         .part(&name("conv"), d * taps, Start::Identity(taps), false)
-        .part(&name("q"), q * d, fan(d), true)
-        .part(&name("k"), kv * d, fan(d), true)
-        .part(&name("v"), kv * d, fan(d), true)
-        .part(&name("o"), d * q, fan(q * 2 * config.n_layers()), true)
+        .part(&name("q"), q * d, fan(d), true);
+    let plan = match config.layers[i].shares_queries() {
+        true => plan,
+        false => plan.part(&name("k"), kv * d, fan(d), true),
+    };
+    plan.part(&name("v"), kv * d, fan(d), true).part(
+        &name("o"),
+        d * q,
+        fan(q * 2 * config.n_layers()),
+        true,
+    )
 }
 
 fn mlp(config: &ModelConfig, i: usize) -> Plan {

@@ -29,6 +29,9 @@ fn models() -> Vec<(ModelConfig, Weights)> {
         json!({"kind": "block_sparse", "block": 4, "layout": [[0, 1], [0, 2, 7]]}),
         json!({"kind": "memory", "segment": 16}),
         json!("latent"),
+        json!({"kind": "hashed", "window": 30, "rounds": 2, "buckets": 4, "keys": 3, "seed": 1}),
+        json!([{"kind": "hashed", "window": 32, "rounds": 1, "buckets": 6, "keys": 5, "seed": 2},
+            {"kind": "hashed", "window": 9, "rounds": 3, "buckets": 2, "keys": 2, "seed": 3}]),
         json!(["strided", {"kind": "fixed", "block": 6, "blocks": 5, "summary": 1, "sub_block": 1}]),
     ];
     std::iter::once(with_weights(&tiny))

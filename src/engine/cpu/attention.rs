@@ -4,15 +4,46 @@ use std::ops::Range;
 
 use crate::compute::lanewise::{self, Peak};
 use crate::compute::{HeadCache, Ops, Queries, SLOTS_PER_BLOCK, blocks_of};
-use crate::model::{Layer, ModelConfig, Pattern, Rotary};
+use crate::engine::Visit;
+use crate::model::pattern::{Buckets, Hashed, Hasher, Rings};
+use crate::model::{Head, Layer, ModelConfig, Placed, Rotary};
+
+/// What one KV head of a lane keeps.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub cache: HeadCache,
+    pub rings: Rings,
+}
+
+impl Store {
+    pub fn new(head: &Head, head_size: usize) -> Self {
+        Self {
+            cache: HeadCache::new(head.n_slots(), head_size),
+            rings: Rings::of(head),
+        }
+    }
+
+    /// Becomes what `other` is, of the same head.
+    pub fn copy(&mut self, other: &Self) {
+        self.cache.copy(&other.cache);
+        self.rings.copy(&other.rings);
+    }
+
+    /// Shows all bytes, and takes what `visit` leaves there.
+    pub fn state(&mut self, visit: Visit<'_>) {
+        self.cache.state(visit);
+        self.rings
+            .state(&mut |words| visit(bytemuck::cast_slice_mut(words)));
+    }
+}
 
 /// What attention computes on its way; nothing of it outlives a call.
 #[derive(Debug)]
 pub(super) struct Attention {
     q: Queries,
-    /// `[K]`: a key and a value in int8.
-    key: Vec<i8>,
-    value: Vec<i8>,
+    /// `[K]`: a key and a value in int8, and what a step of each is worth.
+    key: (Vec<i8>, f32),
+    value: (Vec<i8>, f32),
     /// The slots seen, as runs.
     runs: Vec<Range<usize>>,
     /// [H/G, slots], the slots filled up to whole blocks of every run.
@@ -31,8 +62,8 @@ impl Attention {
         let n_slots = blocks * SLOTS_PER_BLOCK;
         Self {
             q: Queries::new(heads_per_group, head_size),
-            key: vec![0; head_size],
-            value: vec![0; head_size],
+            key: (vec![0; head_size], 0.0),
+            value: (vec![0; head_size], 0.0),
             runs: Vec::with_capacity(blocks),
             scores: vec![0.0; heads_per_group * n_slots],
             value_scales: vec![0.0; n_slots],
@@ -49,26 +80,13 @@ impl Attention {
     pub fn run<O: Ops>(
         &mut self,
         ops: O,
-        (pattern, position): (&dyn Pattern, u64),
+        (pattern, position): (&dyn Placed, u64),
         cache: &mut HeadCache,
         qkv: &[f32],
         out: &mut [f32],
     ) {
-        let k = self.key.len();
-        let (q, kv) = qkv.split_at(out.len());
-        let key_scale = lanewise::quantize::<O::F>(&kv[..k], &mut self.key);
-        let value_scale = lanewise::quantize::<O::F>(&kv[k..], &mut self.value);
-        cache.write(
-            pattern.slot(position),
-            (&self.key, key_scale),
-            (&self.value, value_scale),
-        );
-        // Scores are powers of two: their unit takes in what turns e into 2.
-        let unit = std::f32::consts::LOG2_E / (k as f32).sqrt();
-        for (head, q) in q.chunks_exact(k).enumerate() {
-            let (bytes, scale) = self.q.head_mut(head);
-            *scale = lanewise::quantize::<O::F>(q, bytes) * unit;
-        }
+        self.quantize::<O>(qkv, out.len());
+        self.store(cache, pattern.slot(position));
         self.runs.clear();
         pattern.visible(position, &mut |run| self.runs.push(run));
         self.read(ops, cache, out);
@@ -79,6 +97,64 @@ impl Attention {
                 ops.prefetch(cache.lines(&run));
             }
         });
+    }
+
+    /// The same of a head whose key fell into these buckets, and has been [sorted](sort) before: what it
+    /// sees is read before the key and the value are stored, in the place of the oldest.
+    #[inline(always)]
+    pub fn run_hashed<O: Ops>(
+        &mut self,
+        ops: O,
+        (of, position, buckets): (&Hashed, u64, &Buckets),
+        Store { cache, rings }: &mut Store,
+        qkv: &[f32],
+        out: &mut [f32],
+    ) {
+        self.runs.clear();
+        of.visible(rings, position, buckets, &mut |run| self.runs.push(run));
+        self.runs
+            .iter()
+            .for_each(|run| ops.prefetch(cache.lines(run)));
+        self.quantize::<O>(qkv, out.len());
+        match self.runs.is_empty() {
+            true => self.show_itself(out),
+            false => self.read(ops, cache, out),
+        }
+        of.write(rings, position, buckets, &mut |slot| {
+            self.store(cache, slot);
+        });
+    }
+
+    /// Brings queries, key and value of one position to int8.
+    #[inline(always)]
+    fn quantize<O: Ops>(&mut self, qkv: &[f32], n_queries: usize) {
+        let (q, kv) = qkv.split_at(n_queries);
+        let (k, v) = kv.split_at(kv.len() / 2);
+        self.key.1 = lanewise::quantize::<O::F>(k, &mut self.key.0);
+        self.value.1 = lanewise::quantize::<O::F>(v, &mut self.value.0);
+        // Scores are powers of two: their unit takes in what turns e into 2.
+        let unit = std::f32::consts::LOG2_E / (k.len() as f32).sqrt();
+        for (head, q) in q.chunks_exact(k.len()).enumerate() {
+            let (bytes, scale) = self.q.head_mut(head);
+            *scale = lanewise::quantize::<O::F>(q, bytes) * unit;
+        }
+    }
+
+    #[inline(always)]
+    fn store(&self, cache: &mut HeadCache, slot: usize) {
+        let (key, value) = (&self.key, &self.value);
+        cache.write(slot, (&key.0, key.1), (&value.0, value.1));
+    }
+
+    /// What a softmax over one position comes to.
+    #[inline(always)]
+    fn show_itself(&self, out: &mut [f32]) {
+        let (value, scale) = &self.value;
+        for out in out.chunks_exact_mut(value.len()) {
+            for (out, value) in out.iter_mut().zip(value) {
+                *out = f32::from(*value) * scale;
+            }
+        }
     }
 
     #[inline(always)]
@@ -97,6 +173,21 @@ impl Attention {
         lanewise::softmax::<O::F>(scores, value_scales, weights, peaks, &mut self.units);
         ops.mix(&slots, &self.weights[..n_scores], &self.units, out);
     }
+}
+
+/// Tells the buckets of the key in one KV head's `qkv`, not yet rotated, and brings it to one length.
+#[inline(always)]
+pub(super) fn sort<O: Ops>(
+    hasher: &Hasher,
+    qkv: &mut [f32],
+    head_size: usize,
+    eps: f32,
+) -> Buckets {
+    let at = qkv.len() - 2 * head_size;
+    let key = &mut qkv[at..at + head_size];
+    let buckets = hasher.sort(key);
+    lanewise::norm_in_place::<O::F>(key, eps);
+    buckets
 }
 
 /// Turns the queries and the key of one KV head's `qkv` by the angles of their position.
@@ -123,7 +214,7 @@ fn hide_filling(runs: &[Range<usize>], mut scores: &mut [f32]) {
 
 /// The most blocks that any head reads at once: every run may begin and end inside a block.
 fn max_blocks(config: &ModelConfig) -> usize {
-    let of = |p: &dyn Pattern| p.max_visible() / SLOTS_PER_BLOCK + 2 * p.max_runs();
+    let of = |p: &Head| p.max_visible() / SLOTS_PER_BLOCK + 2 * p.max_runs();
     let heads = config.layers.iter().flat_map(Layer::patterns);
     heads.map(of).max().unwrap_or(0)
 }

@@ -11,14 +11,15 @@ use std::thread;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::attention::{Angles, Attention, rotate};
+use super::attention::{Angles, Attention, Store, rotate, sort};
 use super::embed::{self, Expected};
-use super::weights::{PackedLayer, PackedWeights};
+use super::weights::{PackedLayer, PackedWeights, Sight};
 use super::worker::{Lane, norm_rows, quantize_rows};
 use super::{CpuDecoder, See};
-use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
+use crate::compute::{Activations, Ops, Stage, lanewise};
 use crate::engine::STEPPED_MAX;
-use crate::model::{ModelConfig, Pattern, V};
+use crate::model::pattern::Buckets;
+use crate::model::{Head, ModelConfig, V};
 
 /// Positions that go through a layer together.
 const TILE: usize = 512;
@@ -51,6 +52,8 @@ struct Piece {
     normed: Vec<f32>,
     /// [G], [positions, (H/G + 2)·K]
     qkv: Vec<Vec<f32>>,
+    /// [G], [positions]: of the heads that have some.
+    buckets: Vec<Vec<Buckets>>,
     /// [positions, F]
     hidden: Vec<f32>,
     /// [positions, D]
@@ -128,12 +131,12 @@ impl<O: Ops> CpuDecoder<O> {
             layer.norm(tile, taps);
             let after = layer.taps_after(tile, taps);
             layer.project(tile);
-            let caches = parts.iter_mut().flat_map(|part| {
+            let stores = parts.iter_mut().flat_map(|part| {
                 let own = &mut part.layers[index];
                 own.taps.copy_from_slice(&after);
-                &mut own.caches
+                &mut own.stores
             });
-            layer.attend(tile, caches.collect());
+            layer.attend(tile, stores.collect());
             layer.finish(tile);
         }
         if wants_logits {
@@ -173,7 +176,7 @@ impl<O: Ops> Layer<'_, O> {
         &self.weights.model.config
     }
 
-    fn pattern(&self, group: usize) -> &dyn Pattern {
+    fn head(&self, group: usize) -> &Head {
         self.config().layers[self.index].head(group)
     }
 
@@ -231,11 +234,11 @@ impl<O: Ops> Layer<'_, O> {
     }
 
     /// Attention, position after position, each KV head by itself.
-    fn attend(&self, tile: &mut Tile, caches: Vec<&mut HeadCache>) {
+    fn attend(&self, tile: &mut Tile, stores: Vec<&mut Store>) {
         let Tile { pieces, groups } = tile;
-        let heads = groups.par_iter_mut().zip(caches).enumerate();
-        heads.for_each(|(index, (group, cache))| {
-            self.ops.run(Attend(self, &*pieces, index, group, cache));
+        let heads = groups.par_iter_mut().zip(stores).enumerate();
+        heads.for_each(|(index, (group, store))| {
+            self.ops.run(Attend(self, &*pieces, index, group, store));
         });
     }
 
@@ -309,12 +312,18 @@ impl<O: Ops> Stage for Project<'_, O> {
             let (bytes, scale) = piece.narrow.row_mut(row);
             *scale = lanewise::quantize_range::<O::F>(&piece.row, bytes);
         }
-        let heads = layer.packed().qkv.iter().zip(&mut piece.qkv).enumerate();
-        for (group, (matrix, qkv)) in heads {
+        let (k, eps) = (layer.config().head_size(), layer.config().norm_eps);
+        let heads = piece.qkv.iter_mut().zip(&mut piece.buckets);
+        for (group, (qkv, buckets)) in heads.enumerate() {
+            let matrix = &layer.packed().qkv[group];
             let qkv = &mut qkv[..range.len() * matrix.n_out()];
             layer.ops.matmul(&matrix.panels(), &piece.narrow, qkv);
-            for (at, qkv) in range.clone().zip(qkv.chunks_exact_mut(matrix.n_out())) {
-                let rotation = layer.pattern(group).rotation(layer.start + at as u64);
+            let rows = qkv.chunks_exact_mut(matrix.n_out()).zip(buckets);
+            for (at, (qkv, buckets)) in range.clone().zip(rows) {
+                if let Sight::Hashed(hasher) = &layer.packed().sights[group] {
+                    *buckets = sort::<O>(hasher, qkv, k, eps);
+                }
+                let rotation = layer.head(group).rotation(layer.start + at as u64);
                 rotate::<O>(qkv, piece.angles.of(&layer.weights.rotary, rotation));
             }
         }
@@ -327,7 +336,7 @@ struct Attend<'a, O>(
     &'a [Piece],
     usize,
     &'a mut Group,
-    &'a mut HeadCache,
+    &'a mut Store,
 );
 
 impl<O: Ops> Stage for Attend<'_, O> {
@@ -335,14 +344,24 @@ impl<O: Ops> Stage for Attend<'_, O> {
 
     #[inline(always)]
     fn run(self) {
-        let Self(layer, pieces, index, group, cache) = self;
+        let Self(layer, pieces, index, group, store) = self;
         let qkv_width = layer.packed().qkv[index].n_out();
         let out_width = layer.config().d_model / layer.config().n_kv_heads;
         let outs = group.attended.chunks_exact_mut(out_width);
         for (at, out) in outs.take(layer.len).enumerate() {
             let qkv = &pieces[at / PIECE].qkv[index][at % PIECE * qkv_width..][..qkv_width];
-            let place = (layer.pattern(index), layer.start + at as u64);
-            group.attention.run(layer.ops, place, cache, qkv, out);
+            let (position, attention) = (layer.start + at as u64, &mut group.attention);
+            match &layer.packed().sights[index] {
+                Sight::Placed(pattern) => {
+                    let place = (pattern.as_ref(), position);
+                    attention.run(layer.ops, place, &mut store.cache, qkv, out);
+                }
+                Sight::Hashed(hasher) => {
+                    let buckets = &pieces[at / PIECE].buckets[index][at % PIECE];
+                    let place = (hasher.of.as_ref(), position, buckets);
+                    attention.run_hashed(layer.ops, place, store, qkv, out);
+                }
+            }
         }
     }
 }
@@ -423,6 +442,7 @@ impl Piece {
             expected: Expected::new(weights, PIECE),
             normed: vec![0.0; (config.conv_width - 1 + PIECE) * d],
             qkv: vec![vec![0.0; PIECE * qkv_width]; config.n_kv_heads],
+            buckets: vec![vec![Buckets::default(); PIECE]; config.n_kv_heads],
             hidden: vec![0.0; PIECE * f],
             delta: vec![0.0; PIECE * d],
             logits: vec![0.0; PIECE * V],

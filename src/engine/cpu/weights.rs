@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::compute::Matrix;
-use crate::model::{LayerWeights, Model, Rotary};
+use crate::model::pattern::Hasher;
+use crate::model::{Head, LayerWeights, Model, Placed, Rotary};
 
 /// Everything that a step reads and no lane owns.
 #[derive(Debug)]
@@ -16,8 +17,17 @@ pub(super) struct PackedWeights {
     pub head: Matrix,
 }
 
+/// Who sees whom in one KV head, ready to be asked.
+#[derive(Debug)]
+pub(super) enum Sight {
+    Placed(Arc<dyn Placed>),
+    Hashed(Hasher),
+}
+
 #[derive(Debug)]
 pub(super) struct PackedLayer {
+    /// `[G]`
+    pub sights: Vec<Sight>,
     /// For each KV head, [(H/G + 2)·K, D]: the queries that share it, its key, its value.
     pub qkv: Vec<Matrix>,
     pub o: Matrix,
@@ -31,7 +41,12 @@ impl PackedWeights {
     pub fn new(model: Arc<Model>) -> Self {
         let (config, weights) = (&model.config, &model.weights);
         let (d, f, w) = (config.d_model, config.mlp_width(), config.conv_width);
-        let layers = weights.layers.iter().map(|layer| PackedLayer {
+        let layers = weights.layers.iter().zip(&config.layers);
+        let layers = layers.map(|(layer, patterns)| PackedLayer {
+            sights: patterns
+                .heads(config.n_kv_heads)
+                .map(|head| Sight::of(head, config.head_size()))
+                .collect(),
             qkv: (0..config.n_kv_heads)
                 .map(|group| Matrix::pack(&rows_of_group(layer, group, &model), d, &[]))
                 .collect(),
@@ -55,6 +70,15 @@ impl PackedWeights {
     }
 }
 
+impl Sight {
+    fn of(head: &Head, head_size: usize) -> Self {
+        match head {
+            Head::Placed(pattern) => Self::Placed(pattern.clone()),
+            Head::Hashed(of) => Self::Hashed(Hasher::new(of, head_size)),
+        }
+    }
+}
+
 /// The rows of one KV head: its queries, its key, its value.
 fn rows_of_group(layer: &LayerWeights, group: usize, model: &Model) -> Vec<f32> {
     let d = model.config.d_model;
@@ -63,5 +87,6 @@ fn rows_of_group(layer: &LayerWeights, group: usize, model: &Model) -> Vec<f32> 
         matrix[group * n..(group + 1) * n].to_vec()
     };
     debug_assert_eq!(layer.q.len(), d * d);
-    [part(&layer.q), part(&layer.k), part(&layer.v)].concat()
+    let keys = layer.keys(&model.config);
+    [part(&layer.q), part(&keys), part(&layer.v)].concat()
 }

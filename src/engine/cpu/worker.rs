@@ -7,11 +7,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::attention::{Angles, Attention, rotate};
+use super::attention::{Angles, Attention, Store, rotate, sort};
 use super::embed::{self, Expected};
 use super::team::Seat;
-use super::weights::PackedWeights;
-use crate::compute::{Activations, HeadCache, Ops, Stage, lanewise};
+use super::weights::{PackedWeights, Sight};
+use crate::compute::{Activations, Ops, Stage, lanewise};
 use crate::engine::Visit;
 use crate::engine::draw::Recent;
 use crate::model::{ModelConfig, V};
@@ -68,7 +68,7 @@ pub(super) struct LaneLayer {
     /// [W, D]: the normed inputs of the last `W` positions, position mod `W`.
     pub taps: Vec<f32>,
     /// One for each of the worker's KV heads.
-    pub caches: Vec<HeadCache>,
+    pub stores: Vec<Store>,
 }
 
 /// What a step computes on its way, for every lane of the batch in turn.
@@ -230,19 +230,29 @@ impl<O: Ops> Worker<O> {
         let group_width = d / config.n_kv_heads;
         for (own, group) in self.groups.clone().enumerate() {
             let matrix = &packed.qkv[group];
-            let pattern = config.layers[layer].head(group);
+            let head = config.layers[layer].head(group);
+            let k = config.head_size();
             let qkv = &mut scratch.qkv[..n * matrix.n_out()];
             ops.matmul(&matrix.panels(), &scratch.narrow, qkv);
             let columns = group * group_width..(group + 1) * group_width;
             for (b, qkv) in qkv.chunks_exact_mut(matrix.n_out()).enumerate() {
                 let lane = &mut self.lanes[self.active[b]];
-                let rotation = pattern.rotation(lane.position);
-                rotate::<O>(qkv, lane.angles.of(&weights.rotary, rotation));
-                let cache = &mut lane.layers[layer].caches[own];
+                let (at, store) = (lane.position, &mut lane.layers[layer].stores[own]);
+                let angles = lane.angles.of(&weights.rotary, head.rotation(at));
                 let out = &mut scratch.attended[b * d..(b + 1) * d][columns.clone()];
-                scratch
-                    .attention
-                    .run(*ops, (pattern, lane.position), cache, qkv, out);
+                let attention = &mut scratch.attention;
+                match &packed.sights[group] {
+                    Sight::Placed(pattern) => {
+                        rotate::<O>(qkv, angles);
+                        attention.run(*ops, (pattern.as_ref(), at), &mut store.cache, qkv, out);
+                    }
+                    Sight::Hashed(hasher) => {
+                        let buckets = sort::<O>(hasher, qkv, k, config.norm_eps);
+                        rotate::<O>(qkv, angles);
+                        let place = (hasher.of.as_ref(), at, &buckets);
+                        attention.run_hashed(*ops, place, store, qkv, out);
+                    }
+                }
             }
         }
         let o = seat.panels(&packed.o);
@@ -341,9 +351,9 @@ impl Lane {
     fn new(config: &ModelConfig, groups: Range<usize>) -> Self {
         let layers = config.layers.iter().map(|layer| LaneLayer {
             taps: vec![0.0; config.conv_width * config.d_model],
-            caches: groups
+            stores: groups
                 .clone()
-                .map(|group| HeadCache::new(layer.head(group).n_slots(), config.head_size()))
+                .map(|group| Store::new(layer.head(group), config.head_size()))
                 .collect(),
         });
         Self {
@@ -366,6 +376,7 @@ impl Lane {
         // Old keys and values stay: no run shows a slot before it is written again.
         for layer in &mut self.layers {
             layer.taps.fill(0.0);
+            layer.stores.iter_mut().for_each(|store| store.rings.open());
         }
     }
 
@@ -373,8 +384,8 @@ impl Lane {
     pub fn copy(&mut self, other: &Self) {
         self.copy_common(other);
         for (layer, other) in self.layers.iter_mut().zip(&other.layers) {
-            for (cache, other) in layer.caches.iter_mut().zip(&other.caches) {
-                cache.copy(other);
+            for (store, other) in layer.stores.iter_mut().zip(&other.stores) {
+                store.copy(other);
             }
         }
     }

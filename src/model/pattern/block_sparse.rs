@@ -4,13 +4,11 @@
 //! back the blocks lie that it sees, its own (0) first and seen only so far as it is written. A table
 //! of offsets instead of the original's matrix of ones and zeros is what makes it endless.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::pages::{Choice, Pages};
-use super::{Defaults, Kind, Parsed, checked, fields};
+use super::{Defaults, Head, Kind, Parsed, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "block_sparse",
@@ -67,7 +65,7 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
     }
     let farthest = layout.iter().flatten().max().copied().unwrap_or(0);
     let choice = BlockSparse { layout };
-    Ok(Arc::new(Pages::new(
+    Ok(Head::placed(Pages::new(
         block,
         farthest.saturating_add(1),
         choice,

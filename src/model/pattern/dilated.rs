@@ -5,13 +5,11 @@
 //! paper's ring of window · dilation slots in another order. What makes it a kind of its own is that
 //! the dilation may differ by head, which a list of entries says.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::strided::Strided;
-use super::{Defaults, Kind, Parsed, checked, fields};
+use super::{Defaults, Head, Kind, Parsed, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "dilated",
@@ -37,5 +35,5 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         }
     };
     let (window, dilation) = (checked("window", window)?, checked("dilation", dilation)?);
-    Ok(Arc::new(Strided::new(KIND.name, dilation, window)?))
+    Ok(Head::placed(Strided::new(KIND.name, dilation, window)?))
 }

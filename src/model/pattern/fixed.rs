@@ -9,13 +9,11 @@
 //! A position is kept once: in the ring of summaries, or in the room for the rest of the own block,
 //! which the next block overwrites.
 
-use std::ops::Range;
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::Value;
+use std::ops::Range;
 
-use super::{ALIGNMENT, Defaults, Kind, Parsed, Pattern, checked, fields};
+use super::{ALIGNMENT, Defaults, Head, Kind, Parsed, Pattern, Placed, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "fixed",
@@ -67,7 +65,7 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
             own.summary, own.sub_block
         ));
     };
-    Ok(Arc::new(Fixed {
+    Ok(Head::placed(Fixed {
         block,
         blocks,
         kept: end - own.summary..end,
@@ -102,12 +100,6 @@ impl Pattern for Fixed {
         KIND.name
     }
 
-    fn sees(&self, query: u64, key: u64) -> bool {
-        let (now, then) = (self.place(query).0, self.place(key));
-        key <= query
-            && (now == then.0 || now - then.0 < self.blocks as u64 && self.kept.contains(&then.1))
-    }
-
     fn reach(&self) -> u64 {
         let farthest = match self.blocks {
             1 => 0,
@@ -118,6 +110,26 @@ impl Pattern for Fixed {
 
     fn n_slots(&self) -> usize {
         self.base() + self.blocks * self.kept.len()
+    }
+
+    fn max_visible(&self) -> usize {
+        self.block + (self.blocks - 1) * self.kept.len()
+    }
+
+    fn max_runs(&self) -> usize {
+        3
+    }
+
+    fn cycle(&self, rope_period: u64) -> Option<u64> {
+        crate::model::lcm((self.block * self.blocks) as u64, rope_period)
+    }
+}
+
+impl Placed for Fixed {
+    fn sees(&self, query: u64, key: u64) -> bool {
+        let (now, then) = (self.place(query).0, self.place(key));
+        key <= query
+            && (now == then.0 || now - then.0 < self.blocks as u64 && self.kept.contains(&then.1))
     }
 
     fn slot(&self, position: u64) -> usize {
@@ -144,17 +156,5 @@ impl Pattern for Fixed {
         if block >= self.blocks as u64 && !behind.is_empty() {
             run(behind);
         }
-    }
-
-    fn max_visible(&self) -> usize {
-        self.block + (self.blocks - 1) * self.kept.len()
-    }
-
-    fn max_runs(&self) -> usize {
-        3
-    }
-
-    fn cycle(&self, rope_period: u64) -> Option<u64> {
-        crate::model::lcm((self.block * self.blocks) as u64, rope_period)
     }
 }

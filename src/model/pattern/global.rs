@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{ALIGNMENT, Defaults, Kind, Parsed, Pattern, checked, fields};
+use super::{ALIGNMENT, Defaults, Head, Kind, Parsed, Pattern, Placed, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "global",
@@ -22,7 +22,7 @@ pub(super) const KIND: Kind = Kind {
 struct Global {
     anchors: usize,
     /// Sees the stream that begins behind the anchors.
-    beside: Arc<dyn Pattern>,
+    beside: Arc<dyn Placed>,
 }
 
 #[derive(Deserialize)]
@@ -45,10 +45,12 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
     };
     let anchors = checked("anchors", anchors)?;
     let beside = super::parse(&beside, defaults).map_err(|why| format!("beside: {why}"))?;
-    if beside.kept() > 0 || beside.above().is_some() {
-        return Err(format!("beside anchors {} is not possible", beside.kind()));
+    match beside {
+        Head::Placed(beside) if beside.kept() == 0 && beside.above().is_none() => {
+            Ok(Head::placed(Global { anchors, beside }))
+        }
+        other => Err(format!("beside anchors {} is not possible", other.kind())),
     }
-    Ok(Arc::new(Global { anchors, beside }))
 }
 
 impl Global {
@@ -62,7 +64,7 @@ impl Global {
         self.anchors.next_multiple_of(ALIGNMENT)
     }
 
-    fn both(&self, query: u64, key: u64, of: impl Fn(&dyn Pattern, u64, u64) -> bool) -> bool {
+    fn both(&self, query: u64, key: u64, of: impl Fn(&dyn Placed, u64, u64) -> bool) -> bool {
         match (self.behind(query), self.behind(key)) {
             (Some(query), Some(key)) => of(self.beside.as_ref(), query, key),
             _ => key <= query,
@@ -75,16 +77,6 @@ impl Pattern for Global {
         KIND.name
     }
 
-    fn sees(&self, query: u64, key: u64) -> bool {
-        self.both(query, key, |beside, query, key| beside.sees(query, key))
-    }
-
-    fn carries_gradient(&self, query: u64, key: u64) -> bool {
-        self.both(query, key, |beside, query, key| {
-            beside.carries_gradient(query, key)
-        })
-    }
-
     fn reach(&self) -> u64 {
         self.beside.reach()
     }
@@ -95,6 +87,34 @@ impl Pattern for Global {
 
     fn n_slots(&self) -> usize {
         self.base() + self.beside.n_slots()
+    }
+
+    fn max_visible(&self) -> usize {
+        self.anchors + self.beside.max_visible()
+    }
+
+    fn max_runs(&self) -> usize {
+        1 + self.beside.max_runs()
+    }
+
+    fn turn(&self) -> u64 {
+        self.beside.turn()
+    }
+
+    fn cycle(&self, rope_period: u64) -> Option<u64> {
+        self.beside.cycle(rope_period)
+    }
+}
+
+impl Placed for Global {
+    fn sees(&self, query: u64, key: u64) -> bool {
+        self.both(query, key, |beside, query, key| beside.sees(query, key))
+    }
+
+    fn carries_gradient(&self, query: u64, key: u64) -> bool {
+        self.both(query, key, |beside, query, key| {
+            beside.carries_gradient(query, key)
+        })
     }
 
     fn slot(&self, position: u64) -> usize {
@@ -113,21 +133,5 @@ impl Pattern for Global {
         self.beside.visible(behind, &mut |seen| {
             run(base + seen.start..base + seen.end);
         });
-    }
-
-    fn max_visible(&self) -> usize {
-        self.anchors + self.beside.max_visible()
-    }
-
-    fn max_runs(&self) -> usize {
-        1 + self.beside.max_runs()
-    }
-
-    fn turn(&self) -> u64 {
-        self.beside.turn()
-    }
-
-    fn cycle(&self, rope_period: u64) -> Option<u64> {
-        self.beside.cycle(rope_period)
     }
 }

@@ -1,18 +1,18 @@
 //! Which position every slot holds: a pattern as decoding sees it, position after position.
 
-use super::Pattern;
+use super::Placed;
 
 /// One head's slots, without keys and values.
 #[derive(Debug)]
 pub struct Held<'a> {
-    pattern: &'a dyn Pattern,
+    pattern: &'a dyn Placed,
     /// Up to the last slot that was written.
     positions: Vec<u64>,
 }
 
 impl<'a> Held<'a> {
     /// At the start of a stream.
-    pub fn new(pattern: &'a dyn Pattern) -> Self {
+    pub fn new(pattern: &'a dyn Placed) -> Self {
         Self {
             pattern,
             positions: Vec::new(),

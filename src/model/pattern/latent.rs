@@ -9,14 +9,12 @@
 //! computes one latent and reads `inputs` + the later layers' keys, at any age; and as later layers
 //! stack, the last latent depends on more than `latents` others.
 
-use std::ops::Range;
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::Value;
+use std::ops::Range;
 
 use super::local::Local;
-use super::{Defaults, Kind, Parsed, Pattern, Spacing, checked, fields};
+use super::{Defaults, Head, Kind, Parsed, Pattern, Placed, Spacing, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "latent",
@@ -54,20 +52,12 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         ));
     }
     let inputs = Local { window };
-    Ok(Arc::new(Latent { inputs, latents }))
+    Ok(Head::placed(Latent { inputs, latents }))
 }
 
 impl Pattern for Latent {
     fn kind(&self) -> &'static str {
         KIND.name
-    }
-
-    fn sees(&self, query: u64, key: u64) -> bool {
-        self.inputs.sees(query, key)
-    }
-
-    fn spacing(&self) -> Option<Spacing> {
-        self.inputs.spacing()
     }
 
     fn reach(&self) -> u64 {
@@ -82,19 +72,29 @@ impl Pattern for Latent {
         self.inputs.n_slots()
     }
 
-    fn slot(&self, position: u64) -> usize {
-        self.inputs.slot(position)
-    }
-
-    fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>)) {
-        self.inputs.visible(position, run);
-    }
-
     fn max_visible(&self) -> usize {
         self.inputs.max_visible()
     }
 
     fn cycle(&self, rope_period: u64) -> Option<u64> {
         self.inputs.cycle(rope_period)
+    }
+}
+
+impl Placed for Latent {
+    fn sees(&self, query: u64, key: u64) -> bool {
+        self.inputs.sees(query, key)
+    }
+
+    fn spacing(&self) -> Option<Spacing> {
+        self.inputs.spacing()
+    }
+
+    fn slot(&self, position: u64) -> usize {
+        self.inputs.slot(position)
+    }
+
+    fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>)) {
+        self.inputs.visible(position, run);
     }
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Defaults, Pattern, Spacing};
+use super::{Defaults, Hashed, Head, Placed, Spacing};
 
 /// Who sees whom in one layer, KV head by KV head.
 #[derive(Clone, Debug)]
 pub struct Layer {
     /// One that all KV heads share, or one for each.
-    heads: Vec<Arc<dyn Pattern>>,
+    heads: Vec<Head>,
 }
 
 impl Layer {
@@ -30,45 +30,79 @@ impl Layer {
             shared => std::slice::from_ref(shared),
         };
         let heads = entries.iter().map(|entry| super::parse(entry, defaults));
-        Ok(Self {
-            heads: heads.collect::<Result<_, _>>()?,
-        })
+        let heads = heads.collect::<Result<Vec<_>, _>>()?;
+        let is_hashed = |head: &Head| matches!(head, Head::Hashed(_));
+        if heads.iter().any(is_hashed) && !heads.iter().all(is_hashed) {
+            return Err(
+                "hashed is for all heads of a layer or for none: its keys are its \
+                        queries, and the layer has no weights for others"
+                    .into(),
+            );
+        }
+        Ok(Self { heads })
+    }
+
+    /// Whether a head's key is the mean of the queries that share it: such a layer has no weights for
+    /// keys.
+    pub fn shares_queries(&self) -> bool {
+        self.hashed(1).is_some()
     }
 
     /// What the KV head `group` sees.
-    pub fn head(&self, group: usize) -> &dyn Pattern {
+    pub fn head(&self, group: usize) -> &Head {
         match self.heads.as_slice() {
-            [shared] => shared.as_ref(),
-            each => each[group].as_ref(),
+            [shared] => shared,
+            each => &each[group],
         }
     }
 
     /// What each of so many KV heads sees.
-    pub fn heads(&self, n_kv_heads: usize) -> impl ExactSizeIterator<Item = &dyn Pattern> {
+    pub fn heads(&self, n_kv_heads: usize) -> impl ExactSizeIterator<Item = &Head> {
         (0..n_kv_heads).map(|group| self.head(group))
     }
 
     /// The patterns that there are: one, if all heads share it.
-    pub fn patterns(&self) -> impl ExactSizeIterator<Item = &dyn Pattern> {
-        self.heads.iter().map(AsRef::as_ref)
+    pub fn patterns(&self) -> impl ExactSizeIterator<Item = &Head> {
+        self.heads.iter()
+    }
+
+    /// What each of so many KV heads sees, where positions say it.
+    pub fn placed(&self, n_kv_heads: usize) -> Option<Vec<&dyn Placed>> {
+        let heads = self.heads(n_kv_heads).map(|head| match head {
+            Head::Placed(pattern) => Some(pattern.as_ref()),
+            Head::Hashed(_) => None,
+        });
+        heads.collect()
+    }
+
+    /// What each of so many KV heads sees, where buckets say it.
+    pub fn hashed(&self, n_kv_heads: usize) -> Option<Vec<&Arc<Hashed>>> {
+        let heads = self.heads(n_kv_heads).map(|head| match head {
+            Head::Placed(_) => None,
+            Head::Hashed(hashed) => Some(hashed),
+        });
+        heads.collect()
     }
 
     /// The pattern that all heads share.
-    pub fn shared(&self) -> Option<&dyn Pattern> {
+    pub fn shared(&self) -> Option<&Head> {
         match self.heads.as_slice() {
-            [shared] => Some(shared.as_ref()),
+            [shared] => Some(shared),
             _ => None,
         }
     }
 
     /// The word of the kind that all heads share, or `mixed`.
     pub fn kind(&self) -> &'static str {
-        self.shared().map_or("mixed", Pattern::kind)
+        self.shared().map_or("mixed", |head| head.kind())
     }
 
     /// Where the keys lie evenly, and for all heads alike: how.
     pub fn spacing(&self) -> Option<Spacing> {
-        self.shared()?.spacing()
+        match self.shared()? {
+            Head::Placed(pattern) => pattern.spacing(),
+            Head::Hashed(_) => None,
+        }
     }
 
     /// How far the head that sees farthest reaches; see [`Pattern::reach`].
@@ -97,7 +131,7 @@ impl Layer {
         cycles.try_fold(1, |all, cycle| crate::model::lcm(all, cycle?))
     }
 
-    fn most<T: Ord + Default>(&self, of: impl Fn(&dyn Pattern) -> T) -> T {
+    fn most<T: Ord + Default>(&self, of: impl Fn(&Head) -> T) -> T {
         self.patterns().map(of).max().unwrap_or_default()
     }
 }

@@ -1,12 +1,10 @@
 //! `local`: t sees the last `window` positions, itself included, kept in a ring.
 
-use std::ops::Range;
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::Value;
+use std::ops::Range;
 
-use super::{Defaults, Kind, Parsed, Pattern, Spacing, checked, fields};
+use super::{Defaults, Head, Kind, Parsed, Pattern, Placed, Spacing, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "local",
@@ -31,7 +29,7 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         Value::String(_) => defaults.stride,
         object => fields::<Fields>(object)?.window,
     };
-    Ok(Arc::new(Local {
+    Ok(Head::placed(Local {
         window: checked("window", window)?,
     }))
 }
@@ -41,6 +39,24 @@ impl Pattern for Local {
         KIND.name
     }
 
+    fn reach(&self) -> u64 {
+        self.window as u64
+    }
+
+    fn n_slots(&self) -> usize {
+        self.window
+    }
+
+    fn max_visible(&self) -> usize {
+        self.window
+    }
+
+    fn cycle(&self, rope_period: u64) -> Option<u64> {
+        crate::model::lcm(self.window as u64, rope_period)
+    }
+}
+
+impl Placed for Local {
     fn sees(&self, query: u64, key: u64) -> bool {
         key <= query && query - key < self.window as u64
     }
@@ -52,27 +68,11 @@ impl Pattern for Local {
         })
     }
 
-    fn reach(&self) -> u64 {
-        self.window as u64
-    }
-
-    fn n_slots(&self) -> usize {
-        self.window
-    }
-
     fn slot(&self, position: u64) -> usize {
         (position % self.window as u64) as usize
     }
 
     fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>)) {
         run(0..(position + 1).min(self.window as u64) as usize);
-    }
-
-    fn max_visible(&self) -> usize {
-        self.window
-    }
-
-    fn cycle(&self, rope_period: u64) -> Option<u64> {
-        crate::model::lcm(self.window as u64, rope_period)
     }
 }

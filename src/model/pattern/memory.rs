@@ -3,13 +3,11 @@
 //! Gradients stop at the border of a segment, as in the paper; there the memory is computed before
 //! the segment is, here within the same pass. Rotation stands for the paper's relative positions.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::pages::{Choice, Pages};
-use super::{Defaults, Kind, Parsed, checked, fields};
+use super::{Defaults, Head, Kind, Parsed, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "memory",
@@ -35,7 +33,7 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         object => fields::<Fields>(object)?.segment,
     };
     let pages = Pages::new(checked("segment", segment)?, 2, Memory)?;
-    Ok(Arc::new(pages))
+    Ok(Head::placed(pages))
 }
 
 impl Choice for Memory {

@@ -8,6 +8,8 @@ mod block_sparse;
 mod dilated;
 mod fixed;
 mod global;
+mod hashed;
+mod hasher;
 mod held;
 mod latent;
 mod layer;
@@ -19,33 +21,24 @@ mod strided;
 #[cfg(test)]
 mod tests;
 
+pub use hashed::{Buckets, Hashed, Rings};
+pub use hasher::Hasher;
 pub use held::Held;
 pub use layer::Layer;
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What one KV head of a layer sees. Positions count from the start of the stream and never wrap.
+/// What one KV head of a layer sees, as far as can be said whatever it hears: how far back it reaches,
+/// what it keeps for that, and how it is rotated. Positions count from the start of the stream and never
+/// wrap.
 pub trait Pattern: fmt::Debug + Send + Sync {
     /// Its word in `config.json`.
     fn kind(&self) -> &'static str;
-
-    /// Does the query at `query` see the key at `key`? False for every key after the query.
-    fn sees(&self, query: u64, key: u64) -> bool;
-
-    /// Does the gradient of what the query makes of the key reach the key?
-    fn carries_gradient(&self, query: u64, key: u64) -> bool {
-        self.sees(query, key)
-    }
-
-    /// How the keys that a position sees lie, where they lie evenly.
-    fn spacing(&self) -> Option<Spacing> {
-        None
-    }
 
     /// How many positions back the farthest visible key lies, the present one counted as 1; the
     /// first ones that are [kept](Self::kept) for ever do not count.
@@ -63,12 +56,6 @@ pub trait Pattern: fmt::Debug + Send + Sync {
 
     /// How many KV slots the head needs.
     fn n_slots(&self) -> usize;
-
-    /// The slot that `position` is written to, at the latest when it is first seen.
-    fn slot(&self, position: u64) -> usize;
-
-    /// Gives the slots visible at `position`, its own included and already written, as runs.
-    fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>));
 
     /// The most slots ever visible at once.
     fn max_visible(&self) -> usize;
@@ -99,6 +86,54 @@ pub trait Pattern: fmt::Debug + Send + Sync {
     fn cycle(&self, rope_period: u64) -> Option<u64>;
 }
 
+/// A pattern in which positions alone say who sees whom, and which slot holds what.
+pub trait Placed: Pattern {
+    /// Does the query at `query` see the key at `key`? False for every key after the query.
+    fn sees(&self, query: u64, key: u64) -> bool;
+
+    /// Does the gradient of what the query makes of the key reach the key?
+    fn carries_gradient(&self, query: u64, key: u64) -> bool {
+        self.sees(query, key)
+    }
+
+    /// How the keys that a position sees lie, where they lie evenly.
+    fn spacing(&self) -> Option<Spacing> {
+        None
+    }
+
+    /// The slot that `position` is written to, at the latest when it is first seen.
+    fn slot(&self, position: u64) -> usize;
+
+    /// Gives the slots visible at `position`, its own included and already written, as runs.
+    fn visible(&self, position: u64, run: &mut dyn FnMut(Range<usize>));
+}
+
+/// The pattern of one KV head, by what says who sees whom.
+#[derive(Clone, Debug)]
+pub enum Head {
+    /// Positions alone.
+    Placed(Arc<dyn Placed>),
+    /// What is heard there, too: positions fall into buckets.
+    Hashed(Arc<Hashed>),
+}
+
+impl Head {
+    fn placed(pattern: impl Placed + 'static) -> Self {
+        Self::Placed(Arc::new(pattern))
+    }
+}
+
+impl Deref for Head {
+    type Target = dyn Pattern;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Placed(pattern) => pattern.as_ref(),
+            Self::Hashed(hashed) => hashed.as_ref(),
+        }
+    }
+}
+
 /// Keys `stride` positions apart, the present one first, `rows` of them: what training's attention
 /// takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +154,7 @@ pub struct Defaults {
 }
 
 /// A head's pattern, or a sentence that says what is wrong with its entry.
-pub type Parsed = Result<Arc<dyn Pattern>, String>;
+pub type Parsed = Result<Head, String>;
 
 /// A kind of pattern: its word and how to read an entry of that kind.
 struct Kind {
@@ -137,6 +172,7 @@ const KINDS: &[Kind] = &[
     block_sparse::KIND,
     memory::KIND,
     latent::KIND,
+    hashed::KIND,
 ];
 
 /// The words of all kinds.
@@ -178,4 +214,14 @@ fn checked(name: &str, size: usize) -> Result<usize, String> {
         n if n > MAX_REACH => Err(format!("{name} is {n}, more than the {MAX_REACH} accepted")),
         n => Ok(n),
     }
+}
+
+/// SplitMix64's finaliser (Steele, Lea and Flood, 2014) over what is to be mixed into the seed, in turn.
+fn hash(seed: u64, words: [u64; 2]) -> u64 {
+    words.into_iter().fold(seed, |state, word| {
+        let z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    })
 }

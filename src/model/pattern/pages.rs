@@ -4,7 +4,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::{Pattern, checked};
+use super::{Pattern, Placed, checked};
 
 /// The own block so far, and of the blocks before it those that are chosen.
 #[derive(Debug)]
@@ -54,6 +54,30 @@ impl<C: Choice> Pattern for Pages<C> {
         C::KIND
     }
 
+    fn reach(&self) -> u64 {
+        self.n_slots() as u64
+    }
+
+    fn n_slots(&self) -> usize {
+        self.size * self.n
+    }
+
+    fn max_visible(&self) -> usize {
+        self.size * self.max_runs()
+    }
+
+    fn max_runs(&self) -> usize {
+        1 + self.choice.most_others().min(self.n - 1)
+    }
+
+    fn cycle(&self, rope_period: u64) -> Option<u64> {
+        let choice = self.choice.period()?.checked_mul(self.size as u64)?;
+        let slots = crate::model::lcm(self.n_slots() as u64, choice)?;
+        crate::model::lcm(slots, rope_period)
+    }
+}
+
+impl<C: Choice> Placed for Pages<C> {
     fn sees(&self, query: u64, key: u64) -> bool {
         let (now, then) = (self.block_of(query), self.block_of(key));
         let mut sees = now == then;
@@ -66,14 +90,6 @@ impl<C: Choice> Pattern for Pages<C> {
     fn carries_gradient(&self, query: u64, key: u64) -> bool {
         let is_own = self.block_of(query) == self.block_of(key);
         (C::CARRIES || is_own) && self.sees(query, key)
-    }
-
-    fn reach(&self) -> u64 {
-        self.n_slots() as u64
-    }
-
-    fn n_slots(&self) -> usize {
-        self.size * self.n
     }
 
     fn slot(&self, position: u64) -> usize {
@@ -89,19 +105,5 @@ impl<C: Choice> Pattern for Pages<C> {
             let page = self.page(block);
             run(page..page + self.size);
         });
-    }
-
-    fn max_visible(&self) -> usize {
-        self.size * self.max_runs()
-    }
-
-    fn max_runs(&self) -> usize {
-        1 + self.choice.most_others().min(self.n - 1)
-    }
-
-    fn cycle(&self, rope_period: u64) -> Option<u64> {
-        let choice = self.choice.period()?.checked_mul(self.size as u64)?;
-        let slots = crate::model::lcm(self.n_slots() as u64, choice)?;
-        crate::model::lcm(slots, rope_period)
     }
 }

@@ -5,13 +5,11 @@
 //! the same, and no table grows with the stream. BigBird draws once for a sequence of known length;
 //! here the draw is over the blocks still held, and goes on for ever.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::pages::{Choice, Pages};
-use super::{Defaults, Kind, Parsed, checked, fields};
+use super::{Defaults, Head, Kind, Parsed, checked, fields, hash};
 
 pub(super) const KIND: Kind = Kind {
     name: "random",
@@ -61,7 +59,7 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         r: own.r,
         seed: own.seed,
     };
-    Ok(Arc::new(Pages::new(block, blocks, choice)?))
+    Ok(Head::placed(Pages::new(block, blocks, choice)?))
 }
 
 impl Random {
@@ -74,7 +72,7 @@ impl Random {
         let mut back = [0; MAX_R];
         for i in 0..r as usize {
             let last = n - r + i as u64;
-            let pick = hash(self.seed, block, i as u64) % (last + 1);
+            let pick = hash(self.seed, [block, i as u64]) % (last + 1);
             let is_new = !back[..i].contains(&(pick + 1));
             back[i] = 1 + if is_new { pick } else { last };
         }
@@ -82,16 +80,6 @@ impl Random {
             .take(r as usize)
             .map(move |back| block - back)
     }
-}
-
-/// SplitMix64's finaliser (Steele, Lea and Flood, 2014) over what is to be mixed, in turn.
-fn hash(seed: u64, block: u64, i: u64) -> u64 {
-    [block, i].into_iter().fold(seed, |state, word| {
-        let z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    })
 }
 
 impl Choice for Random {

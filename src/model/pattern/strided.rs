@@ -3,13 +3,11 @@
 //! Kept phase-major: the rows of one phase (position mod stride) lie side by side, so a step reads
 //! one contiguous piece, and which one is known a whole stride ahead.
 
-use std::ops::Range;
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::Value;
+use std::ops::Range;
 
-use super::{Defaults, Kind, Parsed, Pattern, Spacing, checked, fields};
+use super::{Defaults, Head, Kind, Parsed, Pattern, Placed, Spacing, checked, fields};
 
 pub(super) const KIND: Kind = Kind {
     name: "strided",
@@ -41,7 +39,7 @@ fn parse(entry: &Value, defaults: &Defaults) -> Parsed {
         }
     };
     let (stride, rows) = (checked("stride", stride)?, checked("rows", rows)?);
-    Ok(Arc::new(Strided::new(KIND.name, stride, rows)?))
+    Ok(Head::placed(Strided::new(KIND.name, stride, rows)?))
 }
 
 impl Strided {
@@ -63,6 +61,28 @@ impl Pattern for Strided {
         self.kind
     }
 
+    fn reach(&self) -> u64 {
+        (self.stride * (self.rows - 1) + 1) as u64
+    }
+
+    fn n_slots(&self) -> usize {
+        self.stride * self.rows
+    }
+
+    fn max_visible(&self) -> usize {
+        self.rows
+    }
+
+    fn turn(&self) -> u64 {
+        self.stride as u64
+    }
+
+    fn cycle(&self, rope_period: u64) -> Option<u64> {
+        crate::model::lcm(self.rows as u64, rope_period)?.checked_mul(self.stride as u64)
+    }
+}
+
+impl Placed for Strided {
     fn sees(&self, query: u64, key: u64) -> bool {
         let stride = self.stride as u64;
         key <= query
@@ -77,14 +97,6 @@ impl Pattern for Strided {
         })
     }
 
-    fn reach(&self) -> u64 {
-        (self.stride * (self.rows - 1) + 1) as u64
-    }
-
-    fn n_slots(&self) -> usize {
-        self.stride * self.rows
-    }
-
     fn slot(&self, position: u64) -> usize {
         let (phase, count) = self.phase_and_count(position);
         phase * self.rows + (count % self.rows as u64) as usize
@@ -94,17 +106,5 @@ impl Pattern for Strided {
         let (phase, count) = self.phase_and_count(position);
         let start = phase * self.rows;
         run(start..start + (count + 1).min(self.rows as u64) as usize);
-    }
-
-    fn max_visible(&self) -> usize {
-        self.rows
-    }
-
-    fn turn(&self) -> u64 {
-        self.stride as u64
-    }
-
-    fn cycle(&self, rope_period: u64) -> Option<u64> {
-        crate::model::lcm(self.rows as u64, rope_period)?.checked_mul(self.stride as u64)
     }
 }

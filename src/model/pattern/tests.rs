@@ -4,7 +4,7 @@ use super::*;
 use serde_json::json;
 
 /// One small layer of every kind, several where a kind has cases.
-fn samples() -> Vec<Arc<dyn Pattern>> {
+fn samples() -> Vec<Arc<dyn Placed>> {
     let defaults = Defaults {
         stride: 4,
         context: 32,
@@ -35,19 +35,27 @@ fn samples() -> Vec<Arc<dyn Pattern>> {
         json!({"kind": "latent", "inputs": 9, "latents": 3}),
     ]
     .iter()
-    .map(|entry| parse(entry, &defaults).unwrap())
+    .filter_map(|entry| placed(entry, &defaults))
     .collect();
     // A kind that someone adds is tested by its plain word without a line here.
     all.extend(
         KINDS
             .iter()
-            .map(|kind| parse(&json!(kind.name), &defaults).unwrap()),
+            .filter_map(|kind| placed(&json!(kind.name), &defaults)),
     );
     all
 }
 
+/// The head of an entry, where positions say what it sees.
+fn placed(entry: &Value, defaults: &Defaults) -> Option<Arc<dyn Placed>> {
+    match parse(entry, defaults).unwrap() {
+        Head::Placed(pattern) => Some(pattern),
+        Head::Hashed(_) => None,
+    }
+}
+
 /// Of what repeats the period, of `random` as much as shows all it does.
-fn cycle(pattern: &dyn Pattern) -> u64 {
+fn cycle(pattern: &dyn Placed) -> u64 {
     pattern.cycle(1).unwrap_or(4 * pattern.reach())
 }
 
@@ -167,6 +175,8 @@ fn what_a_kind_does_not_allow_is_refused_with_the_rule() {
     assert!(refusal(anchors).contains("beside anchors global"));
     let anchors = json!({"kind": "global", "anchors": 4, "beside": {"kind": "fixed"}});
     assert!(refusal(anchors).contains("beside: missing field"));
+    let anchors = json!({"kind": "global", "anchors": 4, "beside": "hashed"});
+    assert!(refusal(anchors).contains("beside anchors hashed"));
     let latents = json!({"kind": "latent", "inputs": 8, "latents": 9});
     assert!(refusal(latents).contains("more than the 8 inputs"));
 }
@@ -180,8 +190,9 @@ fn every_head_may_see_otherwise() {
     let list = json!(["local", {"kind": "dilated", "window": 4, "dilation": 2}]);
     let layer = Layer::parse(&list, &reach, 2).unwrap();
     assert_eq!((layer.kind(), layer.patterns().len()), ("mixed", 2));
-    assert!(layer.head(0).sees(9, 8) && !layer.head(1).sees(9, 8));
-    assert!(layer.head(1).sees(9, 3) && !layer.head(0).sees(9, 3));
+    let sees = |group: usize, key| layer.placed(2).unwrap()[group].sees(9, key);
+    assert!(sees(0, 8) && !sees(1, 8));
+    assert!(sees(1, 3) && !sees(0, 3));
     assert_eq!((layer.reach(), layer.spacing()), (7, None));
     let alike = Layer::parse(&json!(["local", "local"]), &reach, 2).unwrap();
     assert!(alike.shared().is_some() && alike.spacing().is_some());
@@ -198,9 +209,9 @@ fn random_blocks_are_many_and_differ_by_block_and_seed() {
             stride: 4,
             context: 32,
         };
-        parse(&entry, &reach).unwrap()
+        placed(&entry, &reach).unwrap()
     };
-    let seen = |pattern: &dyn Pattern, block: u64| -> Vec<u64> {
+    let seen = |pattern: &dyn Placed, block: u64| -> Vec<u64> {
         let back = 1..64;
         back.filter(|back| pattern.sees(2 * block, 2 * (block - back)))
             .collect()

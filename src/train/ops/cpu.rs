@@ -1,12 +1,13 @@
 //! The naive twins, in f32: what every CUDA kernel is compared with, and what trains small models
 //! on a CPU. Plain loops over rows, spread over the cores by rayon.
 
-use candle_core::{Device, Result, Storage, Tensor};
+use candle_core::{Device, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 use super::attention_cpu::Strand;
-use super::tiled_cpu::{Back, Tiled};
+use super::paired_cpu::{Back, Paired, Pairs};
 use super::{AdamW, Attention, Moments, NormConv, Sight, Turn};
+use crate::model::Spacing;
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
@@ -163,23 +164,32 @@ pub fn rotate(qkv: &Tensor, a: &Attention, angles: &Tensor, turn: Turn) -> Resul
 pub fn attend(qkv: &Tensor, a: &Attention) -> Result<(Tensor, Tensor)> {
     let n = qkv.dims()[0];
     let qkv = values(qkv)?;
-    let spacing = match &a.sight {
-        Sight::Even(spacing) => *spacing,
-        Sight::Tiled(tiles) => {
-            let (out, lse) = Tiled {
-                a,
-                tiles,
-                qkv: &qkv,
-            }
-            .attend();
-            let width = a.n_heads * a.head_size;
-            return Ok((tensor(out, &[n, width])?, tensor(lse, &[n, a.n_heads])?));
-        }
-    };
+    match &a.sight {
+        Sight::Even(spacing) => attend_evenly(&qkv, a, *spacing, n),
+        Sight::Tiled(tiles) => attend_pairs(&qkv, a, tiles.as_ref()),
+        Sight::Hashed(_) => bail!("{UNSORTED}"),
+        Sight::Sorted(sorted) => attend_pairs(&qkv, a, &sorted.pairs(a.window)),
+    }
+}
+
+const UNSORTED: &str = "what sees by buckets is sorted first";
+
+fn attend_pairs(qkv: &[f32], a: &Attention, pairs: &impl Pairs) -> Result<(Tensor, Tensor)> {
+    let (out, lse) = Paired { a, pairs, qkv }.attend();
+    let (n, width) = (qkv.len() / a.qkv_width(), a.n_heads * a.head_size);
+    Ok((tensor(out, &[n, width])?, tensor(lse, &[n, a.n_heads])?))
+}
+
+fn attend_evenly(
+    qkv: &[f32],
+    a: &Attention,
+    spacing: Spacing,
+    n: usize,
+) -> Result<(Tensor, Tensor)> {
     let strands = Strand::all(a, spacing, n);
     let parts: Vec<_> = strands
         .par_iter()
-        .map(|strand| strand.attend(&qkv))
+        .map(|strand| strand.attend(qkv))
         .collect();
     let (width, per_group) = (a.n_heads * a.head_size, a.n_heads / a.n_kv_heads);
     let (mut out, mut lse) = (vec![0.0; n * width], vec![0.0; n * a.n_heads]);
@@ -198,29 +208,32 @@ pub fn attend_backward(
     lse: &Tensor,
     d_out: &Tensor,
 ) -> Result<Tensor> {
-    let (n, width) = qkv.dims2()?;
     let (qkv, out, lse, d_out) = (values(qkv)?, values(out)?, values(lse)?, values(d_out)?);
-    let spacing = match &a.sight {
-        Sight::Even(spacing) => *spacing,
-        Sight::Tiled(tiles) => {
-            let back = Back {
-                out: &out,
-                lse: &lse,
-                d_out: &d_out,
-            };
-            let d_qkv = Tiled {
-                a,
-                tiles,
-                qkv: &qkv,
-            }
-            .backward(&back);
-            return tensor(d_qkv, &[n, width]);
-        }
+    let back = Back {
+        out: &out,
+        lse: &lse,
+        d_out: &d_out,
     };
+    let d_qkv = match &a.sight {
+        Sight::Even(spacing) => evenly_backward(&qkv, a, *spacing, &back),
+        Sight::Tiled(tiles) => pairs_backward(&qkv, a, tiles.as_ref(), &back),
+        Sight::Hashed(_) => bail!("{UNSORTED}"),
+        Sight::Sorted(sorted) => pairs_backward(&qkv, a, &sorted.pairs(a.window), &back),
+    };
+    tensor(d_qkv, &[qkv.len() / a.qkv_width(), a.qkv_width()])
+}
+
+fn pairs_backward(qkv: &[f32], a: &Attention, pairs: &impl Pairs, back: &Back<'_>) -> Vec<f32> {
+    Paired { a, pairs, qkv }.backward(back)
+}
+
+fn evenly_backward(qkv: &[f32], a: &Attention, spacing: Spacing, back: &Back<'_>) -> Vec<f32> {
+    let width = a.qkv_width();
+    let n = qkv.len() / width;
     let strands = Strand::all(a, spacing, n);
     let parts: Vec<_> = strands
         .par_iter()
-        .map(|strand| strand.backward(&qkv, &out, &lse, &d_out))
+        .map(|strand| strand.backward(qkv, back.out, back.lse, back.d_out))
         .collect();
     let (per_group, size) = (a.n_heads / a.n_kv_heads, a.head_size);
     let mut d_qkv = vec![0.0; n * width];
@@ -231,7 +244,7 @@ pub fn attend_backward(
         let values = a.n_heads + a.n_kv_heads + group;
         strand.scatter(&part.v, &mut d_qkv, width, values * size);
     }
-    tensor(d_qkv, &[n, width])
+    d_qkv
 }
 
 pub fn gelu(u: &Tensor, bias: &Tensor) -> Result<Tensor> {
@@ -400,11 +413,11 @@ fn ordered_sum<I: IndexedParallelIterator>(
     sums.into_iter().fold(vec![0.0; n], added)
 }
 
-fn values(t: &Tensor) -> Result<Vec<f32>> {
+pub(super) fn values(t: &Tensor) -> Result<Vec<f32>> {
     t.flatten_all()?.to_vec1()
 }
 
-fn tensor(values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
+pub(super) fn tensor(values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 

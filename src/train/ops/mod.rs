@@ -10,9 +10,11 @@ mod attention_cpu;
 mod cpu;
 #[cfg(feature = "train-cuda")]
 mod cuda;
-mod tiled_cpu;
+mod hashed_cpu;
+mod paired_cpu;
 mod tiles;
 
+pub use hashed_cpu::Sorted;
 pub use tiles::Tiles;
 
 #[cfg(feature = "train-cuda")]
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 
 use crate::model::Spacing;
+use crate::model::pattern::Hasher;
 
 /// What matrices multiply on this device.
 pub fn activation_type(device: &Device) -> DType {
@@ -67,6 +70,10 @@ pub enum Sight {
     Even(Spacing),
     /// Whatever the tiles say.
     Tiled(Arc<Tiles>),
+    /// By buckets, which nobody knows before [`sort`].
+    Hashed(Arc<[Hasher]>),
+    /// By buckets.
+    Sorted(Arc<Sorted>),
 }
 
 impl Sight {
@@ -75,6 +82,7 @@ impl Sight {
         match self {
             Self::Even(spacing) => spacing.stride,
             Self::Tiled(tiles) => tiles.turn(group),
+            Self::Hashed(_) | Self::Sorted(_) => 1,
         }
     }
 }
@@ -149,6 +157,38 @@ pub fn norm_conv_backward(
     past: &Tensor,
 ) -> Result<(Tensor, Tensor, Option<Tensor>)> {
     dispatch!(x, norm_conv_backward(x, p, d_out, past))
+}
+
+/// Where keys fall into buckets: the sight of windows of `qkv` `[N, (H + 2·G)·K]`, not yet rotated.
+pub fn sort(qkv: &Tensor, a: &Attention) -> Result<Sight> {
+    match (&a.sight, qkv.device()) {
+        (Sight::Hashed(heads), Device::Cpu) => {
+            let sorted = hashed_cpu::Sorted::new(heads, qkv, a)?;
+            Ok(Sight::Sorted(Arc::new(sorted)))
+        }
+        (Sight::Hashed(_), _) => bail!("{CPU_ALONE}"),
+        (known, _) => Ok(known.clone()),
+    }
+}
+
+/// What no GPU trains, in a sentence.
+pub const CPU_ALONE: &str = "layers that are hashed train on a CPU alone: give --device cpu";
+
+/// Brings the keys of `qkv` to the length of a norm, in place, and tells what each was multiplied by
+/// `[N, G]`, for the way back. On the CPU alone.
+pub fn norm_keys(qkv: &Tensor, a: &Attention, eps: f32) -> Result<Tensor> {
+    hashed_cpu::norm_keys(qkv, a, eps)
+}
+
+/// Changes the gradient of the keys that [`norm_keys`] made of `qkv`, in place, into that of the keys
+/// before; whether both are rotated or not is the same. On the CPU alone.
+pub fn norm_keys_backward(
+    qkv: &Tensor,
+    a: &Attention,
+    scales: &Tensor,
+    d_qkv: &Tensor,
+) -> Result<()> {
+    hashed_cpu::norm_keys_backward(qkv, a, scales, d_qkv)
 }
 
 /// Turns, in place, the queries and keys of `qkv` `[N, (H + 2·G)·K]` by the rows of `angles`

@@ -7,8 +7,9 @@ use std::sync::OnceLock;
 
 use candle_core::{Device, Result, Tensor};
 
+use super::paired_cpu::Pairs;
+use crate::model::Placed;
 use crate::model::pattern::Held;
-use crate::model::{Layer, Pattern};
 
 /// Rows of a tile, and columns: `kTile` of the kernels.
 pub const TILE: usize = 64;
@@ -28,9 +29,9 @@ pub struct Tiles {
     n_tiles: usize,
     masks: Vec<Mask>,
     /// For each tile of queries the tiles of keys that it sees.
-    pub(super) queries: Lists,
+    queries: Lists,
     /// For each tile of keys the tiles of queries whose gradients reach it; masks have keys as rows.
-    pub(super) keys: Lists,
+    keys: Lists,
     tables: OnceLock<[Tensor; 5]>,
 }
 
@@ -44,17 +45,17 @@ pub struct Lists {
 }
 
 impl Tiles {
-    /// Of a layer of so many KV heads over a window of so many positions.
-    pub fn new(layer: &Layer, n_kv_heads: usize, window: usize) -> Self {
+    /// Of a layer's KV heads over a window of so many positions.
+    pub fn new(heads: &[&dyn Placed], window: usize) -> Self {
         let mut masks = Masks::new();
         let n_tiles = window.div_ceil(TILE);
         let (mut queries, mut keys) = (Lists::default(), Lists::default());
-        for pattern in layer.heads(n_kv_heads) {
+        for pattern in heads {
             let mut back: Vec<Vec<[u32; 2]>> = vec![Vec::new(); n_tiles];
-            let mut held = Held::new(pattern);
+            let mut held = Held::new(*pattern);
             for tile in 0..n_tiles {
                 let rows = tile * TILE..window.min((tile + 1) * TILE);
-                let (seen, carried) = met_by(pattern, &mut held, rows);
+                let (seen, carried) = met_by(*pattern, &mut held, rows);
                 let seen = seen.iter();
                 queries.push(seen.map(|(key, mask)| [*key as u32, masks.index(mask)]));
                 for (key, mask) in &carried {
@@ -66,10 +67,7 @@ impl Tiles {
         queries.end();
         keys.end();
         Self {
-            turns: layer
-                .heads(n_kv_heads)
-                .map(|head| head.turn() as usize)
-                .collect(),
+            turns: heads.iter().map(|head| head.turn() as usize).collect(),
             window,
             n_tiles,
             masks: masks.all,
@@ -94,19 +92,20 @@ impl Tiles {
         self.turns[group]
     }
 
-    /// The rows of a window that its row `row` meets in one of the lists, in their order.
-    pub fn met<'a>(
+    /// The rows of a batch that its row `row` meets in one of the lists, in their order.
+    fn met<'a>(
         &'a self,
         lists: &'a Lists,
         group: usize,
         row: usize,
     ) -> impl Iterator<Item = usize> + 'a {
+        let (first, row) = (row - row % self.window, row % self.window);
         let at = group * self.n_tiles + row / TILE;
         let range = lists.starts[at] as usize..lists.starts[at + 1] as usize;
         lists.entries[range].iter().flat_map(move |[tile, mask]| {
             let bits = self.masks[*mask as usize][row % TILE];
             let met = (0..TILE).filter(move |bit| bits >> bit & 1 == 1);
-            met.map(move |bit| *tile as usize * TILE + bit)
+            met.map(move |bit| first + *tile as usize * TILE + bit)
         })
     }
 
@@ -128,6 +127,16 @@ impl Tiles {
     }
 }
 
+impl Pairs for Tiles {
+    fn keys(&self, group: usize, query: usize) -> impl Iterator<Item = usize> {
+        self.met(&self.queries, group, query)
+    }
+
+    fn queries(&self, group: usize, key: usize) -> impl Iterator<Item = usize> {
+        self.met(&self.keys, group, key)
+    }
+}
+
 impl Lists {
     /// The next tile's.
     fn push(&mut self, entries: impl IntoIterator<Item = [u32; 2]>) {
@@ -144,7 +153,7 @@ impl Lists {
 type ByTile = BTreeMap<usize, Mask>;
 
 /// What the queries of a tile see, and where their gradients go. Tiles come in order.
-fn met_by(pattern: &dyn Pattern, held: &mut Held<'_>, queries: Range<usize>) -> (ByTile, ByTile) {
+fn met_by(pattern: &dyn Placed, held: &mut Held<'_>, queries: Range<usize>) -> (ByTile, ByTile) {
     let (mut seen, mut carried) = (ByTile::new(), ByTile::new());
     for query in queries {
         held.write(query as u64);
@@ -194,6 +203,7 @@ fn transposed(mask: &Mask) -> Mask {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Layer;
     use crate::model::pattern::Defaults;
     use serde_json::json;
 
@@ -211,11 +221,11 @@ mod tests {
         ] {
             let layer = Layer::parse(&entry, &defaults, 2).unwrap();
             let window = 300;
-            let tiles = Tiles::new(&layer, 2, window);
-            for (group, pattern) in layer.heads(2).enumerate() {
+            let heads = layer.placed(2).unwrap();
+            let tiles = Tiles::new(&heads, window);
+            for (group, pattern) in heads.into_iter().enumerate() {
                 for row in 0..window {
-                    let met = |lists| {
-                        let mut met: Vec<_> = tiles.met(lists, group, row).collect();
+                    let sorted = |mut met: Vec<usize>| {
                         met.sort_unstable();
                         met
                     };
@@ -224,9 +234,16 @@ mod tests {
                         rows.filter(|other| of(*other as u64)).collect::<Vec<_>>()
                     };
                     let at = row as u64;
-                    assert_eq!(met(&tiles.queries), all(&|key| pattern.sees(at, key)));
+                    assert_eq!(
+                        sorted(tiles.keys(group, row).collect()),
+                        all(&|key| pattern.sees(at, key))
+                    );
                     let reached = all(&|query| pattern.carries_gradient(query, at));
-                    assert_eq!(met(&tiles.keys), reached, "{entry} at {row}");
+                    assert_eq!(
+                        sorted(tiles.queries(group, row).collect()),
+                        reached,
+                        "{entry} at {row}"
+                    );
                 }
             }
         }

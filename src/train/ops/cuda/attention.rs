@@ -9,7 +9,7 @@ use super::launch::{Gpu, int, launch};
 use super::parameters::{AttendSizes, GROUPS, Lists, Turns};
 use super::{BF16, BLOCK, F32, LINE, U32};
 use crate::train::ops::tiles::TILE;
-use crate::train::ops::{Attention, Sight, Tiles, Turn};
+use crate::train::ops::{Attention, CPU_ALONE, Sight, Tiles, Turn};
 
 /// `kTileThreads`: threads of a block that has a tile.
 const TILE_THREADS: u32 = 128;
@@ -33,6 +33,7 @@ fn check_attention(qkv: &Tensor, a: &Attention) -> Result<usize> {
         Sight::Tiled(tiles) if tiles.window() != a.window || tiles.n_groups() != a.n_kv_heads => {
             bail!("tiles of another window or of other heads")
         }
+        Sight::Hashed(_) | Sight::Sorted(_) => bail!("{CPU_ALONE}"),
         _ => Ok(n),
     }
 }
@@ -86,6 +87,7 @@ fn attend_sizes(a: &Attention, n: usize) -> Result<(AttendSizes, usize)> {
     let (stride, rows) = match &a.sight {
         Sight::Even(spacing) => (spacing.stride, spacing.rows),
         Sight::Tiled(_) => (1, a.window),
+        Sight::Hashed(_) | Sight::Sorted(_) => bail!("{CPU_ALONE}"),
     };
     let tiles = a.window.div_ceil(stride).div_ceil(TILE);
     let root = 1.0 / (a.head_size as f32).sqrt();
@@ -139,6 +141,7 @@ pub fn attend(qkv: &Tensor, a: &Attention) -> Result<(Tensor, Tensor)> {
             let kernel = of_size(a, [&k.attend_16, &k.attend_32, &k.attend_64]);
             launch!(gpu, kernel, grid, block, bytes, from, to, lse_at, sizes);
         }
+        Sight::Hashed(_) | Sight::Sorted(_) => bail!("{CPU_ALONE}"),
         Sight::Tiled(tiles) => {
             let kernels = [&k.attend_tiles_16, &k.attend_tiles_32, &k.attend_tiles_64];
             let [seen, _] = lists(&gpu, tiles, qkv.device())?;
@@ -189,6 +192,7 @@ pub fn attend_backward(
                 gpu, keys, key_grid, block, key_bytes, qkv, lse, d_out, delta_at, to, sizes
             );
         }
+        Sight::Hashed(_) | Sight::Sorted(_) => bail!("{CPU_ALONE}"),
         Sight::Tiled(tiles) => {
             let queries = [
                 &k.attend_tiles_queries_16,

@@ -1,16 +1,26 @@
-//! Attention over tiles and its gradient on the CPU: row by row, key by key.
+//! Attention over any pairs of a query and a key, and its gradient, on the CPU: row by row, key by key.
 
 use std::f32::consts::LOG2_E;
 
 use rayon::prelude::*;
 
+use super::Attention;
 use super::attention_cpu::multiply_add;
-use super::{Attention, tiles::Tiles};
+
+/// Who sees whom in a batch. Rows are those of the batch; what is seen several times comes several
+/// times.
+pub trait Pairs: Sync {
+    /// The keys that a query sees.
+    fn keys(&self, group: usize, query: usize) -> impl Iterator<Item = usize>;
+
+    /// The queries whose gradients reach a key.
+    fn queries(&self, group: usize, key: usize) -> impl Iterator<Item = usize>;
+}
 
 /// What both passes know.
-pub struct Tiled<'a> {
+pub struct Paired<'a, P> {
     pub a: &'a Attention,
-    pub tiles: &'a Tiles,
+    pub pairs: &'a P,
     /// `[N, (H + 2·G)·K]`, rotated.
     pub qkv: &'a [f32],
 }
@@ -25,7 +35,7 @@ pub struct Back<'a> {
     pub d_out: &'a [f32],
 }
 
-impl Tiled<'_> {
+impl<P: Pairs> Paired<'_, P> {
     /// Column of a head of `qkv`: queries, then keys, then values.
     fn of(&self, row: usize, head: usize) -> &[f32] {
         let size = self.a.head_size;
@@ -49,18 +59,6 @@ impl Tiled<'_> {
         LOG2_E / (self.a.head_size as f32).sqrt()
     }
 
-    /// The row of the batch where the window of `row` begins.
-    fn window(&self, row: usize) -> usize {
-        row - row % self.a.window
-    }
-
-    /// The rows that `row` sees.
-    fn seen(&self, row: usize, group: usize) -> impl Iterator<Item = usize> + '_ {
-        let first = self.window(row);
-        let met = self.tiles.met(&self.tiles.queries, group, row - first);
-        met.map(move |key| first + key)
-    }
-
     /// `out` and `lse`, see [`Back`].
     pub fn attend(&self) -> (Vec<f32>, Vec<f32>) {
         let (h, size) = (self.a.n_heads, self.a.head_size);
@@ -70,7 +68,7 @@ impl Tiled<'_> {
         heads.enumerate().for_each(|(at, (out, lse))| {
             let (row, head) = (at / h, at % h);
             let (group, query) = (self.group(head), self.of(row, head));
-            let seen = self.seen(row, group);
+            let seen = self.pairs.keys(group, row);
             let scores: Vec<(usize, f32)> = seen
                 .map(|key| (key, dot(query, self.key(key, group)) * self.scale()))
                 .collect();
@@ -94,7 +92,7 @@ impl Tiled<'_> {
             let (d_q, d_kv) = d_row.split_at_mut(h * size);
             for (head, d_q) in d_q.chunks_mut(size).enumerate() {
                 let group = self.group(head);
-                for key in self.seen(row, group) {
+                for key in self.pairs.keys(group, row) {
                     let (_, d_score) = self.share(back, row, key, head);
                     multiply_add(d_q, d_score, self.key(key, group));
                 }
@@ -102,9 +100,7 @@ impl Tiled<'_> {
             let (d_k, d_v) = d_kv.split_at_mut(g * size);
             let heads = d_k.chunks_mut(size).zip(d_v.chunks_mut(size));
             for (group, (d_k, d_v)) in heads.enumerate() {
-                let first = self.window(row);
-                for query in self.tiles.met(&self.tiles.keys, group, row - first) {
-                    let query = first + query;
+                for query in self.pairs.queries(group, row) {
                     for head in group * (h / g)..(group + 1) * (h / g) {
                         let (weight, d_score) = self.share(back, query, row, head);
                         multiply_add(d_k, d_score, self.of(query, head));
