@@ -4,8 +4,11 @@
 //! how fast this machine is.
 
 mod access;
+mod asyncapi;
 mod change;
 mod contract;
+#[path = "../contract/mod.rs"]
+mod document;
 mod hostile;
 mod listening;
 mod monitoring;
