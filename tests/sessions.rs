@@ -1,11 +1,15 @@
 //! Sessions of a running daemon: their codes are those of `render`, and whatever a client does, the
 //! station and the other sessions hear nothing of it.
 
+#[path = "contract/mod.rs"]
+mod document;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use document::Document;
 use futures_util::{SinkExt, StreamExt};
 use longwave::mulaw;
 use longwave::protocol::{Changed, Event, Hello, Packet};
@@ -348,4 +352,110 @@ async fn fifty_sessions_that_break_off_in_any_state_leak_no_lane_and_disturb_no_
     }
     let (first, codes) = listener.await.unwrap();
     assert!(codes == rendered("20", &[], first + codes.len())[first..]);
+}
+
+/// Asks for what the document has, and holds what it is told against it.
+struct ByTheBook {
+    client: Client,
+    document: Document,
+    told: Vec<String>,
+}
+
+impl ByTheBook {
+    async fn open(daemon: &Daemon) -> Self {
+        Self {
+            client: daemon.connect().await.unwrap(),
+            document: Document::read(),
+            told: Vec::new(),
+        }
+    }
+
+    async fn ask(&mut self, name: &str, request: &str) {
+        let json = serde_json::from_str(request).unwrap();
+        self.document.allows(name, &json).unwrap();
+        self.client.ask(request).await;
+    }
+
+    async fn piece(&mut self, len: usize) {
+        let piece = Message::binary(vec![99; len]);
+        self.client.0.send(piece).await.unwrap();
+    }
+
+    /// The next event.
+    async fn event(&mut self) -> Event {
+        loop {
+            if let Message::Text(text) = self.client.message().await {
+                let event = Event::from_json(&text).unwrap();
+                let name = match event {
+                    Event::Hello(_) => "sessionHello",
+                    Event::Changed(_) => "changed",
+                    Event::Closing { .. } => "sessionClosing",
+                    _ => panic!("{text}"),
+                };
+                self.document.describes(name, &text);
+                self.told.push(name.to_owned());
+                return event;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_session_hears_and_says_is_in_the_document() {
+    let daemon = Daemon::start();
+    let mut session = ByTheBook::open(&daemon).await;
+    let start = r#"{"request":"start","model":"tiny","seed":"7","draw":{"temperature":0.95},"format":"s16",
+        "prompt":{"format":"f32","rate_hz":48000,"n_bytes":9600},"budget_s":60.0}"#;
+    session.ask("start", start).await;
+    session.piece(9_600).await;
+    session.event().await;
+    let change = r#"{"request":"change","seed":8,"temperature":1.02}"#;
+    session.ask("change", change).await;
+    session.event().await;
+    let prime = r#"{"request":"prime","prompt":{"format":"mulaw","n_bytes":1600}}"#;
+    session.ask("prime", prime).await;
+    session.piece(1_600).await;
+    let Event::Changed(changed) = session.event().await else {
+        panic!("no change");
+    };
+    assert!(changed.prompt_sha256.is_some());
+    session.ask("pause", r#"{"request":"pause"}"#).await;
+    session.ask("resume", r#"{"request":"resume"}"#).await;
+    session.ask("stop", r#"{"request":"stop"}"#).await;
+    session.event().await;
+    let told = ["sessionHello", "changed", "changed", "sessionClosing"];
+    assert_eq!(session.told, told);
+    // What the document does not allow is no request.
+    let mut session = ByTheBook::open(&daemon).await;
+    session.client.ask(r#"{"request":"start","tempo":7}"#).await;
+    assert!(matches!(
+        session.event().await,
+        Event::Closing { code: 1008, .. }
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sessions_may_be_had_is_told() {
+    let daemon = Daemon::start();
+    let offer = |daemon: &Daemon| {
+        let answer = daemon.get("/v1/sessions");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: application/json"), "{head}");
+        serde_json::from_str::<serde_json::Value>(body).unwrap()
+    };
+    let told = offer(&daemon);
+    assert_eq!((&told["max"], &told["free"]), (&MAX.into(), &MAX.into()));
+    assert_eq!(told["may"], true);
+    assert_eq!(told["models"][0]["name"], "tiny");
+    let (_client, _) = daemon.session(r#"{"request":"start"}"#, &[]).await;
+    assert_eq!(offer(&daemon)["free"], MAX - 1);
+    let proxied = format!(
+        "GET /v1/sessions HTTP/1.0\r\nHost: {}\r\nVia: 1.1 proxy\r\n\r\n",
+        daemon.address
+    );
+    let mut stream = TcpStream::connect(&daemon.address).unwrap();
+    stream.write_all(proxied.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("\"may\":false"), "{answer}");
 }

@@ -34,6 +34,16 @@ pub(super) fn router(lobby: Arc<Lobby>) -> Router {
     Router::new()
         .route("/", page(html, include_str!("page/index.html")))
         .route("/page.js", page(script, include_str!("page/page.js")))
+        .route("/panel.js", page(script, include_str!("page/panel.js")))
+        .route("/prompt.js", page(script, include_str!("page/prompt.js")))
+        .route("/radio.js", page(script, include_str!("page/radio.js")))
+        .route(
+            "/receiver.js",
+            page(script, include_str!("page/receiver.js")),
+        )
+        .route("/scope.js", page(script, include_str!("page/scope.js")))
+        .route("/session.js", page(script, include_str!("page/session.js")))
+        .route("/words.js", page(script, include_str!("page/words.js")))
         .route("/worklet.js", page(script, include_str!("page/worklet.js")))
         .route("/style.css", page(style, include_str!("page/style.css")))
         .route("/v1/stations", get(stations))

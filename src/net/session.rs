@@ -11,11 +11,13 @@ use crate::control::{Change, Receipt, Whose};
 use crate::protocol::{
     self, Changed, Event, Format, Hello, Packet, Patch, PromptHead, Start, Wish, close,
 };
+use axum::Json;
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::header::{self, HeaderMap};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::SinkExt;
 use std::convert::Infallible;
@@ -41,8 +43,16 @@ const MUTE: Parting = Some((close::POLICY, "no start request came in time"));
 pub(super) async fn open(
     State(lobby): State<Arc<Lobby>>,
     visitor: Visitor,
+    headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
+    if !headers.contains_key(header::UPGRADE) {
+        lobby.admit(&visitor, Role::Listen)?;
+        let offer = lobby
+            .sessions
+            .offer(lobby.judge(&visitor, Role::Session).is_ok());
+        return Ok(([(header::CACHE_CONTROL, "no-cache")], Json(offer)).into_response());
+    }
     lobby.admit(&visitor, Role::Session)?;
     if lobby.sessions.max == 0 {
         let sentence = "there are no sessions here; the settings can allow some: [sessions] max";

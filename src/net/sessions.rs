@@ -6,6 +6,7 @@ use crate::control::{Change, Controls, Receipt};
 use crate::mulaw;
 use crate::protocol::{Facts, Format, PromptHead, Start};
 use crate::wav::{self, WavFormat};
+use serde::Serialize;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
@@ -46,6 +47,25 @@ pub(super) struct Register {
     present: Mutex<HashMap<u64, (usize, Facts)>>,
 }
 
+/// What sessions may be had, for those who have none yet.
+#[derive(Debug, Serialize)]
+pub(super) struct Offer {
+    /// At once.
+    max: usize,
+    /// That could be had now.
+    free: usize,
+    /// Whether whoever asks may have one.
+    may: bool,
+    models: Vec<OfferedModel>,
+}
+
+#[derive(Debug, Serialize)]
+struct OfferedModel {
+    name: String,
+    sample_rate_hz: u32,
+    hears: usize,
+}
+
 /// A session's place, free again when dropped.
 #[derive(Debug)]
 pub(super) struct Seat(#[allow(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
@@ -73,6 +93,20 @@ impl Register {
 
     pub(super) fn seat(&self) -> Option<Seat> {
         self.places.clone().try_acquire_owned().ok().map(Seat)
+    }
+
+    pub(super) fn offer(&self, may: bool) -> Offer {
+        let models = self.models.iter().map(|model| OfferedModel {
+            name: model.facts.model.name.clone(),
+            sample_rate_hz: model.facts.sample_rate_hz,
+            hears: model.hears,
+        });
+        Offer {
+            max: self.max,
+            free: self.places.available_permits(),
+            may,
+            models: models.collect(),
+        }
     }
 
     pub(super) fn controls(&self) -> &Controls {

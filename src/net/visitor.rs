@@ -90,6 +90,15 @@ impl Visitor {
 impl Lobby {
     /// Refuses who may not do what `role` may.
     pub(super) fn admit(&self, visitor: &Visitor, role: Role) -> Result<(), Refusal> {
+        let judged = self.judge(visitor, role);
+        if let Err(Refusal(StatusCode::UNAUTHORIZED, _)) = &judged {
+            self.telemetry.net.unauthorized.add(1);
+        }
+        judged
+    }
+
+    /// Whether somebody may do what `role` may, who has not tried to.
+    pub(super) fn judge(&self, visitor: &Visitor, role: Role) -> Result<(), Refusal> {
         self.check_origin(visitor)?;
         let tokens = &self.settings.tokens;
         // Who may control may have a session.
@@ -129,17 +138,13 @@ impl Lobby {
                     role.name()
                 ),
             )),
-            None => {
-                self.telemetry.net.unauthorized.add(1);
-                Err(Refusal(
-                    StatusCode::UNAUTHORIZED,
-                    format!(
-                        "a token to {} is wanted: `Authorization: Bearer TOKEN`, or a link that has \
-                         not expired",
-                        role.name()
-                    ),
-                ))
-            }
+            None => Err(Refusal(
+                StatusCode::UNAUTHORIZED,
+                format!(
+                    "a token to {} is wanted: `Authorization: Bearer TOKEN`, or a link that has not expired",
+                    role.name()
+                ),
+            )),
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::server::{FIRST_POSITION, HEARS, Listener, Server};
 
 /// Obeys orders at positions 1,000, 2,000, ... and ends with all that was asked.
-fn obey(inbox: Inbox, answers: Vec<Result<(), Refusal>>) -> JoinHandle<Vec<Change>> {
+pub fn obey(inbox: Inbox, answers: Vec<Result<(), Refusal>>) -> JoinHandle<Vec<Change>> {
     tokio::task::spawn_blocking(move || {
         let mut seen = Vec::new();
         for answer in answers {
@@ -51,7 +51,7 @@ async fn patch(server: &Server, body: &str) -> String {
     send(server, "PATCH", path, "application/json", body.as_bytes()).await
 }
 
-async fn prime(server: &Server, kind: &str, body: &[u8]) -> String {
+pub async fn prime(server: &Server, kind: &str, body: &[u8]) -> String {
     send(server, "POST", "/v1/stations/piano/prime", kind, body).await
 }
 

@@ -4,8 +4,11 @@
 //! how fast this machine is.
 
 mod access;
+mod asyncapi;
 mod change;
 mod contract;
+#[path = "../contract/mod.rs"]
+mod document;
 mod hostile;
 mod listening;
 mod monitoring;
@@ -357,6 +360,13 @@ async fn the_page_comes_from_here_alone() {
     for (path, kind) in [
         ("/", "text/html"),
         ("/page.js", "text/javascript"),
+        ("/panel.js", "text/javascript"),
+        ("/prompt.js", "text/javascript"),
+        ("/radio.js", "text/javascript"),
+        ("/receiver.js", "text/javascript"),
+        ("/scope.js", "text/javascript"),
+        ("/session.js", "text/javascript"),
+        ("/words.js", "text/javascript"),
         ("/worklet.js", "text/javascript"),
         ("/style.css", "text/css"),
     ] {

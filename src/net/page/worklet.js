@@ -12,7 +12,6 @@ const PHASES = 256;
 const FADE_MS = 5;
 const FLOOR_MS = 120; // the target shrinks no further
 const CEILING_MS = 3000; // and grows no further
-const SURPLUS_MS = 1000; // more than this above the target is skipped
 const CAPACITY_S = 8;
 const DEAD_BAND_S = 0.03; // within this of the target the speed is left alone
 const MAX_CORRECTION = 0.003;
@@ -47,13 +46,14 @@ function filterTable(cutoff) {
 }
 
 class Player extends AudioWorkletProcessor {
-  constructor({ processorOptions: { rateHz, jitterBufferMs } }) {
+  constructor({ processorOptions: { rateHz, jitterBufferMs, surplusMs } }) {
     super();
     this.rateHz = rateHz;
     this.step = rateHz / sampleRate;
     this.table = filterTable(0.95 * Math.min(1, 1 / this.step));
     this.ring = new Float32Array(2 ** Math.ceil(Math.log2(rateHz * CAPACITY_S)));
     this.fade = this.frames(FADE_MS);
+    this.surplus = this.frames(surplusMs); // more than this above the target is skipped
     this.target = this.frames(Math.min(CEILING_MS, jitterBufferMs)); // or it might never be full
     this.written = 0; // frames ever written
     this.read = 0; // where the next frame is read, a fraction
@@ -175,7 +175,7 @@ class Player extends AudioWorkletProcessor {
     const beyond = errorS - Math.max(-DEAD_BAND_S, Math.min(DEAD_BAND_S, errorS));
     const wanted = beyond * CORRECTION_PER_S;
     this.correction = Math.max(-MAX_CORRECTION, Math.min(MAX_CORRECTION, wanted));
-    if (this.fill > this.target + this.frames(SURPLUS_MS)) this.isSkipping = true;
+    if (this.fill > this.target + this.surplus) this.isSkipping = true;
     this.lowFill = Math.min(this.lowFill, this.fill);
     this.windowFrames += n;
     if (this.windowFrames > WINDOW_S * sampleRate) {
