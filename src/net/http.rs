@@ -202,7 +202,7 @@ async fn stream_socket(
         Refusal(error.status(), sentence)
     })?;
     let format = choose_format(query, &upgrade)?;
-    let feed = Feed::open(&lobby, tuned, visitor.peer()).map_err(|places| full(&places))?;
+    let feed = Feed::open(&lobby, tuned, visitor.who(&lobby)).map_err(|places| full(&places))?;
     let facts = tuned.station.facts.clone();
     let message_len = HEADER_LEN + facts.packet_len as usize * format.sample_len();
     let listener = Listener {
