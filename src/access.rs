@@ -49,6 +49,23 @@ impl Role {
 
 type Sum = [u8; 32];
 
+/// Which token somebody has: its digest, which nobody is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenId(Sum);
+
+impl TokenId {
+    /// Of a token, be it one of ours or not.
+    pub fn of(token: &str) -> Self {
+        Self(sum_of(token))
+    }
+}
+
+impl fmt::Debug for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenId")
+    }
+}
+
 /// The tokens of a house. Clones are the same tokens: all change when one [adopts](Tokens::adopt) others.
 #[derive(Clone, Default)]
 pub struct Tokens(Arc<RwLock<List>>);
@@ -157,17 +174,16 @@ impl Tokens {
         Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Whether one of the tokens to listen with has signed a link that is still good.
-    pub fn is_signed(&self, expires_s: u64, signature: &str, now_s: u64) -> bool {
-        let Some(bytes) = bytes_of(signature) else {
-            return false;
-        };
+    /// The token to listen with that has signed a link which is still good, if one has.
+    pub fn signer(&self, expires_s: u64, signature: &str, now_s: u64) -> Option<TokenId> {
+        let bytes = bytes_of(signature)?;
         let list = self.list();
         let keys = list.iter().filter(|(role, _)| *role == Role::Listen);
-        let is_ours = keys.fold(false, |is_ours, (_, key)| {
-            is_ours | mac(key, expires_s).verify_slice(&bytes).is_ok()
+        let signer = keys.fold(None, |signer, (_, key)| {
+            let is_it = mac(key, expires_s).verify_slice(&bytes).is_ok();
+            is_it.then_some(TokenId(*key)).or(signer)
         });
-        is_ours && now_s < expires_s
+        signer.filter(|_| now_s < expires_s)
     }
 }
 
@@ -283,17 +299,27 @@ mod tests {
     fn a_link_is_good_until_it_expires_and_only_as_it_was_signed() {
         let tokens = both();
         let signature = tokens.sign(1_000).unwrap();
-        assert!(tokens.is_signed(1_000, &signature, 999));
-        assert!(!tokens.is_signed(1_000, &signature, 1_000));
-        assert!(!tokens.is_signed(1_001, &signature, 999));
+        let is_signed = |tokens: &Tokens, expires_s, signature: &str, now_s| {
+            let signer = tokens.signer(expires_s, signature, now_s);
+            assert!(signer.is_none_or(|signer| signer == TokenId::of(HEAR)));
+            signer.is_some()
+        };
+        assert!(is_signed(&tokens, 1_000, &signature, 999));
+        assert!(!is_signed(&tokens, 1_000, &signature, 1_000));
+        assert!(!is_signed(&tokens, 1_001, &signature, 999));
         let mut forged = signature.clone().into_bytes();
         forged[5] ^= 1;
-        assert!(!tokens.is_signed(1_000, std::str::from_utf8(&forged).unwrap(), 999));
+        assert!(!is_signed(
+            &tokens,
+            1_000,
+            std::str::from_utf8(&forged).unwrap(),
+            999
+        ));
         for wrong in ["", "é", &signature[1..], &"+1".repeat(32)] {
-            assert!(!tokens.is_signed(1_000, wrong, 999), "{wrong}");
+            assert!(!is_signed(&tokens, 1_000, wrong, 999), "{wrong}");
         }
         let others = self::tokens(&format!("listen {STEER}")).unwrap();
-        assert!(!others.is_signed(1_000, &signature, 999));
+        assert!(!is_signed(&others, 1_000, &signature, 999));
         assert_eq!(
             self::tokens(&format!("control {STEER}")).unwrap().sign(1),
             None
@@ -315,6 +341,7 @@ mod tests {
             assert!(!error.contains("secret"), "{error}");
         }
         assert_eq!(format!("{:?}", both()), "Tokens(2)");
+        assert_eq!(format!("{:?}", TokenId::of(HEAR)), "TokenId");
     }
 
     #[test]

@@ -144,6 +144,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("hmac", &["access"]),
     ("hyper", &["net"]),
     ("indicatif", &[]),
+    ("ipnet", &["config", "net"]),
     ("listenfd", &["daemon"]),
     ("jiff", &["bench", "record"]),
     ("ogg", &["net"]),

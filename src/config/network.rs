@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::fault::{Fault, fault, out_of};
@@ -26,8 +27,13 @@ pub struct NetworkConfig {
     pub open: bool,
     /// Listeners of all stations together; one more is refused with 503.
     pub max_listeners: usize,
-    /// Listeners from one address; this machine's own has no such limit.
+    /// Listeners and sessions from one address; this machine's own has no such limit.
     pub max_per_address: usize,
+    /// Listeners and sessions with one token, links that it has signed among them.
+    pub max_per_token: usize,
+    /// Addresses, or nets of them such as `10.0.0.0/8`, of proxies that are believed about whom they ask
+    /// for.
+    pub trusted_proxies: Vec<String>,
     /// Web pages of other origins that may connect, such as `https://radio.example`; `*` for all.
     pub allowed_origins: Vec<String>,
     /// Audio in one message.
@@ -48,6 +54,10 @@ impl Default for NetworkConfig {
             max_listeners: 64,
             // A household behind one address, and no single stranger takes the house.
             max_per_address: 16,
+            // Half a house: a token is shared by a family, and should not be by everybody.
+            max_per_token: 32,
+            // Anybody can send a header.
+            trusted_proxies: Vec::new(),
             allowed_origins: Vec::new(),
             // 50 messages a second: headers stay below a tenth of the bytes.
             packet_ms: 20,
@@ -79,6 +89,12 @@ impl NetworkConfig {
         })
     }
 
+    /// Those that `trusted_proxies` names.
+    pub fn trusted_proxies(&self) -> Vec<IpNet> {
+        let named = self.trusted_proxies.iter();
+        named.filter_map(|name| net_of(name)).collect()
+    }
+
     pub(super) fn first_fault(&self) -> Option<Fault> {
         if let Err(why) = check_address(&self.listen) {
             return fault(&["network", "listen"], why);
@@ -97,6 +113,11 @@ impl NetworkConfig {
             let why = format!("must hold origins such as https://radio.example, not {origin}");
             return fault(&["network", "allowed_origins"], why);
         }
+        let mut proxies = self.trusted_proxies.iter();
+        if let Some(name) = proxies.find(|name| net_of(name).is_none()) {
+            let why = format!("must hold addresses or nets such as 10.0.0.0/8, not {name}");
+            return fault(&["network", "trusted_proxies"], why);
+        }
         let n_listeners = self.max_listeners as f64;
         out_of(
             limits::MAX_LISTENERS,
@@ -107,9 +128,19 @@ impl NetworkConfig {
             let n = self.max_per_address as f64;
             out_of(limits::MAX_LISTENERS, &["network", "max_per_address"], n)
         })
+        .or_else(|| {
+            let n = self.max_per_token as f64;
+            out_of(limits::MAX_LISTENERS, &["network", "max_per_token"], n)
+        })
         .or_else(|| out_of(limits::PACKET_MS, &["network", "packet_ms"], self.packet_ms))
         .or_else(|| out_of(limits::JITTER_MS, &["network", "jitter_ms"], self.jitter_ms))
     }
+}
+
+/// A net, or an address as a net of one.
+fn net_of(name: &str) -> Option<IpNet> {
+    let one = || name.parse::<IpAddr>().ok().map(IpNet::from);
+    name.parse().ok().or_else(one)
 }
 
 /// Refuses what is not `HOST:PORT`.

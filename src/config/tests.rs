@@ -177,6 +177,22 @@ fn stations_are_told_apart() {
 }
 
 #[test]
+fn proxies_are_addresses_or_nets() {
+    let text = "[network]\ntrusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\", \"::1\"]";
+    let config = Config::parse(text, Path::new("c.toml")).unwrap();
+    let proxies = config.network.trusted_proxies();
+    let named: Vec<String> = proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(named, ["127.0.0.1/32", "10.0.0.0/8", "::1/128"]);
+    let why = refusal("[network]\ntrusted_proxies = [\n\"::1\", \"proxy.local\"]");
+    assert!(why.starts_with("c.toml, line 2"), "{why}");
+    assert!(
+        why.contains("nets such as 10.0.0.0/8, not proxy.local"),
+        "{why}"
+    );
+    assert!(refusal("[network]\nmax_per_token = 0").contains("line 2, `max_per_token = 0`"));
+}
+
+#[test]
 fn broken_toml_is_one_sentence() {
     let why = refusal("[card\nlead_ms = 3");
     assert!(

@@ -64,6 +64,8 @@ pub(super) fn settings(network: &NetworkConfig, tokens: Tokens) -> net::Settings
     net::Settings {
         max_listeners: network.max_listeners,
         max_per_address: network.max_per_address,
+        max_per_token: network.max_per_token,
+        trusted_proxies: network.trusted_proxies(),
         tokens,
         allowed_origins: network.allowed_origins.clone(),
         // Full on arrival: a newcomer hears something at once.

@@ -1,9 +1,8 @@
 //! One listener's way through a station: packets as they come, losses as they are.
 
-use super::places::Place;
+use super::places::{Place, Who};
 use super::{Channel, Lobby, Tuned};
 use crate::broadcast::{Next, Reader};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -42,10 +41,9 @@ pub(super) enum Fed {
 }
 
 impl Feed {
-    /// Takes a place a little behind the station's head for somebody at `peer`, or tells what there are
-    /// no more of.
-    pub(super) fn open(lobby: &Lobby, tuned: &Tuned, peer: Option<IpAddr>) -> Result<Self, String> {
-        let place = lobby.places.take(peer)?;
+    /// Takes a place a little behind the station's head for somebody, or tells what there are no more of.
+    pub(super) fn open(lobby: &Lobby, tuned: &Tuned, who: Who) -> Result<Self, String> {
+        let place = lobby.places.take(who)?;
         Ok(Self::on(lobby, &tuned.codes, place))
     }
 
@@ -187,7 +185,7 @@ pub(super) mod tests {
         let (_stop, stopping) = watch::channel(false);
         let mut tickers = JoinSet::new();
         let lobby = Lobby::open(house, stopping, &mut tickers);
-        let mut feed = Feed::open(&lobby, &lobby.stations()[0], None).unwrap();
+        let mut feed = Feed::open(&lobby, &lobby.stations()[0], Who::default()).unwrap();
         tickers.shutdown().await;
         assert_eq!(feed.next().await, Fed::Stop);
     }

@@ -3,7 +3,7 @@
 use super::feed::Feed;
 use super::socket::Listener;
 use super::visitor::Visitor;
-use super::{Lobby, Tuned, change, metrics, radio, session};
+use super::{Lobby, Tuned, change, icy, metrics, radio, session};
 use crate::access::Role;
 use crate::protocol::{Facts, Format, HEADER_LEN, MAX_REQUEST_LEN};
 use axum::extract::rejection::QueryRejection;
@@ -210,7 +210,7 @@ async fn stream_socket(
         Refusal(error.status(), sentence)
     })?;
     let format = choose_format(query, &upgrade)?;
-    let feed = Feed::open(&lobby, &tuned, visitor.peer()).map_err(|places| full(&places))?;
+    let feed = Feed::open(&lobby, &tuned, visitor.who(&lobby)).map_err(|places| full(&places))?;
     let facts = tuned.station.facts.clone();
     let message_len = HEADER_LEN + facts.packet_len as usize * format.sample_len();
     let listener = Listener {
@@ -231,7 +231,7 @@ async fn stream_socket(
     Ok(upgrade.on_upgrade(move |socket| listener.run(socket)))
 }
 
-/// What players open by a click: where the stream lies from here, whatever a proxy calls us.
+/// What players open by a click: where the streams lie from here, whatever a proxy calls us.
 async fn playlist(
     State(lobby): State<Arc<Lobby>>,
     Path(name): Path<String>,
@@ -239,24 +239,28 @@ async fn playlist(
     uri: Uri,
 ) -> Result<Response, Refusal> {
     lobby.admit(&visitor, Role::Listen)?;
-    lobby.find(&name)?;
-    Ok(m3u(&name, &uri))
+    let facts = lobby.find(&name)?.station.desk.facts();
+    Ok(m3u(&facts, &uri))
 }
 
 async fn first_playlist(
-    State(lobby): State<Arc<Lobby>>,
+    state: State<Arc<Lobby>>,
     visitor: Visitor,
     uri: Uri,
 ) -> Result<Response, Refusal> {
-    lobby.admit(&visitor, Role::Listen)?;
-    Ok(m3u(&lobby.first(), &uri))
+    let name = state.first();
+    playlist(state, Path(name), visitor, uri).await
 }
 
-/// A list of one stream; a signed link is handed on.
-fn m3u(name: &str, uri: &Uri) -> Response {
+/// A list of what a station can be had as, by what plays; a signed link is handed on.
+fn m3u(facts: &Facts, uri: &Uri) -> Response {
     let link = uri.query().map(|query| format!("?{query}"));
-    let link = link.unwrap_or_default();
-    let text = format!("#EXTM3U\n#EXTINF:-1,{name}\nstream.wav{link}\n");
+    let (title, link) = (icy::title(facts), link.unwrap_or_default());
+    let kinds = [("WAV", "wav", true), ("Opus", "opus", radio::HAS_OPUS)];
+    let made = kinds.into_iter().filter(|(_, _, is_made)| *is_made);
+    let entries = made
+        .map(|(kind, suffix, _)| format!("#EXTINF:-1,{title}, {kind}\nstream.{suffix}{link}\n"));
+    let text = format!("#EXTM3U\n{}", entries.collect::<String>());
     ([(header::CONTENT_TYPE, "audio/x-mpegurl")], text).into_response()
 }
 

@@ -12,6 +12,7 @@ mod change;
 mod desk;
 mod doorstep;
 mod feed;
+mod forwarded;
 mod http;
 mod icy;
 mod metrics;
@@ -36,7 +37,8 @@ use axum::middleware;
 use doorstep::{Doorstep, Guest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use places::Places;
+use ipnet::IpNet;
+use places::{Limits, Places};
 use sessions::Register;
 use std::future::{self, Future};
 use std::io;
@@ -106,8 +108,12 @@ pub struct Station {
 pub struct Settings {
     /// More listeners, WebSocket and WAV together, are refused.
     pub max_listeners: usize,
-    /// More from one address are refused; this machine's own has no such limit.
+    /// More from one address are refused, sessions among them; this machine's own has no such limit.
     pub max_per_address: usize,
+    /// More with one token, or links that it has signed, are refused, sessions among them.
+    pub max_per_token: usize,
+    /// Who is believed about whom they ask for (`X-Forwarded-For`).
+    pub trusted_proxies: Vec<IpNet>,
     /// What has to be proved, and by what.
     pub tokens: Tokens,
     /// Origins whose pages may open the WebSocket besides our own; `*` allows all.
@@ -133,6 +139,8 @@ impl Default for Settings {
         Self {
             max_listeners: 64,
             max_per_address: 16,
+            max_per_token: 32,
+            trusted_proxies: Vec::new(),
             tokens: Tokens::default(),
             allowed_origins: Vec::new(),
             // The jitter buffer of 200 ms is full on arrival.
@@ -328,12 +336,16 @@ impl Lobby {
             controls,
             ..
         } = house;
-        let (max, max_per_address) = (settings.max_listeners, settings.max_per_address);
+        let limits = Limits {
+            in_all: settings.max_listeners,
+            per_address: settings.max_per_address,
+            per_token: settings.max_per_token,
+        };
         let lobby = Self {
             stations: RwLock::default(),
             sessions: Register::new(sessions, controls),
             uploads: Semaphore::new(UPLOADS_MAX),
-            places: Arc::new(Places::new(max, max_per_address, telemetry.clone())),
+            places: Arc::new(Places::new(limits, telemetry.clone())),
             settings,
             telemetry,
             readiness,

@@ -7,6 +7,7 @@
 
 use super::feed::Feed;
 use super::http::{Refusal, full};
+use super::places::Who;
 use super::{Channel, Lobby, Tuned, icy, radio};
 use crate::broadcast::{self, Next, Reader, Writer};
 use crate::mulaw;
@@ -19,7 +20,6 @@ use ogg::{PacketWriteEndInfo, PacketWriter};
 use opusic_c::{Application, Bandwidth, Bitrate, Channels, Encoder, ErrorCode, SampleRate};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -196,13 +196,9 @@ pub(super) struct OpusBody {
 
 impl OpusBody {
     /// With its headers.
-    pub(super) fn open(
-        lobby: &Lobby,
-        tuned: &Tuned,
-        peer: Option<IpAddr>,
-    ) -> Result<Self, Refusal> {
+    pub(super) fn open(lobby: &Lobby, tuned: &Tuned, who: Who) -> Result<Self, Refusal> {
         // Before an encoder is made: a full house shall cost nothing.
-        let place = lobby.places.take(peer).map_err(|places| full(&places))?;
+        let place = lobby.places.take(who).map_err(|places| full(&places))?;
         let channel = tuned.opus.channel(lobby, tuned).map_err(|error| {
             tracing::error!(
                 "no Opus of station {}: {error}",

@@ -1,5 +1,6 @@
-//! Places for listeners: so many in the house, and so many for one address.
+//! Places for listeners: so many in the house, so many for one address, so many for one token.
 
+use crate::access::TokenId;
 use crate::telemetry::{NetTelemetry, Telemetry};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,92 +11,142 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Debug)]
 pub(super) struct Places {
     free: Arc<Semaphore>,
-    max: usize,
-    max_per_address: usize,
-    /// How many each address has, of those that have any.
-    taken: Mutex<HashMap<IpAddr, usize>>,
+    limits: Limits,
+    /// How many each has, of those that have any.
+    taken: Mutex<HashMap<Whose, usize>>,
     telemetry: Arc<Telemetry>,
 }
 
+/// How many places there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) in_all: usize,
+    pub(super) per_address: usize,
+    pub(super) per_token: usize,
+}
+
+/// By what somebody's places are counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Who {
+    pub(super) address: Option<IpAddr>,
+    /// The one that let them in, or had signed the link that did.
+    pub(super) token: Option<TokenId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Whose {
+    Address(IpAddr),
+    Token(TokenId),
+}
+
+impl Who {
+    /// This machine's own address is not counted: behind a proxy everybody has it.
+    fn counted(self) -> impl Iterator<Item = Whose> {
+        let address = self.address.map(|address| address.to_canonical());
+        let address = address.filter(|address| !address.is_loopback());
+        let address = address.map(Whose::Address);
+        address.into_iter().chain(self.token.map(Whose::Token))
+    }
+}
+
 impl Places {
-    pub(super) fn new(max: usize, max_per_address: usize, telemetry: Arc<Telemetry>) -> Self {
+    pub(super) fn new(limits: Limits, telemetry: Arc<Telemetry>) -> Self {
         Self {
-            free: Arc::new(Semaphore::new(max)),
-            max,
-            max_per_address,
+            free: Arc::new(Semaphore::new(limits.in_all)),
+            limits,
             taken: Mutex::default(),
             telemetry,
         }
     }
 
-    /// A place for somebody at `peer`, or what there are no more of. This machine's own address is
-    /// not counted: behind a proxy everybody has it.
-    pub(super) fn take(self: &Arc<Self>, peer: Option<IpAddr>) -> Result<Place, String> {
+    /// A place for somebody, or what there are no more of.
+    pub(super) fn take(self: &Arc<Self>, who: Who) -> Result<Place, String> {
         let net = &self.telemetry.net;
         let Ok(permit) = self.free.clone().try_acquire_owned() else {
             net.refused.add(1);
-            return Err(format!("all {} places for listeners", self.max));
+            return Err(format!("all {} places for listeners", self.limits.in_all));
         };
-        let address = peer.map(|peer| peer.to_canonical());
-        let address = address.filter(|address| !address.is_loopback());
-        if let Some(address) = address {
-            let mut taken = self.taken();
-            let n = taken.entry(address).or_default();
-            if *n >= self.max_per_address {
-                net.refused.add(1);
-                let most = self.max_per_address;
-                return Err(format!("all {most} places for listeners of one address"));
-            }
-            *n += 1;
-        }
+        let share = self.share(who)?;
         net.listeners.add(1);
         net.listeners_total.add(1);
         Ok(Place {
-            places: self.clone(),
-            address,
+            share,
             _permit: permit,
+        })
+    }
+
+    /// What counts for somebody's address and token, without a place among the listeners.
+    pub(super) fn share(self: &Arc<Self>, who: Who) -> Result<Share, String> {
+        let mut taken = self.taken();
+        for whose in who.counted() {
+            let (most, what) = match whose {
+                Whose::Address(_) => (self.limits.per_address, "address"),
+                Whose::Token(_) => (self.limits.per_token, "token"),
+            };
+            if taken.get(&whose).is_some_and(|n| *n >= most) {
+                self.telemetry.net.refused.add(1);
+                return Err(format!("all {most} places of one {what}"));
+            }
+        }
+        for whose in who.counted() {
+            *taken.entry(whose).or_default() += 1;
+        }
+        drop(taken);
+        Ok(Share {
+            places: self.clone(),
+            who,
         })
     }
 
     /// Resolves when nobody is there any more.
     pub(super) async fn emptied(&self) {
         // An error means that the house is closed, which comes to the same.
-        let _ = self.free.acquire_many(self.max as u32).await;
+        let _ = self.free.acquire_many(self.limits.in_all as u32).await;
     }
 
-    fn taken(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn taken(&self) -> MutexGuard<'_, HashMap<Whose, usize>> {
         // Counts are whole whoever panicked.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of those that an address and a token may have, free again when dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    places: Arc<Places>,
+    who: Who,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        for whose in self.who.counted() {
+            if let Some(n) = taken.get_mut(&whose) {
+                *n -= 1;
+                if *n == 0 {
+                    taken.remove(&whose);
+                }
+            }
+        }
     }
 }
 
 /// A listener's place in the house, free again when dropped, however the connection ended.
 #[derive(Debug)]
 pub(super) struct Place {
-    places: Arc<Places>,
-    address: Option<IpAddr>,
+    share: Share,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Place {
     pub(super) fn telemetry(&self) -> &NetTelemetry {
-        &self.places.telemetry.net
+        &self.share.places.telemetry.net
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.telemetry.net.listeners.sub(1);
-        let Some(address) = self.address else {
-            return;
-        };
-        let mut taken = self.places.taken();
-        if let Some(n) = taken.get_mut(&address) {
-            *n -= 1;
-            if *n == 0 {
-                taken.remove(&address);
-            }
-        }
+        self.telemetry().listeners.sub(1);
     }
 }
 
@@ -103,23 +154,62 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    fn places() -> Arc<Places> {
+        let limits = Limits {
+            in_all: 5,
+            per_address: 2,
+            per_token: 3,
+        };
+        Arc::new(Places::new(limits, Arc::default()))
+    }
+
+    fn at(address: &str) -> Who {
+        let address = Some(address.parse().unwrap());
+        Who {
+            address,
+            token: None,
+        }
+    }
+
     #[test]
     fn an_address_gets_its_share_and_this_machine_as_much_as_there_is() {
-        let places = Arc::new(Places::new(5, 2, Arc::default()));
-        let far: Option<IpAddr> = Some([10, 0, 0, 1].into());
-        let mapped: Option<IpAddr> = Some("::ffff:10.0.0.1".parse().unwrap());
+        let places = places();
+        let (far, mapped) = (at("10.0.0.1"), at("::ffff:10.0.0.1"));
         let (first, _second) = (places.take(far).unwrap(), places.take(mapped).unwrap());
         let why = places.take(far).unwrap_err();
-        assert_eq!(why, "all 2 places for listeners of one address");
+        assert_eq!(why, "all 2 places of one address");
         drop(first);
         let _again = places.take(far).unwrap();
-        let here: Option<IpAddr> = Some([127, 0, 0, 1].into());
-        let _own: Vec<Place> = (0..3).map(|_| places.take(here).unwrap()).collect();
+        let here = at("127.0.0.1");
+        let own: Vec<Place> = (0..3).map(|_| places.take(here).unwrap()).collect();
         let why = places.take(here).unwrap_err();
         assert_eq!(why, "all 5 places for listeners");
         assert_eq!(places.telemetry.net.refused.get(), 2);
         assert_eq!(places.telemetry.net.listeners.get(), 5);
-        drop(_own);
+        drop(own);
         assert_eq!(places.taken().len(), 1, "who has left is forgotten");
+    }
+
+    #[test]
+    fn a_token_gets_its_share_wherever_it_is_shown_sessions_among_it() {
+        let places = places();
+        let with = |address: &str, token: &str| Who {
+            token: Some(TokenId::of(token)),
+            ..at(address)
+        };
+        let listener = places.take(with("10.0.0.1", "ours")).unwrap();
+        let _session = places.share(with("127.0.0.1", "ours")).unwrap();
+        let _other = places.take(with("10.0.0.2", "ours")).unwrap();
+        let why = places.take(with("10.0.0.3", "ours")).unwrap_err();
+        assert_eq!(why, "all 3 places of one token");
+        assert!(places.share(with("10.0.0.3", "ours")).is_err());
+        assert!(places.take(with("10.0.0.3", "theirs")).is_ok());
+        assert_eq!(places.telemetry.net.listeners.get(), 2);
+        drop(listener);
+        // Who was refused for the address has taken nothing of the token's.
+        let _one = places.take(with("10.0.0.9", "theirs")).unwrap();
+        let _two = places.take(at("10.0.0.9")).unwrap();
+        assert!(places.take(with("10.0.0.9", "ours")).is_err());
+        assert!(places.take(with("10.0.0.1", "ours")).is_ok());
     }
 }

@@ -79,7 +79,7 @@ pub(super) async fn opus(
 ) -> Result<Response, Refusal> {
     lobby.admit(&visitor, Role::Listen)?;
     let tuned = lobby.find(&name)?;
-    let make = || OpusBody::open(&lobby, &tuned, visitor.peer());
+    let make = || OpusBody::open(&lobby, &tuned, visitor.who(&lobby));
     answer(head("audio/ogg"), method, make)
 }
 
@@ -154,7 +154,7 @@ impl WavBody {
         // PCM, mono, 16 bit, without end.
         let header = wav::header(WavFormat::S16, tuned.station.facts.sample_rate_hz, u32::MAX);
         Ok(Self {
-            feed: Feed::open(lobby, tuned, visitor.peer()).map_err(|places| full(&places))?,
+            feed: Feed::open(lobby, tuned, visitor.who(lobby)).map_err(|places| full(&places))?,
             pending: header.into(),
             icy,
             now: tuned.station.desk.watch(),

@@ -3,6 +3,7 @@
 use super::Lobby;
 use super::desk::params;
 use super::http::Refusal;
+use super::places::Share;
 use super::sessions::{Opened, Seat};
 use super::socket::{CLOSE_TIMEOUT, FLOOD, GONE, IDLE, MAX_MESSAGES, Parting, farewell};
 use super::visitor::Visitor;
@@ -66,16 +67,18 @@ pub(super) async fn open(
         lobby.telemetry.net.refused.add(1);
         super::http::full(&format!("all {} sessions", lobby.sessions.max))
     })?;
+    let share = lobby.places.share(visitor.who(&lobby));
+    let share = share.map_err(|places| super::http::full(&places))?;
     let upgrade = upgrade
         .read_buffer_size(16 * 1024)
         .write_buffer_size(0)
         .max_write_buffer_size(512 * 1024)
         .max_message_size(MESSAGE_MAX)
         .max_frame_size(MESSAGE_MAX);
-    Ok(upgrade.on_upgrade(move |socket| run(lobby, seat, socket)))
+    Ok(upgrade.on_upgrade(move |socket| run(lobby, (seat, share), socket)))
 }
 
-async fn run(lobby: Arc<Lobby>, seat: Seat, mut socket: WebSocket) {
+async fn run(lobby: Arc<Lobby>, seat: (Seat, Share), mut socket: WebSocket) {
     lobby.telemetry.net.sessions.add(1);
     let mut stopping = lobby.stopping.clone();
     let played = async {

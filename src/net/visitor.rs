@@ -1,9 +1,11 @@
-//! Who asks, and whether they may: tokens, signed links, where a page comes from, how many come from
-//! one address.
+//! Who asks, and whether they may: tokens, signed links, where a page comes from, and by what their
+//! places are counted.
 
 use super::Lobby;
+use super::forwarded;
 use super::http::Refusal;
-use crate::access::Role;
+use super::places::Who;
+use crate::access::{Role, TokenId};
 use axum::extract::{Extension, FromRequestParts, Query};
 use axum::http::StatusCode;
 use axum::http::header::{self, HeaderMap};
@@ -55,9 +57,17 @@ impl FromRequestParts<Arc<Lobby>> for Visitor {
 }
 
 impl Visitor {
-    /// The address that the connection comes from.
-    pub(super) fn peer(&self) -> Option<IpAddr> {
-        self.peer
+    /// By what this one's places are counted in `lobby`, once it is admitted.
+    pub(super) fn who(&self, lobby: &Lobby) -> Who {
+        let proxies = &lobby.settings.trusted_proxies;
+        let address = |peer| forwarded::client(peer, &self.headers, proxies);
+        let tokens = &lobby.settings.tokens;
+        let known = |token: &&str| tokens.role_of(token).is_some();
+        let token = self.token().filter(known).map(TokenId::of);
+        Who {
+            address: self.peer.map(address),
+            token: token.or_else(|| lobby.signer(self)),
+        }
     }
 
     fn token(&self) -> Option<&str> {
@@ -122,10 +132,7 @@ impl Lobby {
                 )),
             };
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now_s = now.map_or(u64::MAX, |since| since.as_secs());
-        let is_signed = |link: &Link| tokens.is_signed(link.expires, &link.signature, now_s);
-        if role == Role::Listen && visitor.link.as_ref().is_some_and(is_signed) {
+        if role == Role::Listen && self.signer(visitor).is_some() {
             return Ok(());
         }
         match visitor.token().and_then(|token| tokens.role_of(token)) {
@@ -146,6 +153,15 @@ impl Lobby {
                 ),
             )),
         }
+    }
+
+    /// The token that has signed the visitor's link, if that is still good.
+    fn signer(&self, visitor: &Visitor) -> Option<TokenId> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now_s = now.map_or(u64::MAX, |since| since.as_secs());
+        let link = visitor.link.as_ref()?;
+        let tokens = &self.settings.tokens;
+        tokens.signer(link.expires, &link.signature, now_s)
     }
 
     /// Browsers tell where a page comes from; other programs do not, and are welcome.

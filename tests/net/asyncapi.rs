@@ -220,7 +220,8 @@ fn the_golden_vectors_are_the_bytes_on_the_wire() {
         assert!(packet.codes().eq(codes));
     }
     for vector in vectors["refused"].as_array().unwrap() {
-        let decoded = Packet::decode(&bytes(&vector["message"]));
+        let message = bytes(&vector["message"]);
+        let decoded = Packet::decode(&message);
         assert!(decoded.is_err(), "{vector}: {decoded:?}");
     }
 }

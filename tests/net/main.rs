@@ -382,15 +382,20 @@ async fn the_page_comes_from_here_alone() {
 }
 
 #[tokio::test]
-async fn a_playlist_names_the_stream_and_hands_a_link_on() {
+async fn a_playlist_names_the_streams_and_what_plays_and_hands_a_link_on() {
     let mut server = Server::start(Settings::default()).await;
     for path in ["/listen.m3u", "/v1/stations/piano/listen.m3u"] {
         let answer = server
             .text("GET", &format!("{path}?expires=7&signature=ab"))
             .await;
         assert!(answer.contains("content-type: audio/x-mpegurl"), "{answer}");
-        let list = "#EXTM3U\n#EXTINF:-1,piano\nstream.wav?expires=7&signature=ab\n";
-        assert!(answer.ends_with(list), "{answer}");
+        let mut list = "#EXTM3U\n#EXTINF:-1,piano (tiny, seed 7), WAV\n\
+                        stream.wav?expires=7&signature=ab\n"
+            .to_owned();
+        if cfg!(feature = "opus") {
+            list += "#EXTINF:-1,piano (tiny, seed 7), Opus\nstream.opus?expires=7&signature=ab\n";
+        }
+        assert!(answer.ends_with(&format!("\r\n\r\n{list}")), "{answer}");
     }
     let answer = server.text("GET", "/v1/stations/nobody/listen.m3u").await;
     assert!(answer.starts_with("HTTP/1.0 404"), "{answer}");

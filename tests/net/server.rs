@@ -3,7 +3,7 @@
 use futures_util::StreamExt;
 use longwave::broadcast::{self, Writer};
 use longwave::control::{self, ChunkShape, Inbox};
-use longwave::net::{self, Desk, House, Readiness, Settings, Station};
+use longwave::net::{self, Desk, House, Readiness, Sessions, Settings, Station};
 use longwave::protocol::{Draw, Event, Facts, Hello, ModelFacts, Packet};
 use longwave::telemetry::Telemetry;
 use std::net::SocketAddr;
@@ -76,6 +76,11 @@ impl Server {
 
     /// The same, and where orders arrive.
     pub async fn start_idle(settings: Settings) -> (Self, Inbox) {
+        Self::start_with(settings, Sessions::default()).await
+    }
+
+    /// The same, with sessions that may be asked for.
+    pub async fn start_with(settings: Settings, sessions: Sessions) -> (Self, Inbox) {
         let (writer, source) = broadcast::ring(N_SLOTS, PACKET_LEN);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -96,7 +101,7 @@ impl Server {
         let house = House {
             stations,
             controls,
-            sessions: Default::default(),
+            sessions,
             settings,
             telemetry: telemetry.clone(),
             readiness: readiness.clone(),
