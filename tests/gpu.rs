@@ -138,7 +138,8 @@ fn attentions() -> impl Iterator<Item = (usize, Attention)> {
                 list[n_kv_heads - 1] = json!("fixed");
             }
             let layer = Layer::parse(&Value::Array(list), &reach, n_kv_heads).unwrap();
-            Sight::Tiled(Arc::new(Tiles::new(&layer, n_kv_heads, window)))
+            let heads = layer.placed(n_kv_heads).unwrap();
+            Sight::Tiled(Arc::new(Tiles::new(&heads, window)))
         };
         (
             windows,
