@@ -32,6 +32,11 @@ const STEP: f64 = 1.0 / 32.0;
 const SHAPES: u64 = 4;
 const DIRECTIONS: usize = 4;
 const COORDINATES: usize = 6;
+/// Of kinds that are only a word.
+const REACH: Defaults = Defaults {
+    stride: 4,
+    context: 16,
+};
 /// So much that a norm bends little within a step, even of a row near zero.
 const EPS: f32 = 0.25;
 
@@ -262,13 +267,9 @@ impl Random {
     /// The same with keys that lie unevenly.
     fn tiled_attention(&mut self) -> Attention {
         let even = self.attention();
-        let reach = Defaults {
-            stride: 4,
-            context: 16,
-        };
         let kinds = ["fixed", "random", "block_sparse", "global"];
         let entry = json!(kinds[self.below(kinds.len())]);
-        let layer = Layer::parse(&entry, &reach, even.n_kv_heads).unwrap();
+        let layer = Layer::parse(&entry, &REACH, even.n_kv_heads).unwrap();
         let heads = layer.placed(even.n_kv_heads).unwrap();
         // More than a tile, now and then.
         let window = self.from(5, 9) + 64 * self.below(2);
@@ -372,11 +373,7 @@ fn attended_by_buckets(random: &mut Random) -> Case {
     let even = random.attention();
     let entry = json!({"kind": "hashed", "window": 2 + random.below(9), "rounds": 2, "buckets": 4,
         "keys": 1, "seed": random.below(99)});
-    let reach = Defaults {
-        stride: 4,
-        context: 16,
-    };
-    let layer = Layer::parse(&entry, &reach, even.n_kv_heads).unwrap();
+    let layer = Layer::parse(&entry, &REACH, even.n_kv_heads).unwrap();
     let heads = layer.hashed(even.n_kv_heads).unwrap();
     let hashers = heads.iter().map(|of| Hasher::new(of, even.head_size));
     let hashed = Attention {

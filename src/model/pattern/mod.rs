@@ -9,6 +9,7 @@ mod dilated;
 mod fixed;
 mod global;
 mod hashed;
+mod hasher;
 mod held;
 mod latent;
 mod layer;
@@ -20,7 +21,8 @@ mod strided;
 #[cfg(test)]
 mod tests;
 
-pub use hashed::{Buckets, Hashed, Hasher, Rings};
+pub use hashed::{Buckets, Hashed, Rings};
+pub use hasher::Hasher;
 pub use held::Held;
 pub use layer::Layer;
 
