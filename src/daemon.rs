@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time;
 
-use crate::access::{Tokens, TokensError};
+use crate::access::TokensError;
 use crate::broadcast::{self, Source, Writer};
 use crate::capacity::{Capacity, Overload};
 use crate::config::{CardUse, Config, NetworkConfig};
@@ -39,8 +39,9 @@ use crate::record::Recorder;
 use crate::setup::{ModelEngine, Setup, SetupError};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
+use crate::tls::TlsError;
 use beat::Heart;
-use door::{Door, page_address};
+use door::{Door, Keys, page_address};
 use keeper::Keeper;
 use optional_card::OptionalCard;
 use reload::Reloader;
@@ -73,6 +74,9 @@ pub enum DaemonError {
     /// Fatal: see [`TokensError`].
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// Fatal: see [`TlsError`].
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Retry or fatal: the address cannot be had.
     #[error("cannot listen on {address}: {source}; name another with --listen")]
     Listen {
@@ -197,17 +201,14 @@ impl Running {
         let stations = waiting.map(|(index, station)| station.open(index, &controls));
         let stations: Vec<net::Station> = stations.collect();
         let desks = stations.iter().map(|station| station.desk.clone());
-        let (listener, tokens) = door
-            .map(|door| (door.listener, (door.tokens, door.address)))
-            .unzip();
+        let (listener, keys) = door.map(|door| (door.listener, door.keys)).unzip();
         let desks = models.into_iter().zip(desks).collect();
-        let reloader = Reloader::new(config.clone(), desks, tokens.clone());
-        let tokens = tokens.map(|(tokens, _)| tokens).unwrap_or_default();
+        let reloader = Reloader::new(config.clone(), desks, keys.clone());
         let house = House {
             stations,
             controls: controls.clone(),
             sessions,
-            settings: net_settings(&config.network, tokens),
+            settings: net_settings(&config.network, keys),
             telemetry: telemetry.clone(),
             readiness: readiness.clone(),
         };
@@ -321,6 +322,7 @@ impl Running {
 impl Network {
     fn start(listener: TcpListener, house: House) -> Result<Self, DaemonError> {
         let address = listener.local_addr().map_err(DaemonError::System)?;
+        let page = page_address(address, house.settings.identity.is_some());
         let listener = tokio::net::TcpListener::from_std(listener).map_err(DaemonError::System)?;
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
@@ -328,11 +330,7 @@ impl Network {
             let _ = stopped.await;
         };
         let task = tokio::spawn(net::serve(listener, house, shutdown));
-        Ok(Self {
-            page: page_address(address),
-            task,
-            stop,
-        })
+        Ok(Self { page, task, stop })
     }
 }
 
@@ -396,11 +394,13 @@ fn pump_settings(config: &Config, setup: &Setup) -> PumpSettings {
     }
 }
 
-fn net_settings(network: &NetworkConfig, tokens: Tokens) -> net::Settings {
+fn net_settings(network: &NetworkConfig, keys: Option<Keys>) -> net::Settings {
+    let (tokens, identity) = keys.map(|keys| (keys.tokens, keys.identity)).unzip();
     net::Settings {
         max_listeners: network.max_listeners,
         max_per_address: network.max_per_address,
-        tokens,
+        tokens: tokens.unwrap_or_default(),
+        identity: identity.flatten(),
         allowed_origins: network.allowed_origins.clone(),
         // Full on arrival: a newcomer hears something at once.
         burst_ms: network.jitter_ms,

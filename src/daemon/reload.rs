@@ -2,12 +2,11 @@
 //!
 //! Either all of it is understood or nothing is changed. Of stations the seed, the draw parameters and
 //! the prompt change, without a click and told to all who listen, as by `longwave control`; the tokens
-//! change. What else has changed holds after a restart, and that is said.
+//! and the certificate change. What else has changed holds after a restart, and that is said.
 
 use std::sync::Arc;
 
-use crate::access::Tokens;
-use crate::config::{Config, ConfigError, StationConfig, find_model};
+use crate::config::{Config, ConfigError, StationConfig, TlsConfig, find_model};
 use crate::model::Model;
 use crate::net::Desk;
 use crate::protocol::Patch;
@@ -15,7 +14,7 @@ use crate::setup::{self, SetupError};
 use crate::state::Asked;
 
 use super::DaemonError;
-use super::door;
+use super::door::Keys;
 
 /// What reads the configuration again.
 pub type Reread<'a> = &'a dyn Fn() -> Result<Config, ConfigError>;
@@ -26,8 +25,8 @@ pub(super) struct Reloader {
     config: Config,
     /// Of the configuration, in its order.
     stations: Vec<(Arc<Model>, Arc<Desk>)>,
-    /// With the address that they guard.
-    tokens: Option<(Tokens, std::net::SocketAddr)>,
+    /// Of the network, if there is one.
+    keys: Option<Keys>,
 }
 
 /// A station that is to be changed.
@@ -39,15 +38,11 @@ struct Wish {
 }
 
 impl Reloader {
-    pub fn new(
-        config: Config,
-        stations: Vec<(Arc<Model>, Arc<Desk>)>,
-        tokens: Option<(Tokens, std::net::SocketAddr)>,
-    ) -> Self {
+    pub fn new(config: Config, stations: Vec<(Arc<Model>, Arc<Desk>)>, keys: Option<Keys>) -> Self {
         Self {
             config,
             stations,
-            tokens,
+            keys,
         }
     }
 
@@ -55,9 +50,9 @@ impl Reloader {
     /// if that has changed.
     pub fn reload(&mut self, reread: Reread<'_>) -> Vec<(usize, Asked)> {
         match self.prepare(reread) {
-            Ok((config, wishes, tokens)) => {
+            Ok((config, wishes, keys)) => {
                 self.say_what_waits(&config);
-                if let (Some((ours, _)), Some(others)) = (&self.tokens, tokens) {
+                if let (Some(ours), Some(others)) = (&self.keys, keys) {
                     ours.adopt(&others);
                 }
                 // Those that play, in their order, whatever the file has come to list.
@@ -81,15 +76,15 @@ impl Reloader {
     fn prepare(
         &self,
         reread: Reread<'_>,
-    ) -> Result<(Config, Vec<Wish>, Option<Tokens>), DaemonError> {
+    ) -> Result<(Config, Vec<Wish>, Option<Keys>), DaemonError> {
         let config = reread().map_err(SetupError::from)?;
         // It holds after a restart, which must not be when a model turns out to be missing.
         for model in config.models() {
             find_model(model).map_err(SetupError::from)?;
         }
-        let tokens = self.tokens.as_ref();
-        let tokens = tokens.map(|(_, address)| door::tokens(&config.network, *address));
-        let tokens = tokens.transpose()?;
+        let keys = self.keys.as_ref();
+        let keys = keys.map(|keys| keys.again(&config.network));
+        let keys = keys.transpose()?;
         let mut wishes = Vec::new();
         for (index, old) in self.config.stations.iter().enumerate() {
             let new = config.stations.iter().find(|new| new.name == old.name);
@@ -97,7 +92,7 @@ impl Reloader {
                 wishes.extend(self.wish(index, old, new)?);
             }
         }
-        Ok((config, wishes, tokens))
+        Ok((config, wishes, keys))
     }
 
     fn wish(
@@ -167,6 +162,8 @@ impl Reloader {
         let network = |config: &Config| {
             let mut network = config.network.clone();
             (network.tokens, network.open) = (None, false);
+            // Which certificate it is has changed already; not whether there is one.
+            network.tls = network.tls_paths().map(|_| TlsConfig::default());
             network
         };
         let engine = |c: &Config| (c.model.clone(), c.device, c.isa.clone(), c.threads, c.pin);

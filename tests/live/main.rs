@@ -9,6 +9,7 @@ mod daemon;
 mod recording;
 mod reload;
 mod resume;
+mod tls;
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixDatagram;
