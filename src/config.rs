@@ -29,7 +29,7 @@ use find::is_bare_name;
 
 pub use card::{CardConfig, CardUse};
 pub use find::find_model;
-pub use network::{NetworkConfig, check_address};
+pub use network::{NetworkConfig, TlsConfig, check_address};
 pub use record::RecordConfig;
 pub use state::StateConfig;
 
@@ -218,6 +218,9 @@ impl Config {
         at_home(&mut config.model);
         let tokens = config.network.tokens.take();
         config.network.tokens = tokens.map(|tokens| home.join(tokens));
+        if let Some(tls) = &mut config.network.tls {
+            (tls.cert, tls.key) = (home.join(&tls.cert), home.join(&tls.key));
+        }
         let states = config.state.directory.take();
         config.state.directory = states.map(|directory| home.join(directory));
         for station in &mut config.stations {

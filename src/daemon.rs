@@ -39,6 +39,7 @@ use crate::record::Recorder;
 use crate::setup::{Setup, SetupError};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
+use crate::tls::TlsError;
 use air::{Air, Load, OnAir};
 use beat::Heart;
 use cards::Cards;
@@ -70,6 +71,9 @@ pub enum DaemonError {
     /// Fatal: see [`TokensError`].
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// Fatal: see [`TlsError`].
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Retry or fatal: the address cannot be had.
     #[error("cannot listen on {address}: {source}; name another with --listen")]
     Listen {
@@ -183,15 +187,15 @@ impl Running {
             Arc::<Readiness>::default(),
         );
         let (readiness, stations) = (heart.readiness(), air.roster());
-        let tokens = door.as_ref().map(|d| (d.tokens.clone(), d.address));
+        let keys = door.as_ref().map(|door| door.keys.clone());
         let told = (controls.clone(), telemetry.clone());
-        let reloader = Reloader::new(config, air, settings, tokens, told);
+        let reloader = Reloader::new(config, air, settings, keys, told);
         let network = door.map(|door| {
             let house = House {
                 stations,
                 controls: controls.clone(),
                 sessions,
-                settings: network::settings(&config.network, door.tokens),
+                settings: network::settings(&config.network, door.keys),
                 telemetry,
                 readiness,
             };

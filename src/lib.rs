@@ -39,6 +39,8 @@ pub mod eval;
 pub mod bench;
 pub mod inspect;
 
+pub mod tls;
+
 #[cfg(feature = "playback")]
 pub mod card;
 pub mod listen;

@@ -120,7 +120,8 @@ The link dies with the first token to listen with in the file, and needs no rest
     #[command(after_help = "Examples:
   longwave listen http://127.0.0.1:8420/
   longwave listen ws://radio.local:8420/v1/stations/piano/stream
-  longwave listen http://127.0.0.1:8420/ --output hour.wav --seconds 3600")]
+  longwave listen http://127.0.0.1:8420/ --output hour.wav --seconds 3600
+  longwave listen https://radio.local:8420/ --ca ours.pem")]
     Listen(ListenArgs),
 
     #[cfg(feature = "playback")]
@@ -355,6 +356,10 @@ pub struct ListenArgs {
     /// How the file holds its samples [default: s16]
     #[arg(long, short, value_name = "FORMAT", value_parser = format(), requires = "output")]
     pub format: Option<WavFormat>,
+
+    /// Believe the certificate authorities in this file, and no others [default: the system's]
+    #[arg(long, value_name = "F.pem", value_hint = ValueHint::FilePath)]
+    pub ca: Option<PathBuf>,
 
     #[command(flatten)]
     pub card: CardArgs,

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use eyre::WrapErr;
 use longwave::protocol::{Changed, Patch, plain};
+use longwave::tls::{self, TlsError, Trust};
 use serde_json::{Map, Value};
 use ureq::Agent;
 use ureq::http::Response;
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use super::args::serve::ControlArgs;
 use super::exit::Outcome;
@@ -46,7 +48,7 @@ pub enum ControlError {
 pub fn run(args: &ControlArgs) -> Outcome {
     let token = args.token()?;
     let change = change_of(&args.changes)?;
-    let daemon = Daemon::new(&args.url, token);
+    let daemon = Daemon::new(&args.url, token, &Trust::from(args.ca.clone()))?;
     if !change.is_empty() {
         daemon.change(&args.station, &change)?;
     }
@@ -104,16 +106,19 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(url: &str, token: Option<String>) -> Self {
+    fn new(url: &str, token: Option<String>, trust: &Trust) -> Result<Self, TlsError> {
         let config = Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false)
-            .build();
-        Self {
+            .http_status_as_error(false);
+        let config = match url.starts_with("https:") {
+            true => config.tls_config(believing(trust)?).build(),
+            false => config.build(),
+        };
+        Ok(Self {
             agent: config.into(),
             url: url.trim_end_matches('/').to_owned(),
             authorization: token.map(|token| format!("Bearer {token}")),
-        }
+        })
     }
 
     /// How a station plays now.
@@ -173,6 +178,19 @@ impl Daemon {
     fn foreign(&self) -> ControlError {
         ControlError::Foreign(self.url.clone())
     }
+}
+
+fn believing(trust: &Trust) -> Result<TlsConfig, TlsError> {
+    let authorities = trust.authorities()?;
+    let roots = authorities
+        .iter()
+        .map(|der| Certificate::from_der(der).to_owned());
+    let roots: Vec<Certificate<'static>> = roots.collect();
+    Ok(TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .unversioned_rustls_crypto_provider(tls::provider())
+        .build())
 }
 
 /// A token from a file, its first word that is not a role: the daemon's own file will do.

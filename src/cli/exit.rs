@@ -18,6 +18,7 @@ use longwave::model::ModelError;
 use longwave::render::RenderError;
 use longwave::setup::SetupError;
 use longwave::state::StateError;
+use longwave::tls::TlsError;
 use longwave::train::{CodesError, DeviceError, TrainError};
 use longwave::wav::WavError;
 
@@ -92,7 +93,7 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     {
         return Some(CONFIG);
     }
-    if cause.is::<RecordError>() || cause.is::<TokensError>() {
+    if cause.is::<RecordError>() || cause.is::<TokensError>() || cause.is::<TlsError>() {
         return Some(CONFIG);
     }
     if let Some(error) = cause.downcast_ref() {
@@ -137,7 +138,8 @@ fn of_audit(error: &AuditError) -> Option<u8> {
 fn of_daemon(error: &DaemonError) -> Option<u8> {
     match error {
         DaemonError::Setup(SetupError::Device(_)) => Some(UNAVAILABLE),
-        DaemonError::Setup(_) | DaemonError::Overload(_) | DaemonError::Tokens(_) => Some(CONFIG),
+        DaemonError::Setup(_) | DaemonError::Overload(_) => Some(CONFIG),
+        DaemonError::Tokens(_) | DaemonError::Tls(_) => Some(CONFIG),
         DaemonError::Listen { .. } | DaemonError::Card(_) | DaemonError::Network(_) => {
             Some(UNAVAILABLE)
         }
@@ -158,7 +160,7 @@ fn of_render(error: &RenderError) -> Option<u8> {
 fn of_listen(error: &ListenError) -> Option<u8> {
     use ListenError as E;
     match error {
-        E::Url(_) | E::Tls(_) | E::NoStation { .. } => Some(USAGE),
+        E::Url(_) | E::Handshake { .. } | E::NoStation { .. } => Some(USAGE),
         #[cfg(feature = "playback")]
         E::Card(_) => Some(UNAVAILABLE),
         E::Refused { status: 503, .. } => Some(UNAVAILABLE),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use longwave::listen::{self, End, Recording, Wire};
 use longwave::signals::Signals;
+use longwave::tls::Trust;
 use longwave::wav::WavFormat;
 use tokio::runtime::Builder;
 
@@ -17,9 +18,10 @@ pub fn run(args: ListenArgs) -> Outcome {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
+        let trust = Trust::from(args.ca.clone());
         let line = status_line();
         let wire = tokio::select! {
-            wire = Wire::open(&args.url) => wire?,
+            wire = Wire::open(&args.url, &trust) => wire?,
             _ = signals.next() => return Ok(()),
         };
         let facts = wire.facts();
@@ -36,7 +38,7 @@ pub fn run(args: ListenArgs) -> Outcome {
                 // Its length is counted in samples, not by this machine's clock.
                 record(wire, &recording, &line, stop_after(None, signals)).await
             }
-            None => play(wire, args, &line, stop_after(length, signals)).await,
+            None => play(wire, (args, trust), &line, stop_after(length, signals)).await,
         };
         line.finish_and_clear();
         outcome
@@ -71,7 +73,7 @@ async fn record(
 #[cfg(feature = "playback")]
 async fn play(
     wire: Wire,
-    args: ListenArgs,
+    (args, trust): (ListenArgs, Trust),
     line: &ProgressBar,
     stop: impl Future<Output = ()>,
 ) -> Outcome {
@@ -80,7 +82,14 @@ async fn play(
         ..longwave::card::CardSettings::default()
     };
     let show = |heard: &listen::Heard| line.set_message(describe(heard));
-    let heard = listen::play((args.url, wire), settings, Default::default(), show, stop).await?;
+    let heard = listen::play(
+        ((args.url, trust), wire),
+        settings,
+        Default::default(),
+        show,
+        stop,
+    )
+    .await?;
     line.suspend(|| eprintln!("{}", describe(&heard)));
     Ok(())
 }
@@ -101,7 +110,12 @@ fn describe(heard: &listen::Heard) -> String {
 }
 
 #[cfg(not(feature = "playback"))]
-async fn play(_: Wire, _: ListenArgs, _: &ProgressBar, _: impl Future<Output = ()>) -> Outcome {
+async fn play(
+    _: Wire,
+    _: (ListenArgs, Trust),
+    _: &ProgressBar,
+    _: impl Future<Output = ()>,
+) -> Outcome {
     Err(longwave::daemon::CardError.into())
 }
 

@@ -11,6 +11,8 @@ use super::limits;
 
 /// The name of the file of tokens among a service's credentials.
 const CREDENTIAL: &str = "tokens";
+/// Those of a certificate and its key.
+const TLS_CREDENTIALS: [&str; 2] = ["tls-cert", "tls-key"];
 
 /// The `[network]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +42,18 @@ pub struct NetworkConfig {
     pub packet_ms: u32,
     /// What a listener is advised to gather before it plays.
     pub jitter_ms: u32,
+    /// What encrypts; a service's credentials `tls-cert` and `tls-key` when absent, if there are both.
+    pub tls: Option<TlsConfig>,
+}
+
+/// The `[network.tls]` table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// A chain of certificates in PEM, the server's own first.
+    pub cert: PathBuf,
+    /// Its private key in PEM.
+    pub key: PathBuf,
 }
 
 impl Default for NetworkConfig {
@@ -63,6 +77,7 @@ impl Default for NetworkConfig {
             packet_ms: 20,
             // Ten packets: covers a Wi-Fi hiccup; the page adapts from there.
             jitter_ms: 200,
+            tls: None,
         }
     }
 }
@@ -83,9 +98,15 @@ impl NetworkConfig {
 
     /// Where the tokens are, if there are any.
     pub fn tokens_path(&self) -> Option<PathBuf> {
-        self.tokens.clone().or_else(|| {
-            let credentials = std::env::var_os("CREDENTIALS_DIRECTORY")?;
-            Some(PathBuf::from(credentials).join(CREDENTIAL)).filter(|path| path.exists())
+        self.tokens.clone().or_else(|| credential(CREDENTIAL))
+    }
+
+    /// Where the certificate and its key are, if there are any.
+    pub fn tls_paths(&self) -> Option<TlsConfig> {
+        self.tls.clone().or_else(|| {
+            let [cert, key] = TLS_CREDENTIALS.map(credential);
+            let (cert, key) = cert.zip(key)?;
+            Some(TlsConfig { cert, key })
         })
     }
 
@@ -141,6 +162,12 @@ impl NetworkConfig {
 fn net_of(name: &str) -> Option<IpNet> {
     let one = || name.parse::<IpAddr>().ok().map(IpNet::from);
     name.parse().ok().or_else(one)
+}
+
+/// A file that the service manager has handed over (`systemd.exec(5)`), if it has.
+fn credential(name: &str) -> Option<PathBuf> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY")?;
+    Some(PathBuf::from(credentials).join(name)).filter(|path| path.exists())
 }
 
 /// Refuses what is not `HOST:PORT`.

@@ -2,18 +2,28 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 
 use listenfd::ListenFd;
 
 use super::DaemonError;
 use crate::access::{self, Role, Tokens, TokensError};
-use crate::config::NetworkConfig;
+use crate::config::{NetworkConfig, TlsConfig};
+use crate::tls::Identity;
 
 #[derive(Debug)]
 pub(super) struct Door {
     pub listener: TcpListener,
+    pub keys: Keys,
+}
+
+/// What those who come have to show, and what they are shown. Clones change together.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
     pub tokens: Tokens,
-    pub address: SocketAddr,
+    pub identity: Option<Identity>,
+    /// What they guard.
+    address: SocketAddr,
 }
 
 impl Door {
@@ -28,12 +38,31 @@ impl Door {
             .set_nonblocking(true)
             .map_err(DaemonError::System)?;
         let address = listener.local_addr().map_err(DaemonError::System)?;
-        let tokens = tokens(network, address)?;
+        let keys = Keys::read(network, address)?;
+        Ok(Self { listener, keys })
+    }
+}
+
+impl Keys {
+    fn read(network: &NetworkConfig, address: SocketAddr) -> Result<Self, DaemonError> {
         Ok(Self {
-            listener,
-            tokens,
+            tokens: tokens(network, address)?,
+            identity: network.tls_paths().map(identity).transpose()?,
             address,
         })
+    }
+
+    /// Those that a changed configuration names.
+    pub fn again(&self, network: &NetworkConfig) -> Result<Self, DaemonError> {
+        Self::read(network, self.address)
+    }
+
+    /// Holds what `others` do from here on. Whether connections are encrypted at all stays as it is.
+    pub fn adopt(&self, others: &Self) {
+        self.tokens.adopt(&others.tokens);
+        if let (Some(ours), Some(others)) = (&self.identity, &others.identity) {
+            ours.adopt(others);
+        }
     }
 }
 
@@ -58,7 +87,7 @@ fn bind(address: &str) -> Result<TcpListener, DaemonError> {
 
 /// None where there is no file of them; refuses where that, or what is in it, lets everybody listen
 /// who can reach the address, unless that was said to be meant.
-pub(super) fn tokens(network: &NetworkConfig, address: SocketAddr) -> Result<Tokens, DaemonError> {
+fn tokens(network: &NetworkConfig, address: SocketAddr) -> Result<Tokens, DaemonError> {
     let is_open = network.open || address.ip().is_loopback();
     let Some(path) = network.tokens_path() else {
         return match is_open {
@@ -67,21 +96,32 @@ pub(super) fn tokens(network: &NetworkConfig, address: SocketAddr) -> Result<Tok
         };
     };
     let tokens = Tokens::read(&path)?;
-    if access::is_exposed(&path) {
-        let path = path.display();
-        tracing::warn!("everybody on this machine can read the tokens in {path}: chmod 600 {path}");
-    }
+    warn_of_readers(&path, "tokens");
     match is_open || tokens.guard(Role::Listen) {
         true => Ok(tokens),
         false => Err(TokensError::Open(path).into()),
     }
 }
 
+fn identity(TlsConfig { cert, key }: TlsConfig) -> Result<Identity, DaemonError> {
+    let identity = Identity::read(&cert, &key)?;
+    warn_of_readers(&key, "private key");
+    Ok(identity)
+}
+
+fn warn_of_readers(path: &Path, what: &str) {
+    if access::is_exposed(path) {
+        let path = path.display();
+        tracing::warn!("everybody on this machine can read the {what} in {path}: chmod 600 {path}");
+    }
+}
+
 /// What to type into a browser: an address that means "all" is reached at this machine's own.
-pub(super) fn page_address(address: SocketAddr) -> String {
+pub(super) fn page_address(address: SocketAddr, is_encrypted: bool) -> String {
+    let scheme = if is_encrypted { "https" } else { "http" };
     match address.ip().is_unspecified() {
-        true => format!("http://localhost:{}/", address.port()),
-        false => format!("http://{address}/"),
+        true => format!("{scheme}://localhost:{}/", address.port()),
+        false => format!("{scheme}://{address}/"),
     }
 }
 

@@ -7,8 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::DaemonError;
-use super::door::page_address;
-use crate::access::Tokens;
+use super::door::{Keys, page_address};
 use crate::config::NetworkConfig;
 use crate::net::{self, House};
 
@@ -23,6 +22,7 @@ impl Network {
     /// Inside a runtime only.
     pub fn start(listener: TcpListener, house: House) -> Result<Self, DaemonError> {
         let address = listener.local_addr().map_err(DaemonError::System)?;
+        let page = page_address(address, house.settings.identity.is_some());
         let listener = tokio::net::TcpListener::from_std(listener).map_err(DaemonError::System)?;
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
@@ -30,11 +30,7 @@ impl Network {
             let _ = stopped.await;
         };
         let task = tokio::spawn(net::serve(listener, house, shutdown));
-        Ok(Self {
-            page: page_address(address),
-            task,
-            stop,
-        })
+        Ok(Self { page, task, stop })
     }
 
     /// Tells all who listen, and waits until they were told.
@@ -60,13 +56,14 @@ pub(super) async fn end(network: &mut Option<Network>) -> io::Error {
     }
 }
 
-pub(super) fn settings(network: &NetworkConfig, tokens: Tokens) -> net::Settings {
+pub(super) fn settings(network: &NetworkConfig, keys: Keys) -> net::Settings {
     net::Settings {
         max_listeners: network.max_listeners,
         max_per_address: network.max_per_address,
         max_per_token: network.max_per_token,
         trusted_proxies: network.trusted_proxies(),
-        tokens,
+        tokens: keys.tokens,
+        identity: keys.identity,
         allowed_origins: network.allowed_origins.clone(),
         // Full on arrival: a newcomer hears something at once.
         burst_ms: network.jitter_ms,

@@ -1,7 +1,6 @@
 //! What a changed configuration comes to, before anything is changed: on a thread of its own, which may
 //! take seconds, beside all that plays.
 
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -9,9 +8,8 @@ use super::DaemonError;
 use super::air::{Load, Seat};
 use super::announce;
 use super::casting::{self, Waiting};
-use super::door;
+use super::door::Keys;
 use super::keeper::Kept;
-use crate::access::Tokens;
 use crate::config::{Config, SessionsConfig, StationConfig, find_model};
 use crate::machine;
 use crate::model::Model;
@@ -31,14 +29,14 @@ pub(super) struct Present {
     pub load: Load,
     pub given: Numbers,
     pub settings: PumpSettings,
-    /// What the tokens guard.
-    pub address: Option<SocketAddr>,
+    /// Of the network, if there is one.
+    pub keys: Option<Keys>,
 }
 
 /// What is to become.
 pub(super) struct Plan {
     pub config: Config,
-    pub tokens: Option<Tokens>,
+    pub keys: Option<Keys>,
     pub wishes: Vec<Wish>,
     /// Those that play already and are recorded otherwise.
     pub recordings: Vec<usize>,
@@ -72,8 +70,9 @@ impl Present {
         for model in config.models() {
             find_model(model).map_err(SetupError::from)?;
         }
-        let tokens = self.address.map(|a| door::tokens(&config.network, a));
-        let tokens = tokens.transpose()?;
+        let keys = self.keys.as_ref();
+        let keys = keys.map(|keys| keys.again(&config.network));
+        let keys = keys.transpose()?;
         let (mut wishes, mut recordings, mut newcomers) = (Vec::new(), Vec::new(), Vec::new());
         // Who draws each; of those who come that is not known yet.
         let mut engines = Vec::new();
@@ -109,7 +108,7 @@ impl Present {
         let newcomers = setup.map(|setup| self.prime(&cast, setup)).transpose()?;
         Ok(Plan {
             config,
-            tokens,
+            keys,
             wishes,
             recordings,
             newcomers: newcomers.unwrap_or_default(),

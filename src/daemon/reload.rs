@@ -2,13 +2,12 @@
 //!
 //! Either all of it is understood, fits the machine and is ready, or nothing is changed. Stations come and
 //! go; those that stay change their seed, their draw parameters, their prompt and their recording, without
-//! a click and told to all who listen, as by `longwave control`; the tokens change, and which station the
-//! card plays. What else has changed holds after a restart, and that is said.
+//! a click and told to all who listen, as by `longwave control`; the tokens and the certificate change, and
+//! which station the card plays. What else has changed holds after a restart, and that is said.
 //!
 //! A reload is in one [`Stage`] after the other, none of which anybody waits for: what takes time is done
 //! on threads of its own, and looked after ten times a second.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -19,10 +18,10 @@ use super::DaemonError;
 use super::air::{Air, OnAir, tell_lanes};
 use super::beat::Heart;
 use super::cards::Cards;
+use super::door::Keys;
 use super::keeper::Keeper;
 use super::plan::{Newcomers, Plan, Present, Wish};
-use crate::access::Tokens;
-use crate::config::{Config, ConfigError, StateConfig, StationConfig};
+use crate::config::{Config, ConfigError, StateConfig, StationConfig, TlsConfig};
 use crate::control::{Controls, Snapshot};
 use crate::pump::{Pump, PumpSettings};
 use crate::record::Recorder;
@@ -51,7 +50,7 @@ pub(super) struct Reloader {
     config: Config,
     settings: PumpSettings,
     /// With the address that they guard.
-    tokens: Option<(Tokens, SocketAddr)>,
+    keys: Option<Keys>,
     controls: Controls,
     telemetry: Arc<Telemetry>,
     is_asked: bool,
@@ -82,7 +81,7 @@ impl Reloader {
         config: &Config,
         air: Air,
         settings: PumpSettings,
-        tokens: Option<(Tokens, SocketAddr)>,
+        keys: Option<Keys>,
         (controls, telemetry): (Controls, Arc<Telemetry>),
     ) -> Self {
         Self {
@@ -90,7 +89,7 @@ impl Reloader {
             first: config.clone(),
             config: config.clone(),
             settings,
-            tokens,
+            keys,
             controls,
             telemetry,
             is_asked: false,
@@ -145,7 +144,7 @@ impl Reloader {
             load: self.air.load.clone(),
             given: self.air.given,
             settings: self.settings,
-            address: self.tokens.as_ref().map(|(_, address)| *address),
+            keys: self.keys.clone(),
         };
         let thread = thread::Builder::new().name("reload".into());
         match thread.spawn(|| present.plan(config)) {
@@ -157,7 +156,7 @@ impl Reloader {
     /// Changes all at once. What can still fail is said, and keeps nothing else back.
     fn carry_out(&mut self, plan: Plan, hands: &mut Hands<'_>) -> Parting {
         self.say_what_waits(&plan.config);
-        if let (Some((ours, _)), Some(others)) = (&self.tokens, &plan.tokens) {
+        if let (Some(ours), Some(others)) = (&self.keys, &plan.keys) {
             ours.adopt(others);
         }
         self.config = plan.config;
@@ -278,6 +277,8 @@ impl Reloader {
         let network = |config: &Config| {
             let mut network = config.network.clone();
             (network.tokens, network.open) = (None, false);
+            // Which certificate it is has changed already; not whether there is one.
+            network.tls = network.tls_paths().map(|_| TlsConfig::default());
             network
         };
         let engine = |c: &Config| (c.device, c.isa.clone(), c.threads, c.pin);

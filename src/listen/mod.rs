@@ -32,9 +32,16 @@ pub enum ListenError {
          ws://HOST:PORT/v1/stations/NAME/stream"
     )]
     Url(String),
-    /// Usage: encrypted connections are for a proxy.
-    #[error("`{0}` is encrypted, which this listener does not speak; use http:// or ws://")]
-    Tls(String),
+    /// Usage: it does not speak TLS, or nobody who is believed vouches for it.
+    #[error(
+        "no encrypted connection to {host}: {source}; a private authority is named with --ca FILE"
+    )]
+    Handshake {
+        /// Host and port.
+        host: String,
+        /// Why.
+        source: io::Error,
+    },
     /// Retry: nobody there, or not yet.
     #[error("cannot reach {host}: {source}; is longwave running there?")]
     Connect {

@@ -9,6 +9,7 @@ use crate::mulaw;
 use crate::protocol::{Hello, Report};
 use crate::resample::Resampler;
 use crate::telemetry::CardTelemetry;
+use crate::tls::Trust;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -38,11 +39,11 @@ pub struct Heard {
     pub trouble: Option<String>,
 }
 
-/// Plays the station at `url`, to which `wire` is the first connection, until `stop` resolves.
+/// Plays the station `from` a URL, to which `wire` is the first connection, until `stop` resolves.
 /// When the connection breaks it is made again, however long that takes. `see` is told four times
 /// a second how it goes.
 pub async fn play(
-    (url, wire): (String, Wire),
+    (from, wire): ((String, Trust), Wire),
     settings: CardSettings,
     telemetry: Arc<CardTelemetry>,
     mut see: impl FnMut(&Heard),
@@ -55,7 +56,7 @@ pub async fn play(
     let card = opened.await.map_err(std::io::Error::other)??;
     let (reports, reported) = watch::channel(Report::default());
     let (sender, mut news) = mpsc::channel(N_NEWS);
-    let network = Abort(tokio::spawn(keep_connected(url, wire, sender, reported)));
+    let network = Abort(tokio::spawn(keep_connected(from, wire, sender, reported)));
     let mut player = Player::new(&first);
     let mut fills = time::interval(FILL_INTERVAL);
     fills.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -101,7 +102,7 @@ enum News {
 
 /// Listens, and connects again when that ends, until the player is gone.
 async fn keep_connected(
-    url: String,
+    (url, trust): (String, Trust),
     wire: Wire,
     news: mpsc::Sender<News>,
     mut reported: watch::Receiver<Report>,
@@ -121,7 +122,7 @@ async fn keep_connected(
         }
         time::sleep(pause).await;
         pause = (pause * 2).min(BACK_OFF.1);
-        connected = Wire::open(&url).await;
+        connected = Wire::open(&url, &trust).await;
         if let Ok(wire) = &connected {
             let hello = Box::new(wire.hello().clone());
             if news.send(News::Hello(hello)).await.is_err() {

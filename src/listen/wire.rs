@@ -2,10 +2,12 @@
 
 use super::ListenError;
 use crate::protocol::{Event, Facts, Format, Hello, Packet, Report, Request, plain};
+use crate::tls::Trust;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
+use std::fmt;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -22,10 +24,15 @@ const MESSAGE_MAX: usize = 512 * 1024;
 /// The longest list of stations.
 const LIST_MAX: u64 = 1024 * 1024;
 
+/// Encrypted or not.
+trait Line: AsyncRead + AsyncWrite + Unpin + Send + fmt::Debug {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + fmt::Debug> Line for S {}
+
 /// A connection to a station, past its hello.
 #[derive(Debug)]
 pub struct Wire {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Box<dyn Line>>,
     hello: Hello,
     /// The sequence that must come next.
     expected: u64,
@@ -46,19 +53,19 @@ pub enum Item {
 impl Wire {
     /// Connects to `url`: a station's stream (`ws://host:port/v1/stations/name/stream`, or the
     /// same with `http` or `.wav`), or a server (`http://host:port/`), whose first station is
-    /// meant.
-    pub async fn open(url: &str) -> Result<Self, ListenError> {
+    /// meant. Encrypted with `wss` and `https`; who the server is `trust` tells.
+    pub async fn open(url: &str, trust: &Trust) -> Result<Self, ListenError> {
         let address = Address::parse(url)?;
-        let opened = time::timeout(CONNECT_TIMEOUT, Self::connect(&address)).await;
+        let opened = time::timeout(CONNECT_TIMEOUT, Self::connect(&address, trust)).await;
         opened.map_err(|_| ListenError::NoAnswer {
             host: address.host.clone(),
         })?
     }
 
-    async fn connect(address: &Address) -> Result<Self, ListenError> {
+    async fn connect(address: &Address, trust: &Trust) -> Result<Self, ListenError> {
         let path = match &address.path {
             Some(path) => path.clone(),
-            None => first_station(address).await?,
+            None => first_station(address, trust).await?,
         };
         let mut request = format!("ws://{}{path}{}", address.host, address.query)
             .into_client_request()
@@ -70,14 +77,14 @@ impl Wire {
             .read_buffer_size(8 * 1024)
             .max_message_size(Some(MESSAGE_MAX))
             .max_frame_size(Some(MESSAGE_MAX));
-        let stream = address.dial().await?;
+        let stream = address.dial(trust).await?;
         let (socket, _) = client_async_with_config(request, stream, Some(config))
             .await
             .map_err(|error| refused(address, error))?;
         Self::greet(socket).await
     }
 
-    async fn greet(mut socket: WebSocketStream<TcpStream>) -> Result<Self, ListenError> {
+    async fn greet(mut socket: WebSocketStream<Box<dyn Line>>) -> Result<Self, ListenError> {
         let first = socket.next().await.ok_or(ListenError::Broken)??;
         let Message::Text(text) = first else {
             return Err(ListenError::NoHello);
@@ -163,6 +170,7 @@ impl Wire {
 /// What a URL comes to.
 #[derive(Debug, PartialEq)]
 struct Address {
+    is_encrypted: bool,
     /// With the port.
     host: String,
     /// `None`: a server without a station named.
@@ -174,11 +182,11 @@ struct Address {
 impl Address {
     fn parse(url: &str) -> Result<Self, ListenError> {
         let (scheme, rest) = url.split_once("://").unwrap_or(("ws", url));
-        match scheme {
-            "ws" | "http" => {}
-            "wss" | "https" => return Err(ListenError::Tls(url.to_owned())),
+        let (is_encrypted, usual_port) = match scheme {
+            "ws" | "http" => (false, 80),
+            "wss" | "https" => (true, 443),
             _ => return Err(ListenError::Url(url.to_owned())),
-        }
+        };
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         if host.is_empty() || host.contains('@') {
             return Err(ListenError::Url(url.to_owned()));
@@ -194,9 +202,10 @@ impl Address {
         let query = kept.collect::<Vec<_>>().join("&");
         let path = path.strip_suffix(".wav").unwrap_or(path);
         Ok(Self {
+            is_encrypted,
             host: match has_port {
                 true => host.to_owned(),
-                false => format!("{host}:80"),
+                false => format!("{host}:{usual_port}"),
             },
             path: (!path.is_empty()).then(|| format!("/{path}")),
             query: match query.is_empty() {
@@ -206,22 +215,34 @@ impl Address {
         })
     }
 
-    async fn dial(&self) -> Result<TcpStream, ListenError> {
+    async fn dial(&self, trust: &Trust) -> Result<Box<dyn Line>, ListenError> {
+        let host = || self.host.clone();
         let dialled = TcpStream::connect(&self.host).await;
-        dialled.map_err(|source| ListenError::Connect {
-            host: self.host.clone(),
+        let stream = dialled.map_err(|source| ListenError::Connect {
+            host: host(),
             source,
-        })
+        })?;
+        if !self.is_encrypted {
+            return Ok(Box::new(stream));
+        }
+        let name = (self.host.rsplit_once(':')).map_or(&*self.host, |(name, _)| name);
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        let shaken = trust.connect(name, stream).await;
+        let stream = shaken.map_err(|source| ListenError::Handshake {
+            host: host(),
+            source,
+        })?;
+        Ok(Box::new(stream))
     }
 }
 
 /// The path of the first station's stream, from the server's list.
-async fn first_station(address: &Address) -> Result<String, ListenError> {
+async fn first_station(address: &Address, trust: &Trust) -> Result<String, ListenError> {
     #[derive(Deserialize)]
     struct Listing {
         stream: String,
     }
-    let mut stream = address.dial().await?;
+    let mut stream = address.dial(trust).await?;
     let Address { host, query, .. } = address;
     let request = format!("GET /v1/stations{query} HTTP/1.0\r\nHost: {host}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -274,6 +295,7 @@ mod tests {
     #[test]
     fn urls_name_a_stream_or_a_server() {
         let address = |host: &str, path: Option<&str>| Address {
+            is_encrypted: false,
             host: host.into(),
             path: path.map(Into::into),
             query: String::new(),
@@ -298,10 +320,13 @@ mod tests {
         }
         let link = Address::parse("http://h/?expires=7&format=f32&signature=ab#piano").unwrap();
         assert_eq!(link.query, "?expires=7&signature=ab");
-        assert!(matches!(
-            Address::parse("wss://h/"),
-            Err(ListenError::Tls(_))
-        ));
+        for (url, host) in [("wss://h/", "h:443"), ("https://[::1]:8420/", "[::1]:8420")] {
+            let encrypted = Address {
+                is_encrypted: true,
+                ..address(host, None)
+            };
+            assert_eq!(Address::parse(url).unwrap(), encrypted, "{url}");
+        }
         for url in ["ftp://h/", "ws:///path", "", "http://user@h/"] {
             assert!(
                 matches!(Address::parse(url), Err(ListenError::Url(_))),

@@ -32,6 +32,7 @@ use crate::broadcast::{Reader, Source};
 use crate::control::Controls;
 use crate::protocol::Facts;
 use crate::telemetry::Telemetry;
+use crate::tls::Identity;
 use axum::extract::Request;
 use axum::middleware;
 use doorstep::{Doorstep, Guest};
@@ -46,6 +47,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use timed_io::TimedIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -116,6 +118,10 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// What has to be proved, and by what.
     pub tokens: Tokens,
+    /// With it only encrypted connections are spoken to.
+    pub identity: Option<Identity>,
+    /// Who has not agreed by then on how to encrypt is sent away.
+    pub handshake_timeout: Duration,
     /// Origins whose pages may open the WebSocket besides our own; `*` allows all.
     pub allowed_origins: Vec<String>,
     /// How much of the recent past a newcomer gets at once.
@@ -142,6 +148,9 @@ impl Default for Settings {
             max_per_token: 32,
             trusted_proxies: Vec::new(),
             tokens: Tokens::default(),
+            identity: None,
+            // A telephone in a tunnel; nobody is kept out by it meanwhile.
+            handshake_timeout: Duration::from_secs(10),
             allowed_origins: Vec::new(),
             // The jitter buffer of 200 ms is full on arrival.
             burst_ms: 200,
@@ -224,8 +233,9 @@ pub async fn serve(
     Ok(())
 }
 
-/// Speaks HTTP/1.1 on one connection until it has answered, becomes a WebSocket, which then lives on
-/// in a task of its own, or must make room before it has asked for anything.
+/// Speaks HTTP/1.1 on one connection, encrypted if the house has an identity, until it has answered,
+/// becomes a WebSocket, which then lives on in a task of its own, or must make room before it has asked
+/// for anything.
 async fn connection(
     (stream, peer): (TcpStream, SocketAddr),
     guest: Guest,
@@ -245,17 +255,34 @@ async fn connection(
         future::ready(request)
     }));
     let io = TimedIo::new(stream, settings.send_timeout, lobby.telemetry.clone());
+    let served = async {
+        let Some(identity) = &settings.identity else {
+            return speak(io, router).await;
+        };
+        match time::timeout(settings.handshake_timeout, identity.accept(io)).await {
+            Ok(Ok(io)) => speak(io, router).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+            Err(_) => tracing::debug!("a handshake took too long"),
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        () = guest.pushed_out() => {}
+    }
+}
+
+async fn speak<S>(io: S, router: axum::Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(router))
         .with_upgrades();
-    tokio::select! {
-        served = served => if let Err(error) = served {
-            tracing::debug!(%error, "a connection broke");
-        },
-        () = guest.pushed_out() => {}
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a connection broke");
     }
 }
 

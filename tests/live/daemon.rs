@@ -73,8 +73,8 @@ impl Daemon {
             said: Vec::new(),
             address: String::new(),
         };
-        let line = daemon.log_line("http://");
-        let address = line.split("http://").nth(1).unwrap();
+        let line = daemon.log_line("://");
+        let address = line.split("://").nth(1).unwrap();
         daemon.address = address.trim_end_matches('/').to_owned();
         daemon
     }

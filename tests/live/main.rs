@@ -9,6 +9,7 @@ mod daemon;
 mod recording;
 mod reload;
 mod resume;
+mod tls;
 mod world;
 
 use std::io::{BufRead, BufReader, Read};

@@ -5,6 +5,7 @@ use longwave::listen::{End, Item, ListenError, Recorded, Recording, Wire, record
 use longwave::mulaw;
 use longwave::net::Settings;
 use longwave::protocol::close;
+use longwave::tls::Trust;
 use longwave::wav::WavFormat;
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 async fn our_own_listener_understands_our_own_station() {
     let mut server = Server::start(Settings::default()).await;
     server.publish(20);
-    let mut wire = Wire::open(&format!("http://{}/", server.addr))
+    let mut wire = Wire::open(&format!("http://{}/", server.addr), &Trust::System)
         .await
         .unwrap();
     assert_eq!(wire.facts(), &facts("piano"));
@@ -32,7 +33,11 @@ async fn our_own_listener_understands_our_own_station() {
     assert_eq!(item, Item::Lost { n_packets: lost });
     assert_eq!(wire.next(&mut heard).await.unwrap(), Item::Packet);
     assert_eq!(heard, codes(20 + lost));
-    let nowhere = Wire::open(&format!("ws://{}/v1/stations/organ/stream", server.addr)).await;
+    let nowhere = Wire::open(
+        &format!("ws://{}/v1/stations/organ/stream", server.addr),
+        &Trust::System,
+    )
+    .await;
     assert!(
         nowhere
             .unwrap_err()
@@ -78,7 +83,9 @@ fn played(sequences: std::ops::Range<u64>) -> impl Iterator<Item = f32> {
 async fn a_recording_holds_what_was_played_to_the_sample() {
     let mut server = Server::start(Settings::default()).await;
     server.publish(40);
-    let wire = Wire::open(&format!("{}", server.addr)).await.unwrap();
+    let wire = Wire::open(&format!("{}", server.addr), &Trust::System)
+        .await
+        .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let recording = recording(dir.path(), Some(Duration::from_millis(130)));
     let stop = std::future::pending();
@@ -100,7 +107,9 @@ async fn a_recording_holds_what_was_played_to_the_sample() {
 async fn a_loss_is_silence_of_its_length_and_the_end_completes_the_file() {
     let mut server = Server::start(Settings::default()).await;
     server.publish(10);
-    let wire = Wire::open(&format!("{}", server.addr)).await.unwrap();
+    let wire = Wire::open(&format!("{}", server.addr), &Trust::System)
+        .await
+        .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let recording = recording(dir.path(), None);
     server.publish(3 * N_SLOTS as u64);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use longwave::config::{CardUse, Config, ConfigError};
+use longwave::config::{CardUse, Config, ConfigError, TlsConfig};
 
 use super::{CardArgs, FileArgs, ModelArgs, StreamArgs, WatchArgs, address, replace, within};
 use longwave::config::limits;
@@ -18,6 +18,14 @@ pub struct ServeArgs {
     /// A file of tokens: a line is `listen TOKEN`, `session TOKEN` or `control TOKEN`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub tokens: Option<PathBuf>,
+
+    /// Encrypt with this certificate, or chain of them
+    #[arg(long, value_name = "F.pem", value_hint = ValueHint::FilePath, requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key of the certificate
+    #[arg(long, value_name = "F.pem", value_hint = ValueHint::FilePath, requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
 
     /// Let everybody listen who can reach the address, without a token
     #[arg(long)]
@@ -85,6 +93,10 @@ pub struct ControlArgs {
     /// A file with a token to control, such as the daemon's own [default: $LONGWAVE_TOKEN]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
+
+    /// Believe the certificate authorities in this file, and no others [default: the system's]
+    #[arg(long, value_name = "F.pem", value_hint = ValueHint::FilePath)]
+    pub ca: Option<PathBuf>,
 }
 
 impl ServeArgs {
@@ -96,6 +108,9 @@ impl ServeArgs {
         self.watch.apply(&mut config);
         replace(&mut config.network.listen, self.listen);
         config.network.tokens = self.tokens.or(config.network.tokens.take());
+        let tls = self.tls_cert.zip(self.tls_key);
+        let tls = tls.map(|(cert, key)| TlsConfig { cert, key });
+        config.network.tls = tls.or(config.network.tls.take());
         config.network.open |= self.open;
         config.state.resume |= self.resume;
         if self.no_card {

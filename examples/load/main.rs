@@ -1,0 +1,244 @@
+//! The load: many listeners of one station beside a sound card, then more until something breaks; or
+//! sessions that open and break off beside a station that must not notice.
+//!
+//! `scripts/load` builds what it needs and starts it; docs/load.md is what it writes. The listeners are of
+//! this process and take part of the same processors: a daemon whose listeners are elsewhere bears more.
+
+mod daemon;
+mod listeners;
+mod sessions;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use clap::Parser;
+use eyre::{Result, WrapErr};
+use longwave::bench::Host;
+use longwave::files;
+use tokio::runtime::Runtime;
+
+use daemon::Daemon;
+use listeners::Lateness;
+
+const SEED: &str = "7";
+
+/// What a listener gathers before it plays: later than that is heard.
+const JITTER_MS: usize = 200;
+
+/// Loads a daemon with listeners, or with sessions that come and go.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many listeners; with --sessions, how many of those at once.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    clients: usize,
+    /// How long.
+    #[arg(long, value_name = "M", default_value_t = 10.0)]
+    minutes: f64,
+    /// How long each larger number of listeners is tried afterwards; 0 tries none.
+    #[arg(long, value_name = "S", default_value_t = 30.0)]
+    more_seconds: f64,
+    /// Sessions that open and break off, instead of listeners.
+    #[arg(long)]
+    sessions: bool,
+    /// What it plays.
+    #[arg(long, value_name = "NAME", default_value = "piano-16k")]
+    model: String,
+    /// The program.
+    #[arg(long, value_name = "FILE", default_value = "target/debug/longwave")]
+    longwave: PathBuf,
+    /// A page to which the report is added.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// What else the machine did meanwhile, for the report.
+    #[arg(long, value_name = "WORDS", default_value = "nothing else")]
+    beside: String,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let dir = tempfile::tempdir().wrap_err("no temporary directory")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let text = head(&arguments)
+        + &match arguments.sessions {
+            true => of_sessions(&arguments, dir.path(), &runtime)?,
+            false => of_listeners(&arguments, dir.path(), &runtime)?,
+        };
+    println!("{text}");
+    if let Some(report) = &arguments.report {
+        append(report, &text)?;
+    }
+    Ok(())
+}
+
+/// Below what the report holds already.
+fn append(report: &Path, text: &str) -> Result<()> {
+    let before = fs::read_to_string(report).unwrap_or_else(|_| TITLE.to_owned());
+    Ok(files::replace(report, (before + "\n" + text).as_bytes())?)
+}
+
+const TITLE: &str = "# Load
+
+Written by `scripts/load` ([examples/load](../examples/load/main.rs)): a daemon that plays on a card made of
+software (`tests/fakecard`), and clients of one other process on the same processors, which take a good part of
+them. A packet is late by what it comes after the earliest of them all, against one clock; a listener gathers
+200 ms before it plays.
+";
+
+fn head(arguments: &Arguments) -> String {
+    let Arguments {
+        clients,
+        minutes,
+        more_seconds,
+        model,
+        beside,
+        ..
+    } = arguments;
+    let (what, flag) = match arguments.sessions {
+        true => ("Sessions that come and go", " --sessions"),
+        false => ("Listeners of one station", ""),
+    };
+    let n_cores = thread::available_parallelism().map_or(1, |n| n.get());
+    let date = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC");
+    format!(
+        "## {what}\n\n`scripts/load{flag} --clients {clients} --minutes {minutes} --more-seconds {more_seconds} \
+         --model {model}`, {date}, {}, {n_cores} processors, development build; beside it: {beside}.\n\n",
+        Host::this().cpu
+    )
+}
+
+fn config(arguments: &Arguments, n_sessions: usize) -> String {
+    format!(
+        "model = \"{}\"\noverload = true\n[card]\nenabled = true\nlead_ms = 300\n[network]\nmax_listeners = 100000\n\
+         [sessions]\nmax = {n_sessions}\n[[station]]\nname = \"piano\"\nseed = {SEED}\nwatch = false\n",
+        arguments.model
+    )
+}
+
+/// One number of listeners for a while: a row of the table, and what broke.
+fn stage(
+    daemon: &Daemon,
+    runtime: &Runtime,
+    n: usize,
+    time: Duration,
+    idle_kib: u64,
+) -> Result<(String, Vec<String>)> {
+    let lateness = Lateness::new();
+    let gathered = runtime.block_on(listeners::gather(&daemon.address, n, &lateness));
+    let all = match gathered {
+        Ok(all) => all,
+        Err(error) => return Ok((String::new(), vec![error.to_string()])),
+    };
+    thread::sleep(Duration::from_secs(5));
+    lateness.count();
+    let (before, begin) = (daemon.figures()?, Instant::now());
+    thread::sleep(time);
+    let (after, seconds) = (daemon.figures()?, begin.elapsed().as_secs_f64());
+    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| lateness.quantile_ms(share));
+    let (n_lost, n_ended) = (
+        lateness.n_lost.load(Ordering::Relaxed),
+        lateness.n_ended.load(Ordering::Relaxed),
+    );
+    let n_underruns = after.underruns - before.underruns;
+    drop(all);
+    let each_s = (after.bytes_sent - before.bytes_sent) as f64 / seconds / n as f64;
+    let each_kib = after.rss_kib.saturating_sub(idle_kib) as f64 / n as f64;
+    let row = format!(
+        "| {n} | {seconds:.0} s | {n_underruns} | {p50} | {p99} | {p999} | {n_lost} | {n_ended} | {} | {each_s:.0} | {each_kib:.1} |\n",
+        after.late_chunks - before.late_chunks
+    );
+    let broken = [
+        (
+            n_underruns > 0,
+            format!("the card ran dry {n_underruns} times"),
+        ),
+        (n_ended > 0, format!("{n_ended} listeners were cut off")),
+        (n_lost > 0, format!("{n_lost} packets were lost")),
+        (
+            p99 > JITTER_MS,
+            format!("one packet in a hundred came more than {JITTER_MS} ms late"),
+        ),
+    ];
+    let broken = broken
+        .into_iter()
+        .filter(|(is_so, _)| *is_so)
+        .map(|(_, what)| what);
+    Ok((row, broken.collect()))
+}
+
+fn of_listeners(arguments: &Arguments, dir: &Path, runtime: &Runtime) -> Result<String> {
+    let daemon = Daemon::start(&arguments.longwave, &config(arguments, 0), dir)?;
+    thread::sleep(Duration::from_secs(3));
+    let idle = daemon.figures()?;
+    let mut text = "| listeners | for | card underruns | late, ms: p50 | p99 | p99.9 | packets lost | cut off | late chunks | bytes/s each | KiB of memory each |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n"
+        .to_owned();
+    let mut time = Duration::from_secs_f64(arguments.minutes * 60.0);
+    let mut n = arguments.clients;
+    loop {
+        let (row, broken) = stage(&daemon, runtime, n, time, idle.rss_kib)?;
+        eprint!("{row}");
+        text += &row;
+        if !broken.is_empty() {
+            write!(text, "\nWhat broke, with {n}: {}.\n", broken.join("; "))?;
+            break;
+        }
+        if arguments.more_seconds == 0.0 {
+            text += "\nNothing broke.\n";
+            break;
+        }
+        (n, time) = (n * 3 / 2, Duration::from_secs_f64(arguments.more_seconds));
+        // Those of before have left, and the daemon has noticed.
+        while daemon.figures()?.listeners > 0 {
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+    Ok(text)
+}
+
+fn of_sessions(arguments: &Arguments, dir: &Path, runtime: &Runtime) -> Result<String> {
+    let n = arguments.clients;
+    let daemon = Daemon::start(&arguments.longwave, &config(arguments, n), dir)?;
+    let end = Instant::now() + Duration::from_secs_f64(arguments.minutes * 60.0);
+    let heard = runtime.spawn(sessions::hear(daemon.address.clone(), end));
+    let before = daemon.figures()?;
+    // Every lane has been used by then.
+    let half = Instant::now() + (end - Instant::now()) / 2;
+    let first = runtime.block_on(sessions::churn(&daemon.address, n, half))?;
+    let middle = daemon.figures()?;
+    let second = runtime.block_on(sessions::churn(&daemon.address, n, end))?;
+    let heard = runtime.block_on(heard)??;
+    let begin = Instant::now();
+    while daemon.figures()?.sessions > 0 && begin.elapsed() < Duration::from_secs(10) {
+        thread::sleep(Duration::from_millis(100));
+    }
+    let after = daemon.figures()?;
+    let is_exact = sessions::is_rendered(&arguments.longwave, &arguments.model, dir, &heard)?;
+    let mib = |kib: u64| kib as f64 / 1024.0;
+    Ok(format!(
+        "| | |\n|---|---|\n| opened and broken off | {}, {} at once at most; {} refused by a full house |\n\
+         | sessions left when all had gone | {} |\n\
+         | resident memory at the beginning, in the middle, at the end | {:.1}, {:.1}, {:.1} MiB |\n\
+         | card underruns | {} |\n\
+         | the station, {:.0} s heard by a listener, against `render` | {} |\n",
+        first.n_opened + second.n_opened,
+        first.n_most.max(second.n_most),
+        first.n_refused + second.n_refused,
+        after.sessions,
+        mib(before.rss_kib),
+        mib(middle.rss_kib),
+        mib(after.rss_kib),
+        after.underruns - before.underruns,
+        heard.1.len() as f64 / 16_000.0,
+        if is_exact {
+            "the same to the bit"
+        } else {
+            "**differs**"
+        },
+    ))
+}
