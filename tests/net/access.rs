@@ -201,7 +201,7 @@ async fn a_trusted_proxys_word_makes_nobody_a_program_of_this_machine() {
         ..Settings::default()
     };
     let server = Server::start(settings).await;
-    let header = "X-Forwarded-For: 127.0.0.1\r\n";
+    let header = "X-Forwarded-For: 127.0.0.1\r\nUpgrade: websocket\r\n";
     let (answer, _) = ask(&server, "/v1/sessions", header).await;
     assert!(answer.contains("403"), "{answer}");
 }

@@ -241,7 +241,7 @@ async fn with_a_token_it_must_be_the_right_one() {
     for (token, status) in [("hear", 403), ("draw", 404), ("steer", 404)] {
         let token = format!("{token}-{token}-{token}-{token}");
         let mut stream = TcpStream::connect(server.addr).await.unwrap();
-        let head = "GET /v1/sessions HTTP/1.0\r\nHost: localhost\r\n";
+        let head = "GET /v1/sessions HTTP/1.0\r\nHost: localhost\r\nUpgrade: websocket\r\n";
         let head = format!("{head}Authorization: Bearer {token}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
