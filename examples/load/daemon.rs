@@ -19,7 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Figures {
     pub underruns: u64,
     pub late_chunks: u64,
-    pub packets_lost: u64,
     pub bytes_sent: u64,
     pub listeners: u64,
     pub sessions: u64,
@@ -113,7 +112,6 @@ impl Daemon {
         Ok(Figures {
             underruns: of("card_ring_underruns_total")?,
             late_chunks: of("late_chunks_total")?,
-            packets_lost: of("packets_lost_total")?,
             bytes_sent: of("sent_bytes_total")?,
             listeners: of("listeners")?,
             sessions: of("sessions")?,
