@@ -1,8 +1,9 @@
 //! A daemon with a certificate: who is let in, what a renewed one changes, what a broken one does not.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use crate::daemon::{Daemon, text};
 
@@ -47,8 +48,13 @@ fn a_certificate_is_renewed_while_it_plays_and_a_broken_one_changes_nothing() {
     let mut listener = Command::new(env!("CARGO_BIN_EXE_longwave"))
         .args(["listen", &url, "--ca", text(&ca), "--seconds", "6"])
         .args(["--output", text(&wav)])
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut said = BufReader::new(listener.stderr.take().unwrap());
+    let mut connected = String::new();
+    said.read_line(&mut connected).unwrap();
+    assert!(connected.starts_with("piano of wss://"), "{connected}");
     renew(dir.path(), "second.pem");
     daemon.signal("HUP");
     daemon.log_line("the configuration was read again");
