@@ -1,8 +1,8 @@
 //! The load: many listeners of one station beside a sound card, then more until something breaks; or
 //! sessions that open and break off beside a station that must not notice.
 //!
-//! `scripts/load` builds what it needs and starts it; docs/load.md is what it writes. The listeners are of
-//! this process and take part of the same processors: a daemon whose listeners are elsewhere bears more.
+//! `scripts/load` builds what it needs and starts it. The listeners are of this
+//! process and take part of the same processors: a daemon whose listeners are elsewhere bears more.
 
 mod daemon;
 mod listeners;

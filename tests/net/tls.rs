@@ -122,9 +122,8 @@ async fn a_handshake_that_takes_too_long_is_given_up() {
     let server = Server::start(settings).await;
     let mut slow = TcpStream::connect(server.addr).await.unwrap();
     slow.write_all(&[0x16, 3, 1]).await.unwrap();
-    let mut bytes = [0; 16];
-    let ended = slow.read(&mut bytes);
-    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+    let mut answer = [0; 16];
+    let ended = tokio::time::timeout(Duration::from_secs(10), slow.read(&mut answer)).await;
     assert_eq!(ended.expect("it is given up").unwrap_or(0), 0);
 }
 
