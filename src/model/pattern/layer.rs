@@ -105,7 +105,7 @@ impl Layer {
         }
     }
 
-    /// How far the head that sees farthest reaches; see [`Pattern::reach`].
+    /// How far the head that sees farthest reaches; see [`Pattern::reach`](super::Pattern::reach).
     pub fn reach(&self) -> u64 {
         self.most(|head| head.reach())
     }
@@ -115,7 +115,7 @@ impl Layer {
         self.most(|head| head.kept())
     }
 
-    /// The most rotations that a head needs; see [`Pattern::n_angles`].
+    /// The most rotations that a head needs; see [`Pattern::n_angles`](super::Pattern::n_angles).
     pub fn n_angles(&self) -> usize {
         self.most(|head| head.n_angles())
     }
