@@ -193,15 +193,16 @@ impl Case {
 
     fn attention(&self, stride: usize) -> Result<()> {
         let (n, c) = (self.n, &self.clock);
+        let rows = 256;
         let a = Attention {
             n_heads: 4,
             n_kv_heads: 2,
             head_size: 32,
             window: self.window,
-            sight: Sight::Even(Spacing { stride, rows: 256 }),
+            sight: Sight::Even(Spacing { stride, rows }),
         };
         let (qkv, d_out) = (self.active(&[n, a.qkv_width()])?, self.active(&[n, D])?);
-        let angles = self.normal(&[256, a.head_size])?;
+        let angles = self.normal(&[rows, a.head_size])?;
         let turned = (a.n_heads + a.n_kv_heads) * a.head_size;
         c.moves(&format!("rotate, stride {stride}"), 4 * n * turned, &|| {
             ops::rotate(&qkv, &a, &angles, Turn::Forward)
@@ -211,7 +212,7 @@ impl Case {
         let (out, lse) = ops::attend(&qkv, &a)?;
         // Pairs of a query and a key that it sees, times a multiplication and an addition each.
         let length = self.window / stride;
-        let seen: usize = (1..=length).map(|i| i.min(a.rows)).sum();
+        let seen: usize = (1..=length).map(|i| i.min(rows)).sum();
         let product = 2 * D * seen * n / length;
         c.computes(&format!("attend, stride {stride}"), 2 * product, &|| {
             ops::attend(&qkv, &a).map(drop)
