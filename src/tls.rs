@@ -142,7 +142,12 @@ impl Trust {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(self.authorities().map_err(io::Error::other)?);
+        let authorities = self.authorities().map_err(io::Error::other)?;
+        let (_, n_bad) = roots.add_parsable_certificates(authorities);
+        if let (Self::File(path), 1..) = (self, n_bad) {
+            let (path, why) = (path.clone(), format!("{n_bad} of them cannot be read"));
+            return Err(io::Error::other(TlsError::NoCertificate { path, why }));
+        }
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?

@@ -224,35 +224,49 @@ fn every_sample_between_the_fades_is_played_exactly() {
     });
 }
 
-/// Codes that depend on the position and the uniform, as a real engine's do.
-struct Hash(u64);
+/// Codes of a position and a uniform.
+struct Codes {
+    position: u64,
+    of: fn(u64, f32) -> u8,
+}
 
-impl Decoder for Hash {
+impl Codes {
+    fn of(of: fn(u64, f32) -> u8) -> Self {
+        Self { position: 0, of }
+    }
+}
+
+/// As a real engine's, they depend on both.
+fn hash(position: u64, uniform: f32) -> u8 {
+    let hash = position.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
+    (hash as u8).wrapping_add((uniform * 256.0) as u8)
+}
+
+impl Decoder for Codes {
     fn n_lanes(&self) -> usize {
         1
     }
     fn open(&mut self, _: usize) {
-        self.0 = 0;
+        self.position = 0;
     }
     fn copy(&mut self, _: usize, _: usize) {}
     fn position(&self, _: usize) -> u64 {
-        self.0
+        self.position
     }
     fn prime(&mut self, _: usize, codes: &[u8]) {
-        self.0 += codes.len() as u64;
+        self.position += codes.len() as u64;
     }
     fn score(&mut self, _: usize, _: &[u8], _: &mut dyn FnMut(usize, &[f32])) {}
     fn generate(&mut self, turns: &mut [Turn<'_>]) {
         for (code, uniform) in turns[0].codes.iter_mut().zip(turns[0].uniforms) {
-            let hash = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
-            *code = (hash as u8).wrapping_add((uniform * 256.0) as u8);
-            self.0 += 1;
+            *code = (self.of)(self.position, *uniform);
+            self.position += 1;
         }
     }
     fn age(&mut self, _lane: usize, _position: u64) {}
 
     fn isa(&self) -> &'static str {
-        "hash"
+        "codes"
     }
 }
 
@@ -297,7 +311,7 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
             };
             // The card is attached before the clocks run: the first code is the first frame.
             let engines = vec![Engine {
-                decoder: Box::new(Hash(0)),
+                decoder: Box::new(Codes::of(hash)),
                 chunk: ChunkShape {
                     rate_hz: 16_000,
                     len: 320,
@@ -321,7 +335,7 @@ fn what_a_station_plays_is_what_the_same_seed_renders() {
             let n_codes = all.pump.codes.get() as usize;
             pump.stop().unwrap();
 
-            let mut decoder = Hash(0);
+            let mut decoder = Codes::of(hash);
             let mut stream = Stream::open(&mut decoder, 0, &start, 320, &mut hear).unwrap();
             let mut resampler = Resampler::new(16_000, 48_000, 320).unwrap();
             let mut rendered = Vec::new();

@@ -165,8 +165,8 @@ fn healing(record: &Record) -> String {
     let words = format!(
         "\nUnderruns, xruns and openings are those from the fault's begin until it had healed. *Listeners waited*: how \
          often no packet came to the witness for more than {:.0} ms, and the longest. Without a fault: {}. A card that asks \
-         for nothing holds its station up, listeners included, for the half second until it is given up (three, if it \
-         was opened just before): nothing is lost by that, but it comes late.\n\n\
+         for nothing holds its station up, listeners included, until a timer takes over, after its lead and two periods: \
+         nothing is lost by that, but it comes late.\n\n\
          ![healing times by kind of fault](soak/healing.svg)\n",
         1e3 * GAP_S,
         waited(record, None),

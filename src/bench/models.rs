@@ -60,34 +60,28 @@ fn with_layers(model: &Model, entry: impl Fn(usize, &Layer) -> Option<Value>) ->
     }
 }
 
-/// 3.2 million parameters in the pattern of `piano-16k`: more than one core keeps near.
+/// 3.2 million parameters: more than one core keeps near.
 pub fn large() -> Model {
-    let half = ["local", "local", "local", "strided"];
-    let pattern = [half, half].concat();
-    let config = json!({
-        "d_model": 192, "n_layers": 8, "n_heads": 6, "n_kv_heads": 2,
-        "mlp_ratio": 4, "conv_width": 4, "stride": 256, "context": 65_536,
-        "pattern": pattern, "rope_period": 4096,
-        "rope_harmonics": [652, 486, 363, 270, 202, 150, 112, 84, 62, 47, 35, 26, 19, 14, 11, 8],
-        "sample_rate": 16_000, "codec": "mulaw8", "norm_eps": 1e-5,
-    });
-    let config = ModelConfig::parse(&config.to_string()).expect("the sizes fit together");
-    random("random-3.2M", config)
+    of_fours("random-3.2M", 192, 2, 2)
 }
 
-/// 8.2 million parameters, D = 256 and 12 layers, in the pattern of `piano-16k`: for a GPU.
+/// 8.2 million parameters, D = 256 and 12 layers: for a GPU.
 pub fn wide() -> Model {
-    let half = ["local", "local", "local", "strided"];
-    let pattern = [half, half, half].concat();
+    of_fours("random-8.2M", 256, 3, 1)
+}
+
+/// A model of heads of 32 and so many times four layers, one of them strided.
+fn of_fours(name: &str, d_model: usize, n_fours: usize, n_kv_heads: usize) -> Model {
+    let pattern = ["local", "local", "local", "strided"].repeat(n_fours);
     let config = json!({
-        "d_model": 256, "n_layers": 12, "n_heads": 8, "n_kv_heads": 1,
-        "mlp_ratio": 4, "conv_width": 4, "stride": 256, "context": 65_536,
+        "d_model": d_model, "n_layers": pattern.len(), "n_heads": d_model / 32,
+        "n_kv_heads": n_kv_heads, "mlp_ratio": 4, "conv_width": 4, "stride": 256, "context": 65_536,
         "pattern": pattern, "rope_period": 4096,
         "rope_harmonics": [652, 486, 363, 270, 202, 150, 112, 84, 62, 47, 35, 26, 19, 14, 11, 8],
         "sample_rate": 16_000, "codec": "mulaw8", "norm_eps": 1e-5,
     });
     let config = ModelConfig::parse(&config.to_string()).expect("the sizes fit together");
-    random("random-8.2M", config)
+    random(name, config)
 }
 
 /// As the model, but with one KV head, and weights that mean nothing.

@@ -110,7 +110,7 @@ impl Daemon {
         let config = Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false);
-        let config = match url.starts_with("https:") {
+        let config = match url.to_ascii_lowercase().starts_with("https:") {
             true => config.tls_config(believing(trust)?).build(),
             false => config.build(),
         };

@@ -104,9 +104,14 @@ impl NetworkConfig {
     /// Where the certificate and its key are, if there are any.
     pub fn tls_paths(&self) -> Option<TlsConfig> {
         self.tls.clone().or_else(|| {
-            let [cert, key] = TLS_CREDENTIALS.map(credential);
-            let (cert, key) = cert.zip(key)?;
-            Some(TlsConfig { cert, key })
+            let [cert, key] = TLS_CREDENTIALS;
+            // One without the other is meant, too: whoever reads them will miss the other.
+            let (one, other) = (credential(cert), credential(key));
+            let dir = one.or(other)?.parent()?.to_owned();
+            Some(TlsConfig {
+                cert: dir.join(cert),
+                key: dir.join(key),
+            })
         })
     }
 

@@ -23,7 +23,7 @@ struct Open {
     name: String,
     /// Whether nothing but this card will do.
     is_required: bool,
-    /// By its place in the configuration.
+    /// By its place in the configuration at the start.
     number: usize,
     card: OptionalCard,
 }
@@ -77,12 +77,21 @@ impl Cards {
 
     /// Has each card play the station that `config` says, of `stations` with their numbers and names in the
     /// order of the configuration. Cards that are no more there, or not yet, stay as they are until a
-    /// restart; they play the first station if theirs is gone.
+    /// restart; the former play the first station if theirs is gone.
     pub fn tune(&self, config: &Config, stations: &[(usize, &str)]) {
         let mut clocks = Clocks::default();
         for open in &self.open {
-            let card = config.cards.get(open.number);
-            let at = card.map_or(0, |card| config.station_of(card));
+            let mut cards = config.cards.iter();
+            // By its name: the file may list it elsewhere by now.
+            let card = cards.find(|card| card.name() == open.name);
+            let at = match card {
+                Some(card) => config.station_of(card),
+                None => {
+                    let mut there = stations.iter();
+                    let own = there.position(|(number, _)| open.card.is_on(*number));
+                    own.unwrap_or(0)
+                }
+            };
             let Some(&(station, name)) = stations.get(at) else {
                 continue;
             };

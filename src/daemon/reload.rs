@@ -259,9 +259,9 @@ impl Reloader {
         hands.cards.tune(&self.config, &stations);
     }
 
-    /// What cannot change while it plays.
+    /// What cannot change while it plays; `first` is what is in force of it.
     fn say_what_waits(&self, new: &Config) {
-        let old = &self.config;
+        let (first, old) = (&self.first, &self.config);
         let waits = |differ: fn(&StationConfig, &StationConfig) -> bool| {
             new.stations.iter().any(|new| {
                 let mut stations = old.stations.iter();
@@ -288,11 +288,11 @@ impl Reloader {
         let waiting = [
             ("what is watched", waits(|old, new| old.watch != new.watch)),
             ("[station.record]", waits(is_recorded_otherwise)),
-            ("what computes", engine(old) != engine(new)),
-            ("[card]", cards(old) != cards(new)),
-            ("[network]", network(old) != network(new)),
-            ("[sessions]", old.sessions != new.sessions),
-            ("[state]", old.state != new.state),
+            ("what computes", engine(first) != engine(new)),
+            ("[card]", cards(first) != cards(new)),
+            ("[network]", network(first) != network(new)),
+            ("[sessions]", first.sessions != new.sessions),
+            ("[state]", first.state != new.state),
         ];
         for (what, _) in waiting.into_iter().filter(|(_, is_new)| *is_new) {
             tracing::warn!("{what}: changed in the configuration, and holds after a restart");

@@ -7,21 +7,22 @@ use axum::http::header::HeaderMap;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 
-/// Whom a request comes from that has come from `peer`: the nearest that is none of the trusted `proxies`.
-pub(super) fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
+/// Whom a request comes from that has come from `peer`, if a trusted proxy says so: the nearest that is none
+/// of the trusted `proxies`.
+pub(super) fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> Option<IpAddr> {
     let is_trusted = |hop: &IpAddr| proxies.iter().any(|net| net.contains(hop));
     let lines = headers.get_all("x-forwarded-for").iter().rev();
     // By bytes: a client's own, which need be no text, may stand in one line with a proxy's.
     let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
-    let mut client = peer.to_canonical();
+    let mut client = None;
     for hop in hops {
-        if !is_trusted(&client) {
+        if !is_trusted(&client.unwrap_or(peer.to_canonical())) {
             break;
         }
         let Some(hop) = address(hop) else {
             break;
         };
-        client = hop;
+        client = Some(hop);
     }
     client
 }
@@ -51,7 +52,7 @@ mod tests {
             let line = HeaderValue::from_bytes(line.as_bytes()).unwrap();
             headers.append("x-forwarded-for", line);
         }
-        client(ip(peer), &headers, &proxies)
+        client(ip(peer), &headers, &proxies).unwrap_or(ip(peer).to_canonical())
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::access::TokenId;
 use crate::telemetry::{NetTelemetry, Telemetry};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -28,6 +28,7 @@ pub(super) struct Limits {
 /// By what somebody's places are counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Who {
+    /// None for this machine's own programs, of which there may be as many as there are places.
     pub(super) address: Option<IpAddr>,
     /// The one that let them in, or had signed the link that did.
     pub(super) token: Option<TokenId>,
@@ -40,12 +41,17 @@ enum Whose {
 }
 
 impl Who {
-    /// This machine's own address is not counted: behind a proxy everybody has it.
     fn counted(self) -> impl Iterator<Item = Whose> {
-        let address = self.address.map(|address| address.to_canonical());
-        let address = address.filter(|address| !address.is_loopback());
-        let address = address.map(Whose::Address);
+        let address = self.address.map(household).map(Whose::Address);
         address.into_iter().chain(self.token.map(Whose::Token))
+    }
+}
+
+/// One address for all that one has: of IPv6 a house gets 64 bits to itself.
+fn household(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
     }
 }
 
@@ -180,7 +186,7 @@ mod tests {
         assert_eq!(why, "all 2 places of one address");
         drop(first);
         let _again = places.take(far).unwrap();
-        let here = at("127.0.0.1");
+        let here = Who::default();
         let own: Vec<Place> = (0..3).map(|_| places.take(here).unwrap()).collect();
         let why = places.take(here).unwrap_err();
         assert_eq!(why, "all 5 places for listeners");
@@ -188,6 +194,15 @@ mod tests {
         assert_eq!(places.telemetry.net.listeners.get(), 5);
         drop(own);
         assert_eq!(places.taken().len(), 1, "who has left is forgotten");
+    }
+
+    #[test]
+    fn a_house_has_one_share_whatever_its_addresses() {
+        let places = places();
+        let _first = places.take(at("2001:db8::1")).unwrap();
+        let _second = places.take(at("2001:db8::2:3")).unwrap();
+        assert!(places.take(at("2001:db8::4")).is_err());
+        assert!(places.take(at("2001:db8:0:1::1")).is_ok(), "next door");
     }
 
     #[test]

@@ -60,12 +60,14 @@ impl Visitor {
     /// By what this one's places are counted in `lobby`, once it is admitted.
     pub(super) fn who(&self, lobby: &Lobby) -> Who {
         let proxies = &lobby.settings.trusted_proxies;
-        let address = |peer| forwarded::client(peer, &self.headers, proxies);
+        // Only who comes from this machine itself is of it: that a client did, a proxy may have been told.
+        let own = |peer: IpAddr| Some(peer).filter(|peer| !peer.to_canonical().is_loopback());
+        let address = |peer| forwarded::client(peer, &self.headers, proxies).or_else(|| own(peer));
         let tokens = &lobby.settings.tokens;
         let known = |token: &&str| tokens.role_of(token).is_some();
         let token = self.token().filter(known).map(TokenId::of);
         Who {
-            address: self.peer.map(address),
+            address: self.peer.and_then(address),
             token: token.or_else(|| lobby.signer(self)),
         }
     }

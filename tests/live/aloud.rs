@@ -141,17 +141,21 @@ fn two_cards_play_two_stations_and_after_a_reload_one_together() {
     let station =
         |name, seed| format!("[[station]]\nname = \"{name}\"\nseed = {seed}\nwatch = false\n");
     let (other, piano) = (station("other", "3"), station("piano", SEED));
-    let config = |second: &str| {
+    let config = |second: &str, is_first: bool| {
         let card = |device, station| {
             format!(
                 "[[card]]\nenabled = true\noutput_device = \"{device}\"\nstation = \"{station}\"\n\
                  lead_ms = 400\n"
             )
         };
-        let cards = card("default", "piano") + &card("second", second);
+        let mut cards = [card("default", "piano"), card("second", second)];
+        if is_first {
+            cards.reverse();
+        }
+        let cards = cards.concat();
         format!("model = \"tiny\"\noverload = true\n{cards}{piano}{other}")
     };
-    std::fs::write(&file, config("other")).unwrap();
+    std::fs::write(&file, config("other", false)).unwrap();
     let alsa = card.alsa_config();
     let environment = [("ALSA_CONFIG_PATH", text(&alsa))];
     let mut daemon = Daemon::start_bare(&["--config", text(&file)], &environment);
@@ -179,7 +183,12 @@ fn two_cards_play_two_stations_and_after_a_reload_one_together() {
         "{before}"
     );
 
-    std::fs::write(&file, config("piano")).unwrap();
+    // Listed the other way round they play what they did.
+    std::fs::write(&file, config("other", true)).unwrap();
+    daemon.signal("HUP");
+    daemon.log_line("the configuration was read again");
+    assert!(!daemon.has_said("fades over"));
+    std::fs::write(&file, config("piano", true)).unwrap();
     daemon.signal("HUP");
     daemon.log_line("the card second fades over to station piano, in time with the card before");
     daemon.log_line("the configuration was read again");

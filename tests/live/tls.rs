@@ -77,18 +77,25 @@ fn a_daemon_without_its_key_does_not_start() {
     fs::remove_file(dir.path().join("key.pem")).unwrap();
     let file = dir.path().join("c.toml");
     fs::write(&file, CONFIG).unwrap();
-    let output = longwave(&[
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--no-card",
-        "--config",
-        text(&file),
-    ]);
+    misses("key.pem", &["--config", text(&file)], "");
+    // Of a service's credentials one alone means encryption, too.
+    fs::rename(dir.path().join("cert.pem"), dir.path().join("tls-cert")).unwrap();
+    misses("tls-key", &["--model", "tiny"], text(dir.path()));
+}
+
+/// A daemon with these credentials says that it cannot read a file, and does not start.
+fn misses(file: &str, arguments: &[&str], credentials: &str) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longwave"));
+    let command = command
+        .args(["serve", "--listen", "127.0.0.1:0", "--no-card"])
+        .args(arguments)
+        .env("CREDENTIALS_DIRECTORY", credentials)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(
-        said.contains("cannot read") && said.contains("key.pem"),
+        said.contains("cannot read") && said.contains(file),
         "{said}"
     );
 }

@@ -177,6 +177,9 @@ async fn behind_a_proxy_places_are_counted_by_whom_it_asks_for_and_by_nobodys_ow
         ("198.51.100.1, 203.0.113.7", "503"),
         ("127.0.0.1, 203.0.113.7", "503"),
         ("203.0.113.7, 198.51.100.1", "200"),
+        // It comes from here, the client says, and the proxy that asks for it is believed: counted like all.
+        ("127.0.0.1", "200"),
+        ("127.0.0.1", "503"),
     ] {
         let header = format!("X-Forwarded-For: {forwarded}\r\n");
         let (answer, stream) = ask(&server, "/stream.wav", &header).await;

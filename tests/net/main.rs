@@ -19,9 +19,10 @@ mod tls;
 use futures_util::SinkExt;
 use longwave::net::Settings;
 use longwave::protocol::{Format, Report, Request, close};
-use server::{Met, N_SLOTS, PACKET_LEN, Server, codes, eventually, facts};
+use server::{Listener, Met, N_SLOTS, PACKET_LEN, Server, codes, eventually, facts};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -203,14 +204,21 @@ async fn origins_that_the_settings_name_may_listen() {
     assert!(server.listen_by(request).await.is_ok());
 }
 
+/// By WebSocket and by HTTP, both seated.
+async fn two_who_listen(server: &Server) -> (Listener, TcpStream) {
+    let listener = server.listen("").await;
+    let wav = server.http("GET", "/v1/stations/piano/stream.wav").await;
+    let seated = || server.telemetry.net.listeners.get() == 2;
+    eventually("both are here", seated).await;
+    (listener, wav)
+}
+
 #[tokio::test]
 async fn at_the_end_every_listener_is_told() {
     let mut server = Server::start(Settings::default()).await;
     server.publish(20);
-    let mut listener = server.listen("").await;
-    let mut wav = server.http("GET", "/v1/stations/piano/stream.wav").await;
+    let (mut listener, mut wav) = two_who_listen(&server).await;
     let telemetry = server.telemetry.clone();
-    eventually("both are here", || telemetry.net.listeners.get() == 2).await;
     let stopped = tokio::spawn(server.stop());
     let code = Some(close::GOING_AWAY);
     assert_eq!(listener.hear_the_end().await, (code, code));
@@ -224,10 +232,7 @@ async fn at_the_end_every_listener_is_told() {
 async fn a_station_that_comes_is_served_and_one_that_goes_is_heard_to_its_end() {
     let mut server = Server::start(Settings::default()).await;
     server.publish(20);
-    let mut listener = server.listen("").await;
-    let mut wav = server.http("GET", "/v1/stations/piano/stream.wav").await;
-    let telemetry = server.telemetry.clone();
-    eventually("both are here", || telemetry.net.listeners.get() == 2).await;
+    let (mut listener, mut wav) = two_who_listen(&server).await;
     let violin = server.station("violin");
     let writer = std::mem::replace(&mut server.writer, violin.1);
     server.roster.send_replace(vec![violin.0]);
@@ -254,7 +259,10 @@ async fn a_station_that_comes_is_served_and_one_that_goes_is_heard_to_its_end() 
     assert_eq!(listener.hear_the_end().await, (code, code));
     let mut rest = Vec::new();
     wav.read_to_end(&mut rest).await.unwrap();
-    eventually("both are gone", || telemetry.net.listeners.get() == 0).await;
+    eventually("both are gone", || {
+        server.telemetry.net.listeners.get() == 0
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -16,34 +16,9 @@ const FIRST: (&str, &str) = ("default", "played.raw");
 const SECOND: (&str, &str) = ("second", "second.raw");
 
 /// A tone of 1 kHz.
-struct Tone(u64);
-
-impl Decoder for Tone {
-    fn n_lanes(&self) -> usize {
-        1
-    }
-    fn open(&mut self, _: usize) {
-        self.0 = 0;
-    }
-    fn copy(&mut self, _: usize, _: usize) {}
-    fn position(&self, _: usize) -> u64 {
-        self.0
-    }
-    fn prime(&mut self, _: usize, codes: &[u8]) {
-        self.0 += codes.len() as u64;
-    }
-    fn score(&mut self, _: usize, _: &[u8], _: &mut dyn FnMut(usize, &[f32])) {}
-    fn generate(&mut self, turns: &mut [Turn<'_>]) {
-        for code in turns.iter_mut().flat_map(|turn| &mut *turn.codes) {
-            let phase = TAU * (self.0 % 16) as f64 / 16.0;
-            *code = mulaw::encode(0.5 * phase.sin() as f32).unwrap();
-            self.0 += 1;
-        }
-    }
-    fn age(&mut self, _: usize, _: u64) {}
-    fn isa(&self) -> &'static str {
-        "tone"
-    }
+fn tone(position: u64, _: f32) -> u8 {
+    let phase = TAU * (position % 16) as f64 / 16.0;
+    mulaw::encode(0.5 * phase.sin() as f32).unwrap()
 }
 
 /// A station for each decoder, by seeds from 0, and its listeners' ring.
@@ -122,7 +97,7 @@ fn a_second_card_with_a_fast_clock_keeps_time_by_playing_lower() {
     let test = "several::a_second_card_with_a_fast_clock_keeps_time_by_playing_lower";
     with_card(test, |fake| {
         fake.fault_of("second", "drift 1000");
-        let (primed, ..) = stations(vec![Box::new(Tone(0))]);
+        let (primed, ..) = stations(vec![Box::new(Codes::of(tone))]);
         let [(first, told), (second, told_2)] = open_both(&primed);
         let pump = primed.start().unwrap();
         wait_for_frames(&told_2, 48_000);
@@ -160,7 +135,7 @@ fn a_second_card_with_a_fast_clock_keeps_time_by_playing_lower() {
 fn a_card_plays_on_without_a_gap_while_the_other_goes_and_comes_back() {
     let test = "several::a_card_plays_on_without_a_gap_while_the_other_goes_and_comes_back";
     with_card(test, |fake| {
-        let (primed, ..) = stations(vec![Box::new(Hash(0))]);
+        let (primed, ..) = stations(vec![Box::new(Codes::of(hash))]);
         let [(first, told), (second, told_2)] = open_both(&primed);
         let pump = primed.start().unwrap();
         for (card, goes, stays) in [(FIRST, &told, &told_2), (SECOND, &told_2, &told)] {
@@ -188,7 +163,7 @@ fn a_card_plays_on_without_a_gap_while_the_other_goes_and_comes_back() {
 fn two_stations_on_two_cards_each_play_what_is_rendered() {
     let test = "several::two_stations_on_two_cards_each_play_what_is_rendered";
     with_card(test, |fake| {
-        let (primed, _, all) = stations(vec![Box::new(Hash(0)), Box::new(Hash(0))]);
+        let (primed, _, all) = stations(vec![Box::new(Codes::of(hash)), Box::new(Codes::of(hash))]);
         let cards = [FIRST, SECOND];
         let open = |(at, card)| open(card, &primed, (at, Part::Paces));
         let opened = cards.into_iter().enumerate().map(open);
@@ -199,7 +174,7 @@ fn two_stations_on_two_cards_each_play_what_is_rendered() {
         stop(pump, opened);
         let n_codes = all.pump.codes.get() as usize;
         for (seed, (_, file)) in cards.into_iter().enumerate() {
-            let mut decoder = Hash(0);
+            let mut decoder = Codes::of(hash);
             let start = start(seed as u64);
             let mut stream = Stream::open(&mut decoder, 0, &start, 320, &mut hear).unwrap();
             let mut resampler = Resampler::new(16_000, 48_000, 320).unwrap();
@@ -222,7 +197,7 @@ fn two_stations_on_two_cards_each_play_what_is_rendered() {
 fn a_card_that_stands_still_does_not_keep_listeners_waiting() {
     let test = "several::a_card_that_stands_still_does_not_keep_listeners_waiting";
     with_card(test, |fake| {
-        let (primed, sources, _) = stations(vec![Box::new(Hash(0))]);
+        let (primed, sources, _) = stations(vec![Box::new(Codes::of(hash))]);
         let (card, told) = open(FIRST, &primed, (0, Part::Paces));
         let pump = primed.start().unwrap();
         wait_for_frames(&told, 48_000);
