@@ -90,12 +90,6 @@ __device__ inline unsigned warp_max(unsigned v) { return __reduce_max_sync(0xfff
 __device__ inline unsigned warp_min(unsigned v) { return __reduce_min_sync(0xffffffffu, v); }
 __device__ inline unsigned warp_sum(unsigned v) { return __reduce_add_sync(0xffffffffu, v); }
 
-// Past the first cache, which other blocks' writes do not reach.
-template <class T>
-__device__ inline T load_fresh(const T* p) {
-    return __ldcg(p);
-}
-
 template <class T>
 __device__ inline T load_constant(const T* p) {
     return __ldg(p);
