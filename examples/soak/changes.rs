@@ -12,14 +12,23 @@ use crate::daemon::Daemon;
 use crate::faults::Chance;
 use crate::record::{Clock, sleep};
 
+/// What the log says of a configuration that was taken.
+const TAKEN: &str = "the configuration was read again";
+
+/// Codes that a guest draws before it goes, at least: two seconds.
+const GUEST_PLAYS: u64 = 32_000;
+
 /// Seconds between two changes.
 const EVERY_S: (f64, f64) = (90.0, 210.0);
 
 /// The daemon answers a SIGHUP within this, or not at all.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Of the only station.
+/// Of the station that is listened to.
 pub const STATION: &str = "piano";
+
+/// Another that comes and goes; its model is loaded for it, unless it is that of the whole soak.
+const GUEST: &str = "\n[[station]]\nname = \"guest\"\nmodel = \"tiny\"\nwatch = false\n";
 
 /// What a station plays with, as the file says.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +131,10 @@ impl Settings {
             let at_s = clock.now_s();
             let is_good = chance.below(3) > 0;
             let (what, result) = match is_good {
+                true if chance.below(3) == 0 => {
+                    let what = "a station that comes and goes";
+                    (what, self.receive(daemon, &good))
+                }
                 true => {
                     let wanted = wish(&mut chance);
                     good = self.text(wanted);
@@ -151,17 +164,30 @@ impl Settings {
     }
 
     fn change(&self, daemon: &Daemon, text: &str, wanted: Wanted) -> Result<()> {
-        self.reread(daemon, text, "the configuration was read again")?;
+        self.reread(daemon, text, TAKEN)?;
         // Between two chunks, once the generator has time.
-        let begin = Instant::now();
-        while !is_so(&portrait(daemon)?, wanted) {
-            let now = portrait(daemon)?;
-            ensure!(
-                begin.elapsed() < PATIENCE,
-                "the station does not change: {now}"
-            );
-            thread::sleep(Duration::from_millis(50));
-        }
+        await_that("the station changes", || {
+            Ok(is_so(&portrait(daemon)?, wanted))
+        })
+    }
+
+    /// Another station comes, plays for a while and is gone, and this one does not notice.
+    fn receive(&self, daemon: &Daemon, good: &str) -> Result<()> {
+        let before = portrait(daemon)?;
+        self.reread(daemon, &format!("{good}{GUEST}"), TAKEN)?;
+        let plays = || Ok(daemon.codes_of("guest")? > GUEST_PLAYS);
+        let came = await_that("the guest plays", plays);
+        self.reread(daemon, good, TAKEN)?;
+        came?;
+        await_that("the guest goes", || {
+            Ok(daemon.get("/v1/stations/guest")?.0 == 404)
+        })?;
+        let after = portrait(daemon)?;
+        let same = |key: &str| before[key] == after[key];
+        ensure!(
+            same("seed") && same("draw"),
+            "a guest made {before} into {after}"
+        );
         Ok(())
     }
 
@@ -205,6 +231,16 @@ fn wish(chance: &mut Chance) -> Wanted {
         temperature: chance.pick(&[1.03, 1.04, 1.05, 1.06]),
         lead_ms: chance.pick(&[LEAD_MS, 350, 400]),
     }
+}
+
+/// Asks again and again, but not for ever.
+fn await_that(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let begin = Instant::now();
+    while !holds()? {
+        ensure!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// How the station says that it is.

@@ -169,6 +169,13 @@ impl Daemon {
         })
     }
 
+    /// That a station has drawn, or 0 where there is none of that name.
+    pub fn codes_of(&self, station: &str) -> Result<u64> {
+        let text = self.get("/metrics")?.1;
+        let name = format!("codes_total{{station=\"{station}\"}}");
+        Ok(sum_of(&text, &name).unwrap_or(0))
+    }
+
     /// Both ends of the card, as nearly at one instant as the machine lets us.
     pub fn reading(&self, card: &Card) -> Result<Reading> {
         let mut best: Option<(f64, Reading)> = None;
