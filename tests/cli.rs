@@ -482,7 +482,11 @@ fn a_bench_is_recorded_drawn_and_compared() {
         assert!(of_case(case)["step_ns_p50"].as_u64().unwrap() > 0, "{case}");
     }
     assert!(record["prefill"][0]["seconds"].as_f64().unwrap() > 0.0);
-    assert_eq!(record["chunks"][0]["deadline_ns"], 20_000_000);
+    let chunks = ["chunks", "card-pacing", "card-following"];
+    for (i, case) in chunks.into_iter().enumerate() {
+        assert_eq!(record["chunks"][i]["case"], case);
+        assert_eq!(record["chunks"][i]["deadline_ns"], 20_000_000);
+    }
     for name in ["steps.svg", "context.svg"] {
         let svg = fs::read_to_string(pictures.join(name)).unwrap();
         assert!(

@@ -34,7 +34,9 @@ const LAW: &[(&str, &[&str])] = &[
     ),
     (
         "bench",
-        &["files", "machine", "model", "compute", "engine", "plot"],
+        &[
+            "files", "machine", "model", "compute", "engine", "plot", "resample",
+        ],
     ),
     ("inspect", &["model", "engine", "plot"]),
     (

@@ -15,8 +15,8 @@ use crate::record::{Clock, sleep};
 /// What the log says of a configuration that was taken.
 const TAKEN: &str = "the configuration was read again";
 
-/// Codes that a guest draws before it goes, at least: two seconds.
-const GUEST_PLAYS: u64 = 32_000;
+/// What is heard of a guest before it goes: two seconds.
+const GUEST_BYTES: usize = 64_000;
 
 /// Seconds between two changes.
 const EVERY_S: (f64, f64) = (90.0, 210.0);
@@ -175,8 +175,7 @@ impl Settings {
     fn receive(&self, daemon: &Daemon, good: &str) -> Result<()> {
         let before = portrait(daemon)?;
         self.reread(daemon, &format!("{good}{GUEST}"), TAKEN)?;
-        let plays = || Ok(daemon.codes_of("guest")? > GUEST_PLAYS);
-        let came = await_that("the guest plays", plays);
+        let came = daemon.hear("/v1/stations/guest/stream.wav", GUEST_BYTES);
         self.reread(daemon, good, TAKEN)?;
         came?;
         await_that("the guest goes", || {

@@ -1,7 +1,7 @@
 //! The daemon and the fake card that it plays on, from outside.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -169,11 +169,13 @@ impl Daemon {
         })
     }
 
-    /// That a station has drawn, or 0 where there is none of that name.
-    pub fn codes_of(&self, station: &str) -> Result<u64> {
-        let text = self.get("/metrics")?.1;
-        let name = format!("codes_total{{station=\"{station}\"}}");
-        Ok(sum_of(&text, &name).unwrap_or(0))
+    /// Reads so many bytes of a stream, none of which may be long in coming.
+    pub fn hear(&self, path: &str, n_bytes: usize) -> Result<()> {
+        let stream = self.agent.get(format!("http://{}{path}", self.address));
+        let mut answer = stream.call()?;
+        ensure!(answer.status() == 200, "{path} answers {}", answer.status());
+        let mut bytes = vec![0; n_bytes];
+        Ok(answer.body_mut().as_reader().read_exact(&mut bytes)?)
     }
 
     /// Both ends of the card, as nearly at one instant as the machine lets us.

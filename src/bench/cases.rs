@@ -31,13 +31,15 @@ pub enum Case {
     Context,
     /// Chunks of 20 ms against their deadline.
     Chunks,
+    /// Chunks brought to a card's rate.
+    Cards,
     /// Every kind of attention at equal visible keys.
     Patterns,
 }
 
 impl Case {
     /// Every case, in the order in which they are measured.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::OneLane,
         Self::EightLanes,
         Self::TwoThreads,
@@ -45,6 +47,7 @@ impl Case {
         Self::Prefill,
         Self::Context,
         Self::Chunks,
+        Self::Cards,
         Self::Patterns,
     ];
 
@@ -58,6 +61,7 @@ impl Case {
             Self::Prefill => "prefill",
             Self::Context => "context",
             Self::Chunks => "chunks",
+            Self::Cards => "cards",
             Self::Patterns => "patterns",
         }
     }
@@ -72,6 +76,7 @@ impl Case {
             Self::Prefill => "A prompt as long as the context, heard in one call",
             Self::Context => "Step time against context: longer strided rows, and dense layers",
             Self::Chunks => "Chunks of 20 ms, as a share of the time they play",
+            Self::Cards => "The same of bringing a chunk to a card's 48 kHz",
             Self::Patterns => "The kinds of attention at equal visible keys, and a dense model",
         }
     }
@@ -91,7 +96,7 @@ const CHUNK_TIMES: u32 = 4;
 /// A run in progress.
 pub(super) struct Bench<'a> {
     pub(super) model: &'a Arc<Model>,
-    plan: &'a Plan,
+    pub(super) plan: &'a Plan,
     see: &'a mut dyn FnMut(Seen<'_>),
     rates: Rates,
     pub record: Record,
@@ -140,6 +145,7 @@ impl<'a> Bench<'a> {
             Case::Prefill => self.prefill(),
             Case::Context => self.context(),
             Case::Chunks => self.chunks(),
+            Case::Cards => self.cards(),
             Case::Patterns => self.patterns(),
         }
     }
@@ -288,21 +294,15 @@ impl<'a> Bench<'a> {
         let beside = command.map(Beside::start);
         let time = self.plan.time_per_case * CHUNK_TIMES;
         let times = time_apart(engine.as_mut(), n_codes as usize, time);
-        let result = ChunkResult {
-            case: Case::Chunks.name().into(),
+        self.see_chunks(ChunkResult {
             beside: command.map(str::to_owned),
             beside_failed: beside.map_or(0, Beside::end),
-            isa: engine.isa().into(),
             threads: engine.n_threads(),
-            lanes: 1,
-            chunks: times.n_calls(),
-            deadline_ns: 1_000_000_000 / u64::from(CHUNKS_PER_S),
-            chunk_ns_p50: times.quantile(0.5),
-            chunk_ns_p99: times.quantile(0.99),
-            chunk_ns_p999: times.quantile(0.999),
-            chunk_ns_max: times.quantile(1.0),
-            ratio_to_record: None,
-        };
+            ..ChunkResult::of(Case::Chunks.name(), engine.isa(), &times)
+        });
+    }
+
+    pub(super) fn see_chunks(&mut self, result: ChunkResult) {
         (self.see)(Seen::Chunks(&result));
         self.record.chunks.push(result);
     }

@@ -6,6 +6,7 @@
 //! since machines drift. Called from `main`'s thread; the program prints what it is told.
 
 mod beside;
+mod cards;
 mod cases;
 mod floor;
 mod gpu;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::cases::CHUNKS_PER_S;
 use super::floor::Floor;
 use super::host::{self, Host};
 use super::measure::Times;
@@ -142,14 +143,14 @@ pub struct PrefillResult {
 /// Chunks of 20 ms, one after another.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ChunkResult {
-    /// `chunks`
+    /// `chunks`, or `card-…`
     pub case: String,
     /// The command that ran meanwhile.
     pub beside: Option<String>,
     /// How often that command failed.
     #[serde(default)]
     pub beside_failed: usize,
-    /// The instruction set.
+    /// The instruction set, or the library.
     pub isa: String,
     /// Threads that shared a step.
     pub threads: usize,
@@ -170,6 +171,27 @@ pub struct ChunkResult {
     /// The median over that of the record compared with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio_to_record: Option<f64>,
+}
+
+impl ChunkResult {
+    /// Of one stream on one thread, with nothing beside.
+    pub fn of(case: &str, isa: &str, times: &Times) -> Self {
+        Self {
+            case: case.into(),
+            beside: None,
+            beside_failed: 0,
+            isa: isa.into(),
+            threads: 1,
+            lanes: 1,
+            chunks: times.n_calls(),
+            deadline_ns: 1_000_000_000 / u64::from(CHUNKS_PER_S),
+            chunk_ns_p50: times.quantile(0.5),
+            chunk_ns_p99: times.quantile(0.99),
+            chunk_ns_p999: times.quantile(0.999),
+            chunk_ns_max: times.quantile(1.0),
+            ratio_to_record: None,
+        }
+    }
 }
 
 /// Medians that lie closer together say nothing: a machine differs so much from hour to hour.
