@@ -111,12 +111,14 @@ fn context(record: &Record) -> Option<String> {
 
 fn chunks(record: &Record) -> Option<String> {
     let share = |ns: u64, of: u64| 100.0 * ns as f64 / of as f64;
-    let plain = record.chunks.first()?;
+    // Those of an engine, not those of a card.
+    let mut drawn = record.chunks.iter().filter(|chunk| chunk.case == "chunks");
+    let plain = drawn.next()?;
     let mut words = format!(
         "99.9 % of the chunks keep to {:.0} % of their time",
         share(plain.chunk_ns_p999, plain.deadline_ns)
     );
-    if let Some(busy) = record.chunks.iter().find(|chunk| chunk.beside.is_some()) {
+    if let Some(busy) = drawn.find(|chunk| chunk.beside.is_some()) {
         let share = share(busy.chunk_ns_p999, busy.deadline_ns);
         words += &format!(", to {share:.0} % beside other work");
     }
