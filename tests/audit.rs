@@ -186,6 +186,52 @@ fn a_model_is_judged_while_it_draws() {
     }
 }
 
+/// Many at once are what each is alone.
+#[test]
+fn streams_drawn_side_by_side_are_judged_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    wav(&path("a.wav"), 1, 1);
+    wav(&path("b.wav"), 2, 1);
+    let (a, b, all) = (path("a.wav"), path("b.wav"), path("all"));
+    let drawn = ["audit", "-m", "models/tiny", "--minutes", "0.05"];
+    let many = [
+        "--seed",
+        "3",
+        "--seeds",
+        "2",
+        "--prompts",
+        text(&a),
+        text(&b),
+        "-o",
+        text(&all),
+    ];
+    let output = run(&[&drawn[..], &many].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let table = String::from_utf8(output.stdout).unwrap();
+    let row = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap();
+    let seconds = |name| row(name).split_whitespace().nth(1).unwrap();
+    assert_eq!(["a-3", "a-4", "b-3", "b-4"].map(seconds), ["3"; 4]);
+    assert_eq!(seconds("all"), "12");
+
+    let one = path("one");
+    let alone = ["--seed", "4", "--prompt", text(&b), "-o", text(&one)];
+    assert!(run(&[&drawn[..], &alone].concat()).status.success());
+    let report = |dir: &Path| -> Value {
+        let mut report: Value =
+            serde_json::from_slice(&fs::read(dir.join("report.json")).unwrap()).unwrap();
+        let seconds = report["seconds"].as_array_mut().unwrap();
+        // Told of a stream alone.
+        for second in seconds {
+            second.as_object_mut().unwrap().remove("draw_entropy_bits");
+        }
+        report
+    };
+    let (beside, alone) = (report(&all.join("b-4")), report(&one));
+    assert_eq!(beside["source"], alone["source"]);
+    assert_eq!(beside["seconds"], alone["seconds"]);
+}
+
 #[test]
 fn what_cannot_be_judged_is_refused_in_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
@@ -253,4 +299,14 @@ fn what_is_asked_for_must_make_sense() {
     refused(USAGE, &["audit", "--minutes", "0"], &["above 0"]);
     refused(USAGE, &["audit", "a.wav", "--split", "test"], &["--corpus"]);
     refused(USAGE, &["audit", "--calibrate", "r.json"], &["--corpus"]);
+    refused(
+        USAGE,
+        &["audit", "a.wav", "--prompts", "b.wav"],
+        &["cannot be used with"],
+    );
+    refused(
+        USAGE,
+        &["audit", "--minutes", "1", "--seeds", "0"],
+        &["1..=256"],
+    );
 }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::AuditError;
@@ -10,9 +11,10 @@ use super::alarms::{Alarm, Alarms};
 use super::extract::Extractor;
 use super::features::Second;
 use super::spectrogram::Spectrogram;
-use crate::model::DrawParams;
+use crate::engine::{Decoder, Turn};
+use crate::model::{DrawParams, Model};
 use crate::mulaw;
-use crate::pump::Stream;
+use crate::pump::{Start, Stream};
 use crate::setup::Setup;
 use crate::wav::{self, WavError};
 
@@ -116,54 +118,103 @@ fn extract(
     }
 }
 
-/// Lets the setup's first stream draw `seconds` seconds and listens to it. `on_progress` hears how
-/// many codes of how many are drawn, and may break off.
-pub fn model(
+/// Lets every stream of the setup, all of one model, draw `seconds` seconds side by side, and listens
+/// to each. `on_progress` hears how many codes of how many each has drawn, and may break off. How
+/// certain the draws were is told of a stream alone: engines show no logits of many.
+pub fn models(
     setup: &mut Setup,
     seconds: u64,
     mut on_progress: impl FnMut(u64, u64) -> ControlFlow<()>,
-) -> Result<Heard, AuditError> {
-    let (place, start) = (setup.places[0], &setup.starts[0]);
-    let engine = &mut setup.engines[place.engine];
+) -> Result<Vec<Heard>, AuditError> {
+    let engine = &mut setup.engines[setup.places[0].engine];
     let (decoder, model) = (&mut *engine.decoder, &engine.model);
-    let rate_hz = model.config.sample_rate_hz;
-    let n_codes = seconds * u64::from(rate_hz);
-    let mut on_prompt = |_| on_progress(0, n_codes);
-    let stream = Stream::open(decoder, place.lane, start, CHUNK_LEN, &mut on_prompt);
-    let mut stream = stream.ok_or(AuditError::Interrupted)?;
-    let mut extractor = Extractor::new(rate_hz);
-    let mut spectrogram = Spectrogram::new(extractor.spectrum(), seconds);
-    let mut alarms = Alarms::new(rate_hz);
-    let mut entropies = Entropies::new(rate_hz, start.draw.temperature);
+    let n_codes = seconds * u64::from(model.config.sample_rate_hz);
+    let mut streams = Vec::with_capacity(setup.starts.len());
+    let mut listeners = Vec::with_capacity(setup.starts.len());
+    for (place, start) in setup.places.iter().zip(&setup.starts) {
+        let mut on_prompt = |_| on_progress(0, n_codes);
+        let stream = Stream::open(decoder, place.lane, start, CHUNK_LEN, &mut on_prompt);
+        streams.push(stream.ok_or(AuditError::Interrupted)?);
+        listeners.push(Listener::new(model, start, seconds));
+    }
     let mut n_drawn = 0;
     while n_drawn < n_codes {
-        let codes = stream.next_seen(decoder, &mut |_, logits| entropies.see(logits));
-        let wanted = (n_codes - n_drawn).min(codes.len() as u64);
-        let codes = &codes[..wanted as usize];
-        extractor.push(codes, &mut |frames| spectrogram.push(frames));
-        alarms.push(codes);
-        n_drawn += wanted;
+        draw(decoder, &mut streams, &mut listeners);
+        let len = (n_codes - n_drawn).min(CHUNK_LEN as u64);
+        let all = listeners.par_iter_mut().zip(&streams);
+        all.for_each(|(listener, stream)| listener.hear(&stream.codes()[..len as usize]));
+        n_drawn += len;
         if on_progress(n_drawn, n_codes).is_break() {
             return Err(AuditError::Interrupted);
         }
     }
-    let mut seconds = extractor.finish(&mut |frames| spectrogram.push(frames));
-    for (second, bits) in seconds.iter_mut().zip(&entropies.seconds) {
-        second.draw_entropy_bits = Some(*bits);
+    Ok(listeners.into_par_iter().map(Listener::finish).collect())
+}
+
+/// The next chunk of every stream.
+fn draw(decoder: &mut dyn Decoder, streams: &mut [Stream], listeners: &mut [Listener]) {
+    if let ([stream], [listener]) = (&mut *streams, listeners) {
+        stream.next_seen(decoder, &mut |_, logits| listener.entropies.see(logits));
+        return;
     }
-    Ok(Heard {
-        source: Source::Model {
-            name: model.name.clone(),
-            sha256: model.sha256.clone(),
-            seed: start.seed,
-            draw: start.draw,
-            n_prompt: start.prompt.len(),
-        },
-        rate_hz,
-        seconds,
-        alarms: alarms.finish(),
-        spectrogram,
-    })
+    let mut turns: Vec<Turn<'_>> = streams.iter_mut().map(Stream::turn).collect();
+    decoder.generate(&mut turns);
+    streams.iter_mut().for_each(Stream::advance);
+}
+
+/// Who listens to a stream that a model draws.
+#[derive(Debug)]
+struct Listener {
+    source: Source,
+    extractor: Extractor,
+    spectrogram: Spectrogram,
+    alarms: Alarms,
+    entropies: Entropies,
+}
+
+impl Listener {
+    fn new(model: &Model, start: &Start, seconds: u64) -> Self {
+        let rate_hz = model.config.sample_rate_hz;
+        let extractor = Extractor::new(rate_hz);
+        Self {
+            source: Source::Model {
+                name: model.name.clone(),
+                sha256: model.sha256.clone(),
+                seed: start.seed,
+                draw: start.draw,
+                n_prompt: start.prompt.len(),
+            },
+            spectrogram: Spectrogram::new(extractor.spectrum(), seconds),
+            extractor,
+            alarms: Alarms::new(rate_hz),
+            entropies: Entropies::new(rate_hz, start.draw.temperature),
+        }
+    }
+
+    fn hear(&mut self, codes: &[u8]) {
+        let spectrogram = &mut self.spectrogram;
+        let on_frames = &mut |frames: &_| spectrogram.push(frames);
+        self.extractor.push(codes, on_frames);
+        self.alarms.push(codes);
+    }
+
+    fn finish(mut self) -> Heard {
+        let rate_hz = self.extractor.rate_hz();
+        let spectrogram = &mut self.spectrogram;
+        let mut seconds = self
+            .extractor
+            .finish(&mut |frames| spectrogram.push(frames));
+        for (second, bits) in seconds.iter_mut().zip(&self.entropies.seconds) {
+            second.draw_entropy_bits = Some(*bits);
+        }
+        Heard {
+            source: self.source,
+            rate_hz,
+            seconds,
+            alarms: self.alarms.finish(),
+            spectrogram: self.spectrogram,
+        }
+    }
 }
 
 /// The mean entropy of the draws of every whole second.

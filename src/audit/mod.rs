@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 pub use alarms::Alarm;
 pub use features::{Feature, Second};
-pub use hear::{Heard, Source, file, model};
+pub use hear::{Heard, Source, file, models};
 pub use reference::{Distribution, PERCENTS, Reference};
 pub use report::{Beside, Compared, Judged, Report, Summary};
 pub use spectrogram::Spectrogram;

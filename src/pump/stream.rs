@@ -105,7 +105,7 @@ impl Stream {
 
     /// This stream's part in a call of [`Decoder::generate`], which [`advance`](Self::advance)
     /// must follow.
-    pub(super) fn turn(&mut self) -> Turn<'_> {
+    pub(crate) fn turn(&mut self) -> Turn<'_> {
         let uniforms = &mut self.uniforms[..self.len];
         for (place, position) in uniforms.iter_mut().zip(self.position..) {
             *place = uniform(self.seed, position);
@@ -118,7 +118,8 @@ impl Stream {
         }
     }
 
-    pub(super) fn advance(&mut self) {
+    /// The chunk that [`turn`](Self::turn) asked for is drawn.
+    pub(crate) fn advance(&mut self) {
         self.position += self.len as u64;
     }
 

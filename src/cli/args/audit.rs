@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueHint};
 use longwave::config::limits;
-use longwave::config::{Config, ConfigError};
+use longwave::config::{Config, ConfigError, StationConfig};
 use longwave::corpus::Split;
 
 use super::{ModelArgs, StreamArgs, WatchArgs, split, within};
@@ -23,6 +23,16 @@ pub struct AuditArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true,
         value_parser = within::<f64>(limits::AUDIT_MINUTES))]
     pub minutes: Option<f64>,
+
+    /// Draw so many streams side by side, of --seed and those that follow it
+    #[arg(long, value_name = "N", conflicts_with = "file", requires = "minutes",
+        value_parser = clap::value_parser!(u16).range(1..=256), default_value_t = 1)]
+    pub seeds: u16,
+
+    /// Draw them after each of these, N streams for each WAV file
+    #[arg(long, value_name = "F.wav", value_hint = ValueHint::FilePath, num_args = 1..,
+        conflicts_with_all = ["file", "prompt"], requires = "minutes")]
+    pub prompts: Vec<PathBuf>,
 
     /// Compare with this corpus, CORPUS/{train,valid,test}/*.wav [default: figures of the piano
     /// corpus at 16 kHz, built in]
@@ -61,12 +71,32 @@ pub struct AuditArgs {
 }
 
 impl AuditArgs {
-    /// The model and the one station that the command line describes.
+    /// The model and the streams that the command line describes, one station each.
     pub fn resolve(&mut self) -> Result<Config, ConfigError> {
         let mut config = Config::default();
         std::mem::take(&mut self.model).apply(&mut config);
         std::mem::take(&mut self.stream).apply(&mut config);
         WatchArgs::OFF.apply(&mut config);
-        config.check().map(|()| config)
+        config.check()?;
+        // Not a daemon's stations: there may be more of these, and they have no names.
+        config.stations = self.streams(&config.stations[0]);
+        Ok(config)
+    }
+
+    /// `one` with every seed after every prompt.
+    fn streams(&self, one: &StationConfig) -> Vec<StationConfig> {
+        let prompts: Vec<Option<PathBuf>> = match self.prompts.as_slice() {
+            [] => vec![one.prompt.clone()],
+            prompts => prompts.iter().cloned().map(Some).collect(),
+        };
+        let seeds = 0..u64::from(self.seeds);
+        let all = prompts.iter().flat_map(|prompt| {
+            seeds.clone().map(|i| StationConfig {
+                seed: one.seed.map(|seed| seed.wrapping_add(i)),
+                prompt: prompt.clone(),
+                ..one.clone()
+            })
+        });
+        all.collect()
     }
 }
