@@ -67,15 +67,17 @@ impl Stream {
                 return None;
             }
         }
-        Some(Self {
-            lane,
+        Some(Self::at(lane, start, chunk_len))
+    }
+
+    /// In a lane that has heard the prompt already.
+    pub(crate) fn at(lane: usize, start: &Start, chunk_len: usize) -> Self {
+        Self {
             seed: start.seed,
             draw: start.draw,
             position: start.first_position(),
-            uniforms: vec![0.0; chunk_len].into(),
-            codes: vec![0; chunk_len].into(),
-            len: chunk_len,
-        })
+            ..Self::idle(lane, chunk_len)
+        }
     }
 
     /// The position of the next code to be drawn; a prompt counts. It never goes back, though the
