@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 use longwave::model::pattern::Defaults;
-use longwave::model::{Layer, Spacing};
+use longwave::model::{Layer, Model, ModelConfig, Spacing, Weights};
+use longwave::train::Scorer;
 use longwave::train::ops::{self, AdamW, Attention, Moments, NormConv, Sight, Tiles, Turn};
 use serde_json::{Value, json};
 
@@ -419,5 +420,25 @@ fn what_does_not_fit_is_refused() -> Result<()> {
     assert!(refused.is_some_and(|e| e.contains("gain: expected F32 [64]")));
     assert!(ops::branch_gradient(&x.gpu.t()?).is_err());
     assert!(ops::attend(&x.gpu, &attentions().next().expect("some").1).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_model_with_hashed_layers_is_refused_before_anything_is_computed() -> Result<()> {
+    let Some(mut b) = Bench::new() else {
+        return Ok(());
+    };
+    let text = std::fs::read_to_string("examples/patterns/hashed.json")?;
+    let config = ModelConfig::parse(&text).expect("a model");
+    let zeros = |_: &str, shape: &[usize]| Ok::<_, ()>(vec![0.0; shape.iter().product()]);
+    let model = Model {
+        name: "hashed".into(),
+        weights: Weights::gather(&config, zeros).expect("as many"),
+        config,
+        sha256: String::new(),
+    };
+    let refused = Scorer::new(&model, b.normal(&[1])?.gpu.device().clone());
+    let why = refused.expect_err("there are no kernels").to_string();
+    assert!(why.contains("pattern[1] is hashed") && why.contains("--device cpu"));
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longwave::engine::{self, CudaDecoder, Decoder, DrawParams, GpuError, Settings, Turn, uniform};
-use longwave::model::{Model, V};
+use longwave::model::{Model, ModelConfig, V};
 
 fn model(name: &str) -> Arc<Model> {
     Arc::new(Model::load(&Path::new("models").join(name)).unwrap())
@@ -174,4 +174,20 @@ fn an_aged_lane_is_the_cpu_engines() {
         }
         same_codes(&mut both, &[1], steps(3000));
     }
+}
+
+#[test]
+fn a_hashed_layer_is_refused_by_name_and_before_a_gpu_is_asked_for() {
+    let mut model = Model::load(Path::new("models/tiny")).unwrap();
+    let tiny = std::fs::read_to_string("models/tiny/config.json").unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&tiny).unwrap();
+    config["pattern"][1] = "hashed".into();
+    model.config = ModelConfig::parse(&config.to_string()).unwrap();
+    let why = CudaDecoder::open(&Arc::new(model), 0, 1)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        why.contains("GPU kernels") && why.contains("pattern[1] is hashed"),
+        "{why}"
+    );
 }

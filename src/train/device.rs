@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use candle_core::Device;
 
+use crate::model::{Layer, ModelConfig};
+
 /// What was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -73,6 +75,23 @@ fn auto(gpu: Result<Device, DeviceError>) -> Opened {
     Opened {
         device,
         why: Some(why),
+    }
+}
+
+/// Refuses a model that the device does not compute, in a sentence.
+pub fn check(config: &ModelConfig, device: &Device) -> Result<(), String> {
+    match device.is_cpu() {
+        true => Ok(()),
+        false => check_for_gpu(config),
+    }
+}
+
+fn check_for_gpu(config: &ModelConfig) -> Result<(), String> {
+    match config.layers.iter().position(Layer::shares_queries) {
+        Some(i) => Err(format!(
+            "pattern[{i}] is hashed, for which there are no GPU kernels: give --device cpu"
+        )),
+        None => Ok(()),
     }
 }
 
@@ -149,6 +168,22 @@ mod tests {
         assert!(opened.device.is_cpu());
         assert!(opened.why.unwrap().contains("built for nothing else"));
         assert_eq!(DeviceChoice::Cpu.open().unwrap().why, None);
+    }
+
+    #[test]
+    fn a_gpu_is_spared_what_only_a_cpu_computes_and_nothing_else() {
+        for file in std::fs::read_dir("examples/patterns").unwrap() {
+            let path = file.unwrap().path();
+            let config = ModelConfig::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            assert_eq!(check(&config, &Device::Cpu), Ok(()));
+            match check_for_gpu(&config) {
+                Ok(()) => assert!(!path.ends_with("hashed.json")),
+                Err(why) => {
+                    assert!(path.ends_with("hashed.json"), "{}: {why}", path.display());
+                    assert!(why.contains("pattern[1] is hashed") && why.contains("--device cpu"));
+                }
+            }
+        }
     }
 
     #[test]

@@ -11,10 +11,10 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::blocks::{AttentionBlock, EmbedBlock, HeadBlock, MlpBlock};
 use super::inputs::Inputs;
-use super::ops::{Attention, CPU_ALONE, Sight, Tiles};
+use super::ops::{Attention, Sight, Tiles};
 use super::parameters::{self, Parameter};
 use crate::model::pattern::Hasher;
-use crate::model::{Layer, ModelConfig, Rotary, Weights};
+use crate::model::{ModelConfig, Rotary, Weights};
 
 /// A model in training, or being measured.
 #[derive(Debug)]
@@ -66,9 +66,6 @@ impl Network {
     }
 
     fn of(config: &ModelConfig, parameters: Vec<Parameter>, device: &Device) -> Result<Self> {
-        if !device.is_cpu() && config.layers.iter().any(Layer::shares_queries) {
-            bail!("{CPU_ALONE}");
-        }
         let hashers = config.layers.iter().map(|layer| {
             let heads = layer.hashed(config.n_kv_heads).unwrap_or_default();
             let heads = heads.into_iter();

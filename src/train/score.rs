@@ -20,6 +20,7 @@ pub struct Scorer {
 impl Scorer {
     /// Puts the model on the device.
     pub fn new(model: &Model, device: Device) -> Result<Self, TrainError> {
+        device::check(&model.config, &device).map_err(TrainError::Setting)?;
         let network = Network::from_weights(&model.config, &model.weights, &device)?;
         Ok(Self { network, device })
     }

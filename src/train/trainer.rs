@@ -88,6 +88,7 @@ pub struct Ending {
 /// Trains until the budget is used or `tell` breaks off.
 pub fn run(job: &Job, device: &Device, tell: Tell<'_>) -> Result<Ending, TrainError> {
     let config = job.check()?;
+    device::check(&config, device).map_err(TrainError::Setting)?;
     let corpus = Corpus::read(job, &config, tell)?;
     let mut training = Training::begin(job, &config, device, corpus, tell)?;
     let was_stopped = training.iterate(tell);

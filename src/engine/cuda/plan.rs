@@ -331,3 +331,27 @@ pub const TILE_ROWS: usize = 16;
 fn ring(taps: usize) -> usize {
     (taps + 1).next_power_of_two()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_unevenly_or_is_too_much_is_refused_by_its_kind() {
+        let mut played = Vec::new();
+        for file in std::fs::read_dir("examples/patterns").unwrap() {
+            let path = file.unwrap().path();
+            let config = ModelConfig::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            let kind = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            match Layout::of(&config) {
+                Ok(_) => played.push(kind),
+                Err(why) => assert!(
+                    why.contains("the GPU kernels see") && why.contains(&format!("is {kind} with")),
+                    "{why}"
+                ),
+            }
+        }
+        played.sort();
+        assert_eq!(played, ["dilated", "local", "strided", "strided-256"]);
+    }
+}
