@@ -34,6 +34,7 @@ has() {
 package_of() {
     case $1 in
         cc) echo "gcc libc6-dev" ;;
+        c++) echo g++ ;;
         node) echo nodejs ;;
         pip) echo python3-pip ;;
         dpkg-shlibdeps) echo dpkg-dev ;;
