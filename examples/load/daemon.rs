@@ -14,6 +14,9 @@ use ureq::Agent;
 /// Nothing here takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// In which `/proc` counts time: USER_HZ, one number on all that longwave runs on.
+const TICKS_PER_S: u64 = 100;
+
 /// What of the daemon's counters matters here.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
@@ -23,6 +26,8 @@ pub struct Figures {
     pub listeners: u64,
     pub sessions: u64,
     pub rss_kib: u64,
+    /// That it has computed, all its threads together.
+    pub computed: Duration,
 }
 
 #[derive(Debug)]
@@ -34,8 +39,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Returns once it plays on a card of its own in `dir`.
-    pub fn start(longwave: &Path, config: &str, dir: &Path) -> Result<Self> {
+    /// Returns once it plays on a card of its own in `dir`; on these processors alone, if any are named.
+    pub fn start(longwave: &Path, cpus: Option<&str>, config: &str, dir: &Path) -> Result<Self> {
         let (card, file) = (dir.join("card"), dir.join("longwave.toml"));
         let made = Command::new("tests/fakecard/fakecard.sh")
             .arg("make")
@@ -45,7 +50,15 @@ impl Daemon {
         let why = String::from_utf8_lossy(&made.stderr);
         ensure!(made.status.success(), "cannot make the fake card: {why}");
         fs::write(&file, config)?;
-        let mut child = Command::new(longwave)
+        let mut command = match cpus {
+            Some(cpus) => {
+                let mut taskset = Command::new("taskset");
+                taskset.args(["--cpu-list", cpus]).arg(longwave);
+                taskset
+            }
+            None => Command::new(longwave),
+        };
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
             .arg(&file)
             .env("ALSA_CONFIG_PATH", card.join("asound.conf"))
@@ -106,7 +119,8 @@ impl Daemon {
                 .ok_or_else(|| eyre!("/metrics has no longwave_{name}"))?;
             Ok::<u64, eyre::Report>((first + values.sum::<f64>()) as u64)
         };
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let proc = |file| fs::read_to_string(format!("/proc/{}/{file}", self.child.id()));
+        let (status, stat) = (proc("status")?, proc("stat")?);
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let rss = rss.and_then(|line| line.split_whitespace().next()?.parse().ok());
         Ok(Figures {
@@ -116,8 +130,17 @@ impl Daemon {
             listeners: of("listeners")?,
             sessions: of("sessions")?,
             rss_kib: rss.ok_or_else(|| eyre!("the daemon is gone"))?,
+            computed: computed(&stat).ok_or_else(|| eyre!("/proc says nothing of the daemon"))?,
         })
     }
+}
+
+/// What the 14th and 15th words of proc(5)'s `stat` say, after a name that may hold anything.
+fn computed(stat: &str) -> Option<Duration> {
+    let words = stat.rsplit_once(')')?.1.split_whitespace();
+    let ticks = words.skip(11).take(2).map(|word| word.parse::<u64>().ok());
+    let ticks: u64 = ticks.sum::<Option<u64>>()?;
+    Some(Duration::from_millis(ticks * 1_000 / TICKS_PER_S))
 }
 
 impl Drop for Daemon {

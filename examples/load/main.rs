@@ -1,8 +1,9 @@
 //! The load: many listeners of one station beside a sound card, then more until something breaks; or
 //! sessions that open and break off beside a station that must not notice.
 //!
-//! `scripts/load` builds what it needs and starts it. The listeners are of this
-//! process and take part of the same processors: a daemon whose listeners are elsewhere bears more.
+//! `scripts/load` builds what it needs and starts it. The listeners are of this process and, unless each
+//! is kept to its own (`--cpus`, and `taskset` for the whole), take part of the same processors: a daemon
+//! whose listeners are elsewhere bears more.
 
 mod daemon;
 mod listeners;
@@ -28,6 +29,9 @@ const SEED: &str = "7";
 /// What a listener gathers before it plays: later than that is heard.
 const JITTER_MS: usize = 200;
 
+/// Between what holds and what breaks, at last: a larger number by that share is looked for no closer.
+const CLOSE_ENOUGH: f64 = 1.1;
+
 /// Loads a daemon with listeners, or with sessions that come and go.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -37,7 +41,8 @@ struct Arguments {
     /// How long.
     #[arg(long, value_name = "M", default_value_t = 10.0)]
     minutes: f64,
-    /// How long each larger number of listeners is tried afterwards; 0 tries none.
+    /// How long each other number of listeners is tried afterwards, until it is known how many are too many;
+    /// 0 tries none.
     #[arg(long, value_name = "S", default_value_t = 30.0)]
     more_seconds: f64,
     /// Sessions that open and break off, instead of listeners.
@@ -49,6 +54,9 @@ struct Arguments {
     /// The program.
     #[arg(long, value_name = "FILE", default_value = "target/debug/longwave")]
     longwave: PathBuf,
+    /// Processors that the daemon is kept to, as `taskset` understands them; all, when absent.
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<String>,
     /// A page to which the report is added.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -61,7 +69,6 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let dir = tempfile::tempdir().wrap_err("no temporary directory")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
         .enable_all()
         .build()?;
     let text = head(&arguments)
@@ -85,8 +92,8 @@ fn append(report: &Path, text: &str) -> Result<()> {
 const TITLE: &str = "# Load
 
 Written by `scripts/load` ([examples/load](../examples/load/main.rs)): a daemon that plays on a card made of
-software (`tests/fakecard`), and clients of one other process on the same processors, which take a good part of
-them. A packet is late by what it comes after the earliest of them all, against one clock; a listener gathers
+software (`tests/fakecard`), and clients of one other process, which take a good part of the processors where both
+have the same. A packet is late by what it comes after the earliest of them all, against one clock; a listener gathers
 200 ms before it plays.
 ";
 
@@ -97,6 +104,7 @@ fn head(arguments: &Arguments) -> String {
         more_seconds,
         model,
         beside,
+        cpus,
         ..
     } = arguments;
     let (what, flag) = match arguments.sessions {
@@ -104,10 +112,18 @@ fn head(arguments: &Arguments) -> String {
         false => ("Listeners of one station", ""),
     };
     let n_cores = thread::available_parallelism().map_or(1, |n| n.get());
+    let cores = match cpus {
+        Some(cpus) => format!("the daemon on processors {cpus}, {n_cores} for its clients"),
+        None => format!("{n_cores} processors"),
+    };
+    let build = match cfg!(debug_assertions) {
+        true => "development",
+        false => "release",
+    };
     let date = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC");
     format!(
         "## {what}\n\n`scripts/load{flag} --clients {clients} --minutes {minutes} --more-seconds {more_seconds} \
-         --model {model}`, {date}, {}, {n_cores} processors, development build; beside it: {beside}.\n\n",
+         --model {model}`, {date}, {}, {cores}, {build} build; beside it: {beside}.\n\n",
         Host::this().cpu
     )
 }
@@ -148,8 +164,9 @@ fn stage(
     drop(all);
     let each_s = (after.bytes_sent - before.bytes_sent) as f64 / seconds / n as f64;
     let each_kib = after.rss_kib.saturating_sub(idle_kib) as f64 / n as f64;
+    let computed = (after.computed - before.computed).as_secs_f64() / seconds;
     let row = format!(
-        "| {n} | {seconds:.0} s | {n_underruns} | {p50} | {p99} | {p999} | {n_lost} | {n_ended} | {} | {each_s:.0} | {each_kib:.1} |\n",
+        "| {n} | {seconds:.0} s | {n_underruns} | {p50} | {p99} | {p999} | {n_lost} | {n_ended} | {} | {computed:.2} | {each_s:.0} | {each_kib:.1} |\n",
         after.late_chunks - before.late_chunks
     );
     let broken = [
@@ -172,38 +189,70 @@ fn stage(
 }
 
 fn of_listeners(arguments: &Arguments, dir: &Path, runtime: &Runtime) -> Result<String> {
-    let daemon = Daemon::start(&arguments.longwave, &config(arguments, 0), dir)?;
+    let longwave = &arguments.longwave;
+    let daemon = Daemon::start(
+        longwave,
+        arguments.cpus.as_deref(),
+        &config(arguments, 0),
+        dir,
+    )?;
     thread::sleep(Duration::from_secs(3));
     let idle = daemon.figures()?;
-    let mut text = "| listeners | for | card underruns | late, ms: p50 | p99 | p99.9 | packets lost | cut off | late chunks | bytes/s each | KiB of memory each |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|\n"
+    let mut text = "| listeners | for | card underruns | late, ms: p50 | p99 | p99.9 | packets lost | cut off | late chunks | processors taken | bytes/s each | KiB of memory each |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
     let mut time = Duration::from_secs_f64(arguments.minutes * 60.0);
     let mut n = arguments.clients;
+    let (mut most_borne, mut least_broken) = (0, None);
     loop {
         let (row, broken) = stage(&daemon, runtime, n, time, idle.rss_kib)?;
         eprint!("{row}");
         text += &row;
-        if !broken.is_empty() {
-            write!(text, "\nWhat broke, with {n}: {}.\n", broken.join("; "))?;
-            break;
+        if broken.is_empty() {
+            most_borne = n;
+        } else {
+            eprintln!("{n}: {}", broken.join("; "));
+            least_broken = Some((n, broken));
         }
-        if arguments.more_seconds == 0.0 {
-            text += "\nNothing broke.\n";
-            break;
-        }
-        (n, time) = (n * 3 / 2, Duration::from_secs_f64(arguments.more_seconds));
+        let worst = least_broken.as_ref().map(|(n, _)| *n);
+        let next = next(most_borne, worst).filter(|_| arguments.more_seconds > 0.0);
+        let Some(next) = next else { break };
+        (n, time) = (next, Duration::from_secs_f64(arguments.more_seconds));
         // Those of before have left, and the daemon has noticed.
         while daemon.figures()?.listeners > 0 {
             thread::sleep(Duration::from_millis(100));
         }
     }
+    match least_broken {
+        Some((n, broken)) => writeln!(
+            text,
+            "\n{most_borne} at most were borne. What broke, with {n}: {}.",
+            broken.join("; ")
+        )?,
+        None => text += "\nNothing broke.\n",
+    }
     Ok(text)
+}
+
+/// How many to try next, between the most that were borne and the fewest that were not.
+fn next(most_borne: usize, least_broken: Option<usize>) -> Option<usize> {
+    let Some(least_broken) = least_broken else {
+        return Some(most_borne * 3 / 2);
+    };
+    let is_known = (least_broken as f64) < most_borne as f64 * CLOSE_ENOUGH;
+    let middle = (most_borne + least_broken) / 2;
+    (!is_known && middle > most_borne).then_some(middle)
 }
 
 fn of_sessions(arguments: &Arguments, dir: &Path, runtime: &Runtime) -> Result<String> {
     let n = arguments.clients;
-    let daemon = Daemon::start(&arguments.longwave, &config(arguments, n), dir)?;
+    let longwave = &arguments.longwave;
+    let daemon = Daemon::start(
+        longwave,
+        arguments.cpus.as_deref(),
+        &config(arguments, n),
+        dir,
+    )?;
     let end = Instant::now() + Duration::from_secs_f64(arguments.minutes * 60.0);
     let heard = runtime.spawn(sessions::hear(daemon.address.clone(), end));
     let before = daemon.figures()?;
@@ -218,7 +267,7 @@ fn of_sessions(arguments: &Arguments, dir: &Path, runtime: &Runtime) -> Result<S
         thread::sleep(Duration::from_millis(100));
     }
     let after = daemon.figures()?;
-    let is_exact = sessions::is_rendered(&arguments.longwave, &arguments.model, dir, &heard)?;
+    let is_exact = sessions::is_rendered(longwave, &arguments.model, dir, &heard)?;
     let mib = |kib: u64| kib as f64 / 1024.0;
     Ok(format!(
         "| | |\n|---|---|\n| opened and broken off | {}, {} at once at most; {} refused by a full house |\n\
