@@ -97,13 +97,14 @@ pub struct Recorder {
     /// Dropped to say that nothing more comes.
     stop: mpsc::Sender<()>,
     thread: JoinHandle<()>,
+    telemetry: Arc<Telemetry>,
 }
 
 impl Recorder {
     /// Begins with the next packet of `reader`. Nothing is written before it comes.
     pub fn start(order: Order, reader: Reader, telemetry: Arc<Telemetry>) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
-        let mut tape = Tape::new(order, reader, telemetry);
+        let mut tape = Tape::new(order, reader, telemetry.clone());
         let work = move || {
             loop {
                 // Before the look: what was published until then is still recorded.
@@ -116,19 +117,25 @@ impl Recorder {
             }
         };
         let thread = thread::Builder::new().name("record".into()).spawn(work)?;
-        Ok(Self { stop, thread })
+        Ok(Self {
+            stop,
+            thread,
+            telemetry,
+        })
     }
 
     /// Ends the files of all, with everything that was published, and waits for the disk.
     pub fn finish(recorders: Vec<Self>) {
         let told = recorders.into_iter().map(|recorder| {
             drop(recorder.stop);
-            recorder.thread
+            (recorder.thread, recorder.telemetry)
         });
         // All are told before one is waited for.
-        for thread in told.collect::<Vec<_>>() {
+        for (thread, telemetry) in told.collect::<Vec<_>>() {
             // One that panicked has said so, and its file is mended at the next start.
-            let _ = thread.join();
+            if thread.join().is_err() {
+                telemetry.record.stopped.sub(1);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::file::Unfinished;
@@ -222,6 +223,16 @@ impl Tape {
     }
 }
 
+impl Drop for Tape {
+    /// An encoder that has panicked writes nothing more, and that must be seen.
+    fn drop(&mut self) {
+        if thread::panicking() && self.trouble.is_none() {
+            self.counters().failures.add(1);
+            self.counters().stopped.add(1);
+        }
+    }
+}
+
 /// A new file; before it, what another left is put in order.
 fn begin(order: &Order, position: u64) -> io::Result<Unfinished> {
     if order.is_made {
@@ -249,4 +260,38 @@ fn thin_out(order: &Order) -> io::Result<()> {
         fs::remove_file(name.path(&order.directory))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broadcast;
+    use crate::record::Format;
+
+    #[test]
+    fn a_recorder_that_panics_is_one_that_has_stopped() {
+        let order = Order {
+            station: "piano".into(),
+            directory: "/nowhere".into(),
+            is_made: false,
+            format: Format::Flac,
+            rate_hz: 16_000,
+            first_position: 0,
+            rotate_samples: 1,
+            rotate_bytes: 1,
+            keep: None,
+        };
+        let (_writer, source) = broadcast::ring(4, 320);
+        let telemetry = Arc::<Telemetry>::default();
+        let tape = Tape::new(order, source.subscribe(0), telemetry.clone());
+        let recording = thread::spawn(move || {
+            let _tape = tape;
+            panic!("an encoder that cannot go on");
+        });
+        assert!(recording.join().is_err());
+        let RecordTelemetry {
+            stopped, failures, ..
+        } = &telemetry.record;
+        assert_eq!((stopped.get(), failures.get()), (1, 1));
+    }
 }
