@@ -13,6 +13,7 @@ mod cards;
 mod casting;
 mod door;
 mod keeper;
+mod kept;
 mod network;
 mod optional_card;
 mod pace;
@@ -27,13 +28,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tokio::time;
 
 use crate::access::TokensError;
 use crate::capacity::Overload;
 use crate::config::{CardConfig, CardUse, Config};
 use crate::control::Controls;
-use crate::net::{House, Readiness};
+use crate::net::{House, Readiness, STATES_MAX};
 use crate::pump::{Numbers, Opening, Primed, Pump, PumpError, PumpSettings};
 use crate::record::Recorder;
 use crate::setup::{Setup, SetupError};
@@ -140,7 +142,7 @@ struct Running {
     heart: Heart,
     pump: Pump,
     controls: Controls,
-    keeper: Option<Keeper>,
+    keeper: Keeper,
     reloader: Reloader,
     cards: Cards,
     network: Option<Network>,
@@ -155,7 +157,8 @@ impl Running {
     ) -> Result<Self, DaemonError> {
         let _inside = runtime.enter();
         let telemetry = telemetry(config);
-        let keeper = Keeper::open(config, &mut setup, telemetry.clone());
+        let (inquiries, inquired) = mpsc::channel(STATES_MAX);
+        let keeper = Keeper::open(config, &mut setup, telemetry.clone(), inquired);
         announce::setup(config, &setup);
         let (load, n_sessions) = admit(config, &mut setup, &telemetry)?;
         let sessions = casting::sessions(config, &setup, n_sessions);
@@ -198,6 +201,7 @@ impl Running {
                 settings: network::settings(&config.network, door.keys),
                 telemetry,
                 readiness,
+                inquiries,
             };
             Network::start(door.listener, house)
         });
@@ -237,9 +241,7 @@ impl Running {
             }
             let page = self.network.as_ref().map(|network| &*network.page);
             self.heart.beat(&self.cards, page, on_beat);
-            if let Some(keeper) = &mut self.keeper {
-                keeper.beat(&self.controls);
-            }
+            self.keeper.beat(&self.controls);
             if let Some(reread) = reread {
                 self.reload(reread);
             }
@@ -251,7 +253,7 @@ impl Running {
     fn reload(&mut self, reread: Reread<'_>) {
         let hands = Hands {
             pump: &mut self.pump,
-            keeper: self.keeper.as_mut(),
+            keeper: &mut self.keeper,
             cards: &self.cards,
             heart: &mut self.heart,
         };
@@ -282,9 +284,7 @@ impl Running {
                 let stopped = pump.stop();
                 Recorder::finish(reloader.into_recorders());
                 let stopped = stopped?;
-                if let Some(keeper) = keeper {
-                    keeper.finish(stopped);
-                }
+                keeper.finish(stopped);
                 Ok(())
             })
             .await

@@ -46,14 +46,23 @@ pub struct Asked {
 impl Asked {
     /// With the codes of the prompt.
     pub fn new(seed: Option<u64>, draw: DrawParams, prompt: &[u8]) -> Self {
-        let sum = || Sha256::digest(prompt);
-        let digits = || sum().iter().map(|byte| format!("{byte:02x}")).collect();
         Self {
             seed,
             draw,
-            prompt_sha256: (!prompt.is_empty()).then(digits),
+            prompt_sha256: prompt_sha256(prompt),
         }
     }
+}
+
+/// What a prompt is called by, here and to listeners; `None` where there was none.
+pub fn prompt_sha256(codes: &[u8]) -> Option<String> {
+    (!codes.is_empty()).then(|| sha256_of(codes))
+}
+
+/// In hexadecimal.
+pub fn sha256_of(codes: &[u8]) -> String {
+    let digest = Sha256::digest(codes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why nothing goes on from a file. *Fatal* for the file: the station begins anew.
@@ -127,7 +136,8 @@ impl State {
         }
     }
 
-    fn to_bytes(&self) -> io::Result<Vec<u8>> {
+    /// As a file holds it.
+    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
         let Snapshot {
             seed,
             draw,

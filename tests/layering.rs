@@ -63,6 +63,7 @@ const LAW: &[(&str, &[&str])] = &[
             "mulaw",
             "protocol",
             "resample",
+            "state",
             "telemetry",
             "tls",
             "wav",

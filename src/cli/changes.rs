@@ -4,8 +4,8 @@ use std::path::Path;
 
 use eyre::{WrapErr, bail};
 use longwave::control::{Change, DrawParams};
-use longwave::net::prompt_sha256;
 use longwave::protocol::Changed;
+use longwave::state::prompt_sha256;
 use serde::Deserialize;
 
 /// What the server says of a station, as far as it is needed here.
@@ -15,8 +15,9 @@ struct Portrait {
     changes: Vec<Changed>,
 }
 
-/// Reads the answer of `GET /v1/stations/NAME`; a change that has a prompt needs it among `prompts`.
-pub fn read(path: &Path, prompts: Vec<Vec<u8>>) -> eyre::Result<Vec<(u64, Change)>> {
+/// Reads the answer of `GET /v1/stations/NAME`, what was changed from `begin` on; a change that has a prompt
+/// needs it among `prompts`.
+pub fn read(path: &Path, prompts: Vec<Vec<u8>>, begin: u64) -> eyre::Result<Vec<(u64, Change)>> {
     let text = std::fs::read_to_string(path);
     let text = text.wrap_err_with(|| format!("cannot read {}", path.display()))?;
     let portrait: Portrait = serde_json::from_str(&text).wrap_err_with(|| {
@@ -25,7 +26,9 @@ pub fn read(path: &Path, prompts: Vec<Vec<u8>>) -> eyre::Result<Vec<(u64, Change
             path.display()
         )
     })?;
-    if portrait.n_changes != portrait.changes.len() {
+    let first = portrait.changes.first();
+    let reaches_back = first.is_some_and(|changed| changed.since < begin);
+    if portrait.n_changes != portrait.changes.len() && !reaches_back {
         bail!(
             "of {} changes the last {} are in {}: what was played cannot be drawn again",
             portrait.n_changes,
@@ -38,6 +41,7 @@ pub fn read(path: &Path, prompts: Vec<Vec<u8>>) -> eyre::Result<Vec<(u64, Change
         .map(|codes| (prompt_sha256(&codes), codes))
         .collect();
     let changes = portrait.changes.into_iter();
+    let changes = changes.filter(|changed| changed.since >= begin);
     changes.map(|changed| change(changed, &prompts)).collect()
 }
 

@@ -30,7 +30,12 @@ pub fn run(mut args: RenderArgs) -> Outcome {
     }
     if let Some(path) = &args.changes {
         let prompts = setup.prompts(&args.new_prompt)?;
-        order.changes = changes::read(path, prompts)?;
+        // What a state has behind it is in it.
+        let begin = args
+            .state
+            .as_ref()
+            .map(|_| setup.starts[0].first_position());
+        order.changes = changes::read(path, prompts, begin.unwrap_or(0))?;
     }
     let is_interrupted = interrupt::flag()?;
     let rate_hz = f64::from(setup.engines[0].model.config.sample_rate_hz);

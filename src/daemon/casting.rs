@@ -11,6 +11,7 @@ use crate::net::{self, Desk};
 use crate::protocol::{Draw, Facts, ModelFacts};
 use crate::pump::{Engine, Opening, PumpSettings, Start};
 use crate::setup::{ModelEngine, Setup};
+use crate::state;
 
 /// Packets a station's ring holds, in time, at least: who is further behind has lost some.
 const RING_MS: u32 = 4_000;
@@ -148,6 +149,6 @@ fn facts(name: &str, start: &Start, engine: &ModelEngine, chunk: ChunkShape) -> 
         sample_rate_hz: chunk.rate_hz,
         packet_len: chunk.len as u32,
         first_position: start.first_position(),
-        prompt_sha256: net::prompt_sha256(&start.prompt),
+        prompt_sha256: state::prompt_sha256(&start.prompt),
     }
 }

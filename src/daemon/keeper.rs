@@ -1,231 +1,278 @@
-//! Stations that survive a restart: read at the start, kept from time to time, and written at the end.
+//! Stations that survive a restart, and that are shown to whoever may know them: read at the start, kept
+//! from time to time and when asked, and written at the end.
 //!
-//! The pump fills a snapshot when nothing is due, and a thread that may wait writes it. What cannot be
-//! read or written is said, and nothing stops playing for it.
+//! The pump fills a snapshot when nothing is due, one of a station at a time, and threads that may wait
+//! write it. What cannot be read or written is said, and nothing stops playing for it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
+use tokio::sync::mpsc;
+
+use super::kept::Kept;
 use crate::config::Config;
 use crate::control::{Controls, Snapshot};
-use crate::engine;
-use crate::pump::{Start, Stopped};
+use crate::net::Inquiry;
+use crate::pump::Stopped;
 use crate::setup::Setup;
-use crate::state::{Asked, State};
+use crate::state::Asked;
 use crate::telemetry::Telemetry;
 
 /// Before the first time: that there is no room for it should be known while somebody still looks.
 const SOON: Duration = Duration::from_secs(5);
 
+/// A station is shown no more often, whoever asks: each time its pump copies a lane.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Keeper {
     /// By their numbers.
-    stations: BTreeMap<usize, Kept>,
-    every: Duration,
-    next: Instant,
+    stations: BTreeMap<usize, Keeping>,
+    /// Where there are files: how often they are written, and when next.
+    files: Option<(Duration, Instant)>,
+    /// Whoever wants to know.
+    inquiries: mpsc::Receiver<Inquiry>,
     /// One file at a time: two must not be called the same while they are written.
     pen: Arc<Mutex<()>>,
     telemetry: Arc<Telemetry>,
 }
 
-/// What does not change about a station.
-#[derive(Clone, Debug)]
-pub(super) struct Kept {
-    name: String,
-    path: PathBuf,
-    model_sha256: String,
-    asked: Asked,
-    /// Bytes that a lane of its engine takes; none where it cannot be kept.
-    len: usize,
+/// A station, and what is wanted of it.
+#[derive(Debug)]
+struct Keeping {
+    kept: Kept,
+    /// The pump was asked and has not come to it.
+    is_under_way: bool,
+    /// What comes of it belongs into a file.
+    is_to_write: bool,
+    /// Who wants to see it.
+    curious: Vec<Inquiry>,
+    shown_at: Option<Instant>,
 }
 
 impl Keeper {
     /// Lets the stations begin where they stopped, if that is wanted.
-    pub fn open(config: &Config, setup: &mut Setup, telemetry: Arc<Telemetry>) -> Option<Self> {
-        if !config.state.resume {
-            return None;
-        }
-        tracing::info!(
-            "stations are kept in {}",
-            config.state.directory().display()
-        );
-        Some(Self {
-            stations: Kept::resume_all(config, setup)
-                .into_iter()
-                .enumerate()
-                .collect(),
-            every: Duration::from_secs(60 * u64::from(config.state.every_min)),
-            next: Instant::now() + SOON,
+    pub fn open(
+        config: &Config,
+        setup: &mut Setup,
+        telemetry: Arc<Telemetry>,
+        inquiries: mpsc::Receiver<Inquiry>,
+    ) -> Self {
+        let every = Duration::from_secs(60 * u64::from(config.state.every_min));
+        let files = config.state.resume.then(|| {
+            let directory = config.state.directory();
+            tracing::info!("stations are kept in {}", directory.display());
+            (every, Instant::now() + SOON)
+        });
+        let stations = Kept::all(config, setup).into_iter().map(Keeping::new);
+        Self {
+            stations: stations.enumerate().collect(),
+            files,
+            inquiries,
             pen: Arc::default(),
             telemetry,
-        })
+        }
     }
 
     /// Keeps a station from now on that has come while others play.
     pub fn admit(&mut self, station: usize, kept: Kept) {
-        self.stations.insert(station, kept);
+        self.stations.insert(station, Keeping::new(kept));
     }
 
-    /// What it takes to keep a station: room for a lane's state, none where it cannot be kept.
+    /// What it takes to keep a station that leaves: room for a lane's state, none where it is not kept.
     pub fn room(&self, station: usize) -> Vec<u8> {
-        let len = self.stations.get(&station).map_or(0, |kept| kept.len);
-        // Written to, so that the pump does not wait for the system to find the memory.
-        vec![0xff; len]
+        let keeping = self.stations.get(&station).filter(|_| self.files.is_some());
+        keeping.map_or_else(Vec::new, |keeping| keeping.kept.room())
     }
 
     /// Writes what a station was when it left, which may take a while.
     pub fn part(&mut self, snapshot: Snapshot) -> impl FnOnce() + Send + use<> {
-        let kept = self.stations.remove(&snapshot.station);
+        let keeping = self.stations.remove(&snapshot.station);
         let (pen, telemetry) = (self.pen.clone(), self.telemetry.clone());
         move || {
-            if let Some(kept) = kept
+            if let Some(Keeping { kept, .. }) = keeping
                 && !snapshot.bytes.is_empty()
             {
-                kept.write(snapshot, &pen, &telemetry);
+                kept.write(&kept.state(snapshot), &pen, &telemetry);
             }
         }
     }
 
     /// What the configuration has come to say of a station while it plays.
     pub fn adopt(&mut self, station: usize, asked: Asked) {
-        if let Some(kept) = self.stations.get_mut(&station) {
-            kept.asked = asked;
+        if let Some(keeping) = self.stations.get_mut(&station) {
+            keeping.kept.asked = asked;
         }
     }
 
-    /// Asks for what is to be kept when it is time, and has written what came of it.
+    /// Asks for what is to be kept when it is time and for what somebody wants to know, and hands out
+    /// what came of it.
     pub fn beat(&mut self, controls: &Controls) {
-        if Instant::now() >= self.next {
-            self.next = Instant::now() + self.every;
-            for (&number, kept) in &self.stations {
-                let room = self.room(number);
-                if !room.is_empty()
-                    && let Err(error) = controls.keep(number, room)
-                {
-                    tracing::warn!("station {} is not kept now: {error}", kept.name);
-                }
+        if let Some((every, next)) = &mut self.files
+            && Instant::now() >= *next
+        {
+            *next = Instant::now() + *every;
+            for keeping in self.stations.values_mut() {
+                keeping.is_to_write = keeping.kept.can_be_kept();
             }
         }
+        while let Ok(inquiry) = self.inquiries.try_recv() {
+            // Of one that has left: it is dropped, and nobody knows.
+            if let Some(keeping) = self.stations.get_mut(&inquiry.station) {
+                keeping.hear(inquiry);
+            }
+        }
+        for (&number, keeping) in &mut self.stations {
+            keeping.ask(number, controls);
+        }
         while let Some(snapshot) = controls.kept() {
-            // It may have left meanwhile.
-            let Some(kept) = self.stations.get(&snapshot.station).cloned() else {
-                continue;
-            };
+            self.hand_out(*snapshot);
+        }
+    }
+
+    fn hand_out(&mut self, snapshot: Snapshot) {
+        // It may have left meanwhile.
+        let Some(keeping) = self.stations.get_mut(&snapshot.station) else {
+            return;
+        };
+        let state = Arc::new(keeping.kept.state(snapshot));
+        keeping.is_under_way = false;
+        for Inquiry { answer, .. } in keeping.curious.drain(..) {
+            keeping.shown_at = Some(Instant::now());
+            // Who has gone meanwhile does not want it.
+            let _ = answer.send(Some(state.clone()));
+        }
+        if std::mem::take(&mut keeping.is_to_write) {
             let (pen, telemetry) = (self.pen.clone(), self.telemetry.clone());
-            tokio::task::spawn_blocking(move || kept.write(*snapshot, &pen, &telemetry));
+            let kept = keeping.kept.clone();
+            tokio::task::spawn_blocking(move || kept.write(&state, &pen, &telemetry));
         }
     }
 
     /// Writes what all stations were in the end.
     pub fn finish(self, mut stopped: Stopped) {
-        for (&number, kept) in &self.stations {
+        let stations = self.stations.iter().filter(|_| self.files.is_some());
+        for (&number, Keeping { kept, .. }) in stations {
             if let Some(snapshot) = stopped.snapshot(number) {
-                kept.write(snapshot, &self.pen, &self.telemetry);
+                kept.write(&kept.state(snapshot), &self.pen, &self.telemetry);
             }
         }
     }
 }
 
-impl Kept {
-    /// Lets each station begin where it stopped; all of them, in the order of the configuration.
-    pub fn resume_all(config: &Config, setup: &mut Setup) -> Vec<Self> {
-        let Setup {
-            engines,
-            starts,
-            places,
-            ..
-        } = setup;
-        let stations = config.stations.iter().zip(starts.iter_mut().zip(places));
-        let stations = stations.map(|(station, (start, place))| {
-            let engine = &mut engines[place.engine];
-            let directory = config.state.directory();
-            let kept = Self {
-                path: directory.join(format!("{}.state", station.name)),
-                name: station.name.clone(),
-                model_sha256: engine.model.sha256.clone(),
-                asked: Asked::new(station.seed, start.draw, &start.prompt),
-                len: engine::state_len(&mut *engine.decoder),
-            };
-            kept.resume(start);
-            kept
-        });
-        stations.collect()
+impl Keeping {
+    fn new(kept: Kept) -> Self {
+        Self {
+            kept,
+            is_under_way: false,
+            is_to_write: false,
+            curious: Vec::new(),
+            shown_at: None,
+        }
     }
 
-    /// Lets the station begin where it stopped, as far as that is known and still wanted.
-    fn resume(&self, start: &mut Start) {
-        let name = &self.name;
-        if self.len == 0 {
-            tracing::warn!("station {name} is drawn on a GPU and cannot be kept: it begins anew");
+    /// Somebody wants to know.
+    fn hear(&mut self, inquiry: Inquiry) {
+        match self.kept.can_be_kept() {
+            true => self.curious.push(inquiry),
+            // Who has gone meanwhile does not want to know.
+            false => drop(inquiry.answer.send(None)),
+        }
+    }
+
+    /// Asks the pump, if something is wanted.
+    fn ask(&mut self, number: usize, controls: &Controls) {
+        self.curious.retain(|inquiry| !inquiry.answer.is_closed());
+        let may_be_shown = self.shown_at.is_none_or(|at| at.elapsed() >= SHOW_EVERY);
+        let is_to_show = !self.curious.is_empty() && may_be_shown;
+        if self.is_under_way || !(self.is_to_write || is_to_show) {
             return;
         }
-        let state = match State::read(&self.path) {
-            Ok(Some(state)) => state,
-            Ok(None) => return,
+        match controls.keep(number, self.kept.room()) {
+            Ok(()) => self.is_under_way = true,
             Err(error) => {
-                tracing::warn!("{error}; station {name} begins anew");
-                return;
-            }
-        };
-        if let Some(why) = self.objection(&state) {
-            tracing::warn!("{why}; station {name} begins anew");
-            return;
-        }
-        let snapshot = state.snapshot;
-        // What the configuration has come to say since goes before what was kept.
-        if self.asked.seed == state.asked.seed {
-            start.seed = snapshot.seed;
-        }
-        if self.asked.draw == state.asked.draw {
-            start.draw = snapshot.draw;
-        }
-        let position = snapshot.position;
-        start.prompt.clear();
-        start.kept = Some(Arc::new(snapshot));
-        tracing::info!("station {name} goes on from position {position}");
-    }
-
-    /// Why the station cannot go on from this.
-    fn objection(&self, state: &State) -> Option<String> {
-        let path = self.path.display();
-        if let Some(why) = state.objection(&self.model_sha256, self.len) {
-            return Some(format!("the state in {path} is {why}"));
-        }
-        let is_same = state.asked.prompt_sha256 == self.asked.prompt_sha256;
-        (!is_same).then(|| "the configuration names another prompt".into())
-    }
-
-    fn write(&self, snapshot: Snapshot, pen: &Mutex<()>, telemetry: &Telemetry) {
-        let position = snapshot.position;
-        let state = State {
-            model_sha256: self.model_sha256.clone(),
-            asked: self.asked.clone(),
-            snapshot,
-        };
-        // Nothing is left half done by whoever panicked.
-        let _pen = pen.lock().unwrap_or_else(PoisonError::into_inner);
-        match write(&state, &self.path) {
-            Ok(()) => {
-                telemetry.state.kept.add(1);
-                tracing::debug!("station {} is kept at position {position}", self.name);
-            }
-            Err(error) => {
-                telemetry.state.failed.add(1);
-                tracing::warn!(
-                    "cannot keep station {} in {}: {error}; after a restart it goes on from what was \
-                     kept before, if anything was",
-                    self.name,
-                    self.path.display()
-                );
+                let name = self.kept.name();
+                tracing::warn!("station {name} is not kept now: {error}");
+                self.is_to_write = false;
+                self.curious.clear();
             }
         }
     }
 }
 
-fn write(state: &State, path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), fs::create_dir_all)?;
-    state.write(path)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{self, ChunkShape, Command, Inbox};
+    use crate::net::STATES_MAX;
+    use crate::state::State;
+    use tokio::sync::oneshot;
+
+    /// Of a station that can be kept, and one that cannot.
+    fn keeper() -> (Keeper, mpsc::Sender<Inquiry>, Controls, Inbox) {
+        let (controls, inbox) = control::channel(vec![ChunkShape::default(); 2]);
+        let (sender, inquiries) = mpsc::channel(STATES_MAX);
+        let stations = [Kept::of("piano", 4), Kept::of("organ", 0)].map(Keeping::new);
+        let keeper = Keeper {
+            stations: stations.into_iter().enumerate().collect(),
+            files: None,
+            inquiries,
+            pen: Arc::default(),
+            telemetry: Arc::default(),
+        };
+        (keeper, sender, controls, inbox)
+    }
+
+    fn ask(
+        sender: &mpsc::Sender<Inquiry>,
+        station: usize,
+    ) -> oneshot::Receiver<Option<Arc<State>>> {
+        let (answer, answered) = oneshot::channel();
+        sender.try_send(Inquiry { station, answer }).unwrap();
+        answered
+    }
+
+    #[test]
+    fn all_who_ask_are_shown_one_copy_and_the_next_is_made_a_second_later() {
+        let (mut keeper, sender, controls, inbox) = keeper();
+        let mut all = [ask(&sender, 0), ask(&sender, 0)];
+        keeper.beat(&controls);
+        let Some(Command::Keep(mut snapshot)) = inbox.take() else {
+            panic!("nothing is asked for");
+        };
+        assert!(inbox.take().is_none(), "one is enough");
+        assert_eq!((snapshot.station, snapshot.bytes.len()), (0, 4));
+        snapshot.position = 5;
+        inbox.give(snapshot);
+        keeper.beat(&controls);
+        for answered in &mut all {
+            let state = answered.try_recv().unwrap().unwrap();
+            assert_eq!(state.snapshot.position, 5);
+        }
+        let later = ask(&sender, 0);
+        keeper.beat(&controls);
+        assert!(inbox.take().is_none(), "too soon");
+        let long_ago = Instant::now().checked_sub(SHOW_EVERY);
+        keeper.stations.get_mut(&0).unwrap().shown_at = long_ago;
+        keeper.beat(&controls);
+        assert!(matches!(inbox.take(), Some(Command::Keep(_))));
+        drop(later);
+    }
+
+    #[test]
+    fn who_has_gone_asks_for_nothing_and_what_nobody_knows_is_said() {
+        let (mut keeper, sender, controls, inbox) = keeper();
+        drop(ask(&sender, 0));
+        let mut of_a_gpu = ask(&sender, 1);
+        keeper.beat(&controls);
+        let mut of_nobody = ask(&sender, 9);
+        keeper.beat(&controls);
+        assert!(inbox.take().is_none());
+        assert_eq!(of_a_gpu.try_recv(), Ok(None));
+        assert_eq!(
+            of_nobody.try_recv(),
+            Err(oneshot::error::TryRecvError::Closed)
+        );
+    }
 }

@@ -9,7 +9,7 @@ use super::air::{Load, Seat};
 use super::announce;
 use super::casting::{self, Waiting};
 use super::door::Keys;
-use super::keeper::Kept;
+use super::kept::Kept;
 use crate::config::{Config, SessionsConfig, StationConfig, find_model};
 use crate::machine;
 use crate::model::Model;
@@ -147,10 +147,7 @@ impl Present {
 
     /// Lets those who come hear their prompts, or be what they were when they left.
     fn prime(&self, cast: &Config, mut setup: Setup) -> Result<Newcomers, DaemonError> {
-        let kept = match self.first.state.resume {
-            true => Kept::resume_all(cast, &mut setup),
-            false => Vec::new(),
-        };
+        let kept = Kept::all(cast, &mut setup);
         announce::setup(cast, &setup);
         let (openings, waiting) = casting::stations(cast, &setup);
         let engines = casting::engines(setup.engines, &self.first.network);

@@ -36,7 +36,7 @@ const CARD_MAX: Duration = Duration::from_secs(5);
 /// What a reload changes besides what it has itself.
 pub(super) struct Hands<'a> {
     pub pump: &'a mut Pump,
-    pub keeper: Option<&'a mut Keeper>,
+    pub keeper: &'a mut Keeper,
     pub cards: &'a Cards,
     pub heart: &'a mut Heart,
 }
@@ -187,9 +187,7 @@ impl Reloader {
         given.engines += ensembles.len();
         given.stations += coming.len();
         for (on_air, kept) in coming.iter().zip(kept) {
-            if let Some(keeper) = &mut hands.keeper {
-                keeper.admit(on_air.seat.number, kept);
-            }
+            hands.keeper.admit(on_air.seat.number, kept);
         }
         // Before the first packet, or it would not be in the first file.
         for on_air in &mut coming {
@@ -231,9 +229,7 @@ impl Reloader {
 
     /// Goes on while nobody waits: a prompt takes seconds.
     fn begin_change(&self, wish: Wish, hands: &mut Hands<'_>) {
-        if let Some(keeper) = &mut hands.keeper {
-            keeper.adopt(wish.number, wish.asked);
-        }
+        hands.keeper.adopt(wish.number, wish.asked);
         let mut stations = self.air.stations.iter();
         let Some(on_air) = stations.find(|s| s.seat.number == wish.number) else {
             return;
@@ -316,8 +312,8 @@ impl Parting {
             self.is_told = true;
             for on_air in &self.stations {
                 let number = on_air.seat.number;
-                let room = hands.keeper.as_ref().map(|keeper| keeper.room(number));
-                if let Err(error) = hands.pump.leave(number, room.unwrap_or_default()) {
+                let room = hands.keeper.room(number);
+                if let Err(error) = hands.pump.leave(number, room) {
                     tracing::error!("station {} does not leave: {error}", on_air.name());
                 }
             }
@@ -343,10 +339,10 @@ impl Parting {
         };
         let on_air = self.stations.swap_remove(index);
         tracing::info!("station {} was taken off the air", on_air.name());
-        let keep = hands.keeper.as_mut().map(|keeper| keeper.part(snapshot));
+        let keep = hands.keeper.part(snapshot);
         let recorders = on_air.recorder.into_iter().collect();
         self.writing.push(task::spawn_blocking(|| {
-            keep.into_iter().for_each(|keep| keep());
+            keep();
             Recorder::finish(recorders);
         }));
     }

@@ -7,6 +7,7 @@ use super::visitor::Visitor;
 use crate::access::Role;
 use crate::mulaw;
 use crate::protocol::{Changed, Facts, Patch};
+use crate::state::sha256_of;
 use crate::wav;
 use axum::Json;
 use axum::body::{Body, Bytes, to_bytes};
@@ -15,7 +16,6 @@ use axum::http::StatusCode;
 use axum::http::header::{self, HeaderMap};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time;
@@ -159,11 +159,4 @@ pub(super) fn prompt_of(
         codes: codes.into(),
         sha256: sha256_of(codes),
     })
-}
-
-/// In hexadecimal.
-pub(super) fn sha256_of(codes: &[u8]) -> String {
-    let digest = Sha256::digest(codes);
-    let bytes = digest.iter().map(|byte| format!("{byte:02x}"));
-    bytes.collect()
 }

@@ -1,10 +1,10 @@
 //! Where a station is changed: one wish after the other goes to the pump, and what comes of it is
 //! told to all who listen.
 
-use super::change::sha256_of;
 use super::http::Refusal;
 use crate::control::{Change, ControlError, Controls, DrawParams, Receipt, Whose};
 use crate::protocol::{Changed, Draw, Facts, Patch};
+use crate::state::sha256_of;
 use axum::http::StatusCode;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -90,6 +90,11 @@ impl Desk {
             turn: Mutex::new(()),
             now: watch::Sender::new(now),
         }
+    }
+
+    /// Which station of the pump's it changes.
+    pub(super) fn number(&self) -> usize {
+        self.index
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Now> {

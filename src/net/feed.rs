@@ -181,6 +181,7 @@ pub(super) mod tests {
             settings: Settings::default(),
             telemetry: Arc::default(),
             readiness: Arc::default(),
+            inquiries: tokio::sync::mpsc::channel(1).0,
         };
         let (_stop, stopping) = watch::channel(false);
         let mut tickers = JoinSet::new();

@@ -3,7 +3,7 @@
 use super::feed::Feed;
 use super::socket::Listener;
 use super::visitor::Visitor;
-use super::{Lobby, Tuned, change, icy, metrics, radio, session};
+use super::{Lobby, Tuned, change, icy, metrics, radio, session, state};
 use crate::access::Role;
 use crate::protocol::{Facts, Format, HEADER_LEN, MAX_REQUEST_LEN};
 use axum::extract::rejection::QueryRejection;
@@ -52,6 +52,7 @@ pub(super) fn router(lobby: Arc<Lobby>) -> Router {
             get(change::portrait).patch(change::patch),
         )
         .route("/v1/stations/{name}/prime", post(change::prime))
+        .route("/v1/stations/{name}/state", get(state::get))
         .route("/v1/stations/{name}/stream", any(stream_socket))
         .route("/v1/stations/{name}/stream.wav", get(radio::wav))
         .route("/v1/stations/{name}/stream.opus", get(radio::opus))

@@ -24,6 +24,7 @@ mod readiness;
 mod session;
 mod sessions;
 mod socket;
+mod state;
 mod timed_io;
 mod visitor;
 
@@ -49,7 +50,7 @@ use std::time::Duration;
 use timed_io::TimedIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 use visitor::Peer;
@@ -57,11 +58,7 @@ use visitor::Peer;
 pub use desk::Desk;
 pub use readiness::Readiness;
 pub use sessions::{SessionModel, Sessions};
-
-/// What a hello calls a prompt by; `None` where there was none.
-pub fn prompt_sha256(codes: &[u8]) -> Option<String> {
-    (!codes.is_empty()).then(|| change::sha256_of(codes))
-}
+pub use state::{Inquiry, STATES_MAX};
 
 /// Connections beyond the listeners: pages loading, scrapers, those about to be refused.
 const N_SPARE_CONNECTIONS: usize = 64;
@@ -90,6 +87,8 @@ pub struct House {
     pub telemetry: Arc<Telemetry>,
     /// Whether the stations play: the answer of `/readyz`.
     pub readiness: Arc<Readiness>,
+    /// Where it is asked what a station is.
+    pub inquiries: mpsc::Sender<Inquiry>,
 }
 
 /// One station as listeners see it.
@@ -294,6 +293,9 @@ struct Lobby {
     sessions: Register,
     /// Prompts that may be under way at once.
     uploads: Semaphore,
+    /// States that may be, the other way.
+    states: Arc<Semaphore>,
+    inquiries: mpsc::Sender<Inquiry>,
     settings: Settings,
     telemetry: Arc<Telemetry>,
     readiness: Arc<Readiness>,
@@ -361,6 +363,7 @@ impl Lobby {
             readiness,
             sessions,
             controls,
+            inquiries,
             ..
         } = house;
         let limits = Limits {
@@ -372,6 +375,8 @@ impl Lobby {
             stations: RwLock::default(),
             sessions: Register::new(sessions, controls),
             uploads: Semaphore::new(UPLOADS_MAX),
+            states: Arc::new(Semaphore::new(STATES_MAX)),
+            inquiries,
             places: Arc::new(Places::new(limits, telemetry.clone())),
             settings,
             telemetry,

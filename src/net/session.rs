@@ -365,7 +365,7 @@ impl Player {
             since: 0,
             seed: patch.seed.unwrap_or(facts.seed),
             draw: patch.draw(facts.draw),
-            prompt_sha256: prompt.as_deref().map(super::change::sha256_of),
+            prompt_sha256: prompt.as_deref().map(crate::state::sha256_of),
             volume_db: 0.0,
             mute: false,
         };

@@ -1,10 +1,10 @@
 //! What sessions there are, and opening one: the request, its prompt, a place in the pump.
 
-use super::change::sha256_of;
 use super::desk::params;
 use crate::control::{Change, Controls, Receipt};
 use crate::mulaw;
 use crate::protocol::{Facts, Format, PromptHead, Start};
+use crate::state::sha256_of;
 use crate::wav::{self, WavFormat};
 use serde::Serialize;
 use std::collections::HashMap;

@@ -196,9 +196,11 @@ impl Station {
         self.keeping.replace(snapshot)
     }
 
-    /// Fills in what was asked for, if something was.
+    /// Fills in what was asked for, if something was. While a fade runs a lane alone does not say what
+    /// comes next.
     pub fn keep(&mut self, decoder: &mut dyn Decoder) -> Option<Box<Snapshot>> {
-        let mut snapshot = self.keeping.take()?;
+        let is_whole = !self.voice.fade.is_running();
+        let mut snapshot = self.keeping.take_if(|_| is_whole)?;
         self.fill(&mut snapshot, decoder);
         Some(snapshot)
     }

@@ -14,6 +14,7 @@ mod listening;
 mod monitoring;
 mod radio;
 mod server;
+mod state;
 mod tls;
 
 use futures_util::SinkExt;

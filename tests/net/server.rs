@@ -3,7 +3,9 @@
 use futures_util::StreamExt;
 use longwave::broadcast::{self, Writer};
 use longwave::control::{self, ChunkShape, Inbox};
-use longwave::net::{self, Desk, House, Readiness, Sessions, Settings, Station};
+use longwave::net::{
+    self, Desk, House, Inquiry, Readiness, STATES_MAX, Sessions, Settings, Station,
+};
 use longwave::protocol::{Draw, Event, Facts, Hello, ModelFacts, Packet};
 use longwave::telemetry::Telemetry;
 use std::net::SocketAddr;
@@ -11,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request as Handshake;
@@ -65,6 +67,8 @@ pub struct Server {
     pub readiness: Arc<Readiness>,
     /// What is on the air.
     pub roster: watch::Sender<Vec<Station>>,
+    /// Where it is asked what the station is.
+    pub inquiries: mpsc::Receiver<Inquiry>,
     pub shutdown: oneshot::Sender<()>,
     pub served: JoinHandle<std::io::Result<()>>,
 }
@@ -98,6 +102,7 @@ impl Server {
             desk: Arc::new(Desk::new(controls.clone(), 0, facts("piano"), 1.0)),
         };
         let (roster, stations) = watch::channel(vec![station]);
+        let (inquiries, inquired) = mpsc::channel(STATES_MAX);
         let house = House {
             stations,
             controls,
@@ -105,6 +110,7 @@ impl Server {
             settings,
             telemetry: telemetry.clone(),
             readiness: readiness.clone(),
+            inquiries,
         };
         let (shutdown, stopped) = oneshot::channel();
         let stopped = async move { stopped.await.unwrap_or(()) };
@@ -116,6 +122,7 @@ impl Server {
             telemetry,
             readiness,
             roster,
+            inquiries: inquired,
             shutdown,
             served,
         };

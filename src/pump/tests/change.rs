@@ -126,6 +126,34 @@ fn what_was_heard_is_drawn_again_from_the_changes_and_their_positions() {
     assert!(heard != rendered_by(&mut *engine::tiny(1), heard.len()));
 }
 
+#[test]
+fn a_stream_is_kept_once_its_fade_is_over_and_goes_on_from_there_to_the_bit() {
+    let mut bench = watched(engine::tiny(3));
+    bench.settle();
+    let len = engine::state_len(&mut *engine::tiny(1));
+    let order = (prompt(300), Whose::Station(0));
+    let receipt = bench.controls.change(order.1, order.0).unwrap();
+    bench.play(2);
+    let faded_at = at(&receipt);
+    bench.controls.keep(0, vec![0xff; len]).unwrap();
+    bench.play(3);
+    assert!(bench.controls.kept().is_none(), "it fades");
+    bench.play(20);
+    let snapshot = bench.controls.kept().expect("the fade is over");
+    assert!(snapshot.position >= faded_at + u64::from(SHAPE.rate_hz / 4));
+    let heard = published(&bench.sources[0]);
+    // The prompt of 7 is not heard.
+    let heard = &heard[snapshot.position as usize - 7..];
+    let on = Start {
+        kept: Some(Arc::from(snapshot)),
+        prompt: Vec::new(),
+        ..start_of(0)
+    };
+    let mut decoder = engine::tiny(1);
+    let mut on = Stream::open(&mut *decoder, 0, &on, heard.len(), &mut hear).unwrap();
+    assert!(on.next(&mut *decoder) == heard);
+}
+
 fn rendered_by(decoder: &mut dyn Decoder, n_codes: usize) -> Vec<u8> {
     replayed_unchanged(decoder, n_codes)
 }
