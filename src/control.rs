@@ -186,7 +186,7 @@ pub struct Receipt(Arc<AtomicU64>);
 impl Receipt {
     /// From which position on the change holds; `None` as long as nothing is decided.
     pub fn read(&self) -> Option<Result<u64, Refusal>> {
-        let all = [Refusal::Gone, Refusal::NoLane, Refusal::Busy];
+        let all = [Refusal::Gone, Refusal::NoLane, Refusal::Busy, Refusal::Shed];
         match self.0.load(Ordering::Relaxed) {
             0 => None,
             word => {
@@ -212,6 +212,9 @@ pub enum Refusal {
     /// Retry: one after the other.
     #[error("it still listens to a prompt or fades over to one; try again in a few seconds")]
     Busy,
+    /// Retry much later: what drew sessions has failed.
+    #[error("a GPU has failed, and the processor has time for stations alone")]
+    Shed,
 }
 
 /// What the pump is done with.

@@ -241,6 +241,7 @@ impl Running {
             }
             let page = self.network.as_ref().map(|network| &*network.page);
             self.heart.beat(&self.cards, page, on_beat);
+            self.tell_falls();
             self.keeper.beat(&self.controls);
             if let Some(reread) = reread {
                 self.reload(reread);
@@ -248,6 +249,15 @@ impl Running {
         };
         self.heart.stop();
         result.and(self.stop().await)
+    }
+
+    /// Says once of each engine that it has failed.
+    fn tell_falls(&mut self) {
+        for (model, fall) in self.reloader.air.fallen() {
+            announce::fall(&model, &fall);
+            self.heart.fell();
+            self.heart.set_subject(self.reloader.air.subject());
+        }
     }
 
     fn reload(&mut self, reread: Reread<'_>) {

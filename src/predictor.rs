@@ -39,7 +39,7 @@ const REACH: f32 = 8.0;
 const FAINT: f32 = 2e-4;
 
 /// Rests that are smaller count as none, and mean errors are not smaller: −240 dBFS.
-const INAUDIBLE: f32 = 1e-12;
+pub const INAUDIBLE: f32 = 1e-12;
 
 /// One filter of a cascade.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]

@@ -96,6 +96,8 @@ pub struct PumpTelemetry {
     /// Microseconds of sound that were not drawn when they were due, of stations that a timer paces,
     /// all together.
     pub lost_us: Counter,
+    /// Engines that have failed while they played, for which the CPU engine plays on; told by the daemon.
+    pub engine_failures: Counter,
     /// Streams that fell into noise and returned from it.
     pub noise_collapses: Counter,
     /// Streams that fell silent and returned from it.

@@ -5,7 +5,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use longwave::engine::{self, CudaDecoder, Decoder, DrawParams, GpuError, Settings, Turn, uniform};
+use cudarc::driver::{CudaContext, LaunchConfig};
+use cudarc::nvrtc::Ptx;
+use longwave::engine::{
+    self, CudaDecoder, Decoder, DrawParams, Fallback, Fallible, GpuError, Settings, Turn, Work,
+    uniform,
+};
 use longwave::model::{Model, ModelConfig, V};
 
 fn model(name: &str) -> Arc<Model> {
@@ -190,4 +195,178 @@ fn a_hashed_layer_is_refused_by_name_and_before_a_gpu_is_asked_for() {
         why.contains("GPU kernels") && why.contains("pattern[1] is hashed"),
         "{why}"
     );
+}
+
+fn state_of(engine: &mut dyn Decoder, lane: usize) -> Vec<u8> {
+    let mut bytes = vec![0; engine::state_len(engine)];
+    engine::save(engine, lane, &mut bytes);
+    bytes
+}
+
+#[test]
+fn a_lane_moves_between_gpu_and_cpu_and_plays_on_to_the_bit() {
+    for (model, n) in [
+        (tiny_of_rings(), 400),
+        (model("tiny"), 400),
+        (model("piano-16k"), 3000),
+    ] {
+        let Some([mut cpu, mut gpu]) = engines(&model, 4) else {
+            return;
+        };
+        let n = steps(n);
+        // A young lane and one whose caches are full, with filters that have learnt.
+        gpu.age(2, 123_456_789_012);
+        for lane in [0, 2] {
+            generate(&mut *gpu, &[lane], n);
+            let state = state_of(&mut *gpu, lane);
+            assert_eq!(engine::state_len(&mut *cpu), state.len());
+            let position = engine::restore(&mut *cpu, lane, &state);
+            assert_eq!(position, gpu.position(lane));
+        }
+        let mut both = [cpu, gpu];
+        same_codes(&mut both, &[0, 2], n);
+        // And back, into another lane: it must not depend on what was there.
+        let [cpu, gpu] = &mut both;
+        let states = [0, 2].map(|lane| state_of(&mut **cpu, lane));
+        for (lane, state) in [1, 3].into_iter().zip(&states) {
+            for engine in [&mut *cpu, &mut *gpu] {
+                engine.prime(lane, &some_codes(50));
+                engine::restore(&mut **engine, lane, state);
+            }
+        }
+        same_codes(&mut both, &[1, 3], n);
+    }
+}
+
+#[test]
+fn a_long_prompt_comes_to_what_stepping_through_it_does() {
+    let model = model("piano-16k");
+    let Some([mut cpu, mut gpu]) = engines(&model, 2) else {
+        return;
+    };
+    let prompt = some_codes(65_536);
+    let begin = std::time::Instant::now();
+    for codes in prompt.chunks(1_600) {
+        gpu.prime(0, codes);
+    }
+    let sliced = begin.elapsed();
+    let begin = std::time::Instant::now();
+    gpu.prime(1, &prompt);
+    let whole = begin.elapsed();
+    eprintln!("65,536 codes of prompt: {whole:?}, {sliced:?} in slices of 1,600");
+    cpu.prime(0, &prompt);
+    cpu.copy(0, 1);
+    same_codes(&mut [cpu, gpu], &[0, 1], steps(500));
+}
+
+/// A kernel that writes where there is no memory.
+const ASTRAY: &str = "
+.version 7.0
+.target sm_70
+.address_size 64
+.visible .entry astray() {
+    .reg .b64 %rd<2>;
+    .reg .b32 %r<2>;
+    mov.u64 %rd1, 8;
+    mov.u32 %r1, 1;
+    st.global.u32 [%rd1], %r1;
+    ret;
+}";
+
+/// Leaves the GPU as a real fault does: whatever this process asks its driver from then on fails.
+#[allow(unsafe_code)]
+fn wreck() {
+    let context = CudaContext::new(0).unwrap();
+    let module = context.load_module(Ptx::from_src(ASTRAY)).unwrap();
+    let astray = module.load_function("astray").unwrap();
+    let queue = context.default_stream();
+    // SAFETY: it takes no arguments, and what it writes to is nobody's, which is what is wanted.
+    unsafe {
+        queue
+            .launch_builder(&astray)
+            .launch(LaunchConfig::for_num_elems(1))
+    }
+    .unwrap();
+    assert!(queue.synchronize().is_err(), "it has not failed");
+}
+
+/// The GPU, until it is wrecked.
+struct Wrecked {
+    gpu: CudaDecoder,
+    n_left: usize,
+}
+
+impl Fallible for Wrecked {
+    type Error = GpuError;
+
+    fn attempt(&mut self, work: &mut Work<'_, '_>) -> Result<(), GpuError> {
+        if self.n_left == 0 {
+            wreck();
+        }
+        self.n_left = self.n_left.wrapping_sub(1);
+        self.gpu.attempt(work)
+    }
+
+    fn n_lanes(&self) -> usize {
+        Fallible::n_lanes(&self.gpu)
+    }
+
+    fn position(&self, lane: usize) -> u64 {
+        Fallible::position(&self.gpu, lane)
+    }
+
+    fn isa(&self) -> &'static str {
+        Fallible::isa(&self.gpu)
+    }
+}
+
+/// The name of the next test, and what it is when it is a process of its own: a driver that has failed
+/// serves no other test of the process.
+const WRECK: &str = "a_gpu_that_fails_while_it_plays_is_played_on_by_the_cpu";
+
+#[test]
+fn a_gpu_that_fails_while_it_plays_is_played_on_by_the_cpu() {
+    if std::env::var_os("LONGWAVE_GPU_WRECK").is_none() {
+        let this = std::env::current_exe().unwrap();
+        let mut child = std::process::Command::new(this);
+        child.args(["--exact", WRECK, "--nocapture"]);
+        let status = child.env("LONGWAVE_GPU_WRECK", "1").status().unwrap();
+        assert!(status.success());
+        return;
+    }
+    let model = model("piano-16k");
+    let gpu = match CudaDecoder::open(&model, 0, 3) {
+        Ok(gpu) => gpu,
+        Err(GpuError::NoDriver) => return,
+        Err(error) => panic!("{error}"),
+    };
+    let settings = Settings::default();
+    let mut gpu = Fallback::new(Wrecked { gpu, n_left: 5 }, &model, &settings);
+    let mut cpu = engine::open(&model, &settings, 3).unwrap();
+    let omen = Decoder::omen(&gpu).unwrap();
+    for engine in [&mut *cpu, &mut gpu as &mut dyn Decoder] {
+        engine.prime(0, &some_codes(500));
+        engine.prime(1, &some_codes(2_000));
+    }
+    // Lane 0 is drawn without what drawing remembers of its draws, which is not taken over.
+    let lanes = [0];
+    for i in 0..12 {
+        let expected = generate(&mut *cpu, &lanes, 320);
+        let begin = std::time::Instant::now();
+        let got = generate(&mut gpu, &lanes, 320);
+        if i == 3 {
+            eprintln!("the chunk that failed took {:?}", begin.elapsed());
+        }
+        assert!(expected == got, "chunk {i}");
+        assert_eq!(omen.get().is_some(), i >= 3, "chunk {i}");
+    }
+    let fall = omen.get().unwrap();
+    eprintln!("it fell, {fall:?}");
+    assert_eq!(Decoder::isa(&gpu), cpu.isa());
+    assert!(fall.why.contains("driver says"), "{}", fall.why);
+    // A lane that nobody has asked for since.
+    assert_eq!(Decoder::position(&gpu, 1), 2_000);
+    let state = state_of(&mut gpu, 1);
+    engine::restore(&mut *cpu, 1, &state);
+    assert!(generate(&mut gpu, &[1], 320) == generate(&mut *cpu, &[1], 320));
 }

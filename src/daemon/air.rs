@@ -11,6 +11,7 @@ use super::recording;
 use crate::capacity::{Capacity, EngineLoad};
 use crate::config::{StateConfig, StationConfig};
 use crate::control::Controls;
+use crate::engine::{Fall, Omen};
 use crate::model::Model;
 use crate::net;
 use crate::pump::{Numbers, STATIONS_MAX};
@@ -32,6 +33,8 @@ pub(super) struct OnAir {
     pub seat: Seat,
     pub station: net::Station,
     pub recorder: Option<Recorder>,
+    /// Of an engine that may fail, until it has.
+    omen: Option<Arc<Omen>>,
 }
 
 impl OnAir {
@@ -44,6 +47,7 @@ impl OnAir {
         };
         Self {
             station: waiting.open(seat.number, controls),
+            omen: waiting.omen,
             seat,
             recorder: None,
         }
@@ -99,6 +103,23 @@ impl Air {
     pub fn show(&self) {
         let stations = self.stations.iter().map(|on_air| on_air.station.clone());
         self.roster.send_replace(stations.collect());
+    }
+
+    /// Engines that have failed since it was last asked, each once, by the names of their models; their
+    /// stations say from now on what plays.
+    pub fn fallen(&mut self) -> Vec<(String, Fall)> {
+        let mut fallen = BTreeMap::new();
+        for on_air in &mut self.stations {
+            let omen = on_air.omen.take_if(|omen| omen.get().is_some());
+            let Some(fall) = omen.as_ref().and_then(|omen| omen.get()) else {
+                continue;
+            };
+            fall.isa.clone_into(&mut on_air.station.facts.isa);
+            on_air.station.desk.tell_isa(fall.isa);
+            let model = on_air.seat.model.name.clone();
+            fallen.insert(on_air.seat.engine, (model, fall.clone()));
+        }
+        fallen.into_values().collect()
     }
 
     pub fn seats(&self) -> Vec<Seat> {

@@ -2,6 +2,7 @@
 
 use crate::capacity::Capacity;
 use crate::config::Config;
+use crate::engine::Fall;
 use crate::setup::{ModelEngine, Setup};
 
 /// What the engine on a GPU calls itself.
@@ -58,6 +59,15 @@ pub(super) fn sessions(n: usize, max: usize) {
         }
         max => tracing::info!("sessions: up to {max} at once"),
     }
+}
+
+/// That an engine has failed, and what plays on.
+pub(super) fn fall(model: &str, fall: &Fall) {
+    let Fall { why, isa } = fall;
+    tracing::warn!(
+        "the GPU that {model} played on has failed: {why}; {isa} plays on from what was heard, and sessions \
+         of {model} have ended: restart longwave once the GPU is well"
+    );
 }
 
 fn model_line(engine: &ModelEngine) -> String {

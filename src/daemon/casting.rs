@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::broadcast::{self, Source, Writer};
 use crate::config::{Config, NetworkConfig};
 use crate::control::{ChunkShape, Controls};
+use crate::engine::Omen;
 use crate::model::Model;
 use crate::net::{self, Desk};
 use crate::protocol::{Draw, Facts, ModelFacts};
@@ -26,6 +27,8 @@ pub(super) struct Waiting {
     pub model: Arc<Model>,
     pub facts: Facts,
     pub source: Source,
+    /// Of an engine that may fail.
+    pub omen: Option<Arc<Omen>>,
     /// At the card.
     gain: f32,
 }
@@ -63,6 +66,7 @@ pub(super) fn stations(config: &Config, setup: &Setup) -> (Vec<Opening>, Vec<Wai
                 model: engine.model.clone(),
                 facts: facts(&station.name, start, engine, chunk),
                 source,
+                omen: engine.decoder.omen(),
                 gain: start.kept.as_ref().map_or(1.0, |kept| kept.gain),
             };
             let opening = Opening {

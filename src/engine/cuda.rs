@@ -2,8 +2,8 @@
 //! chunk of codes of all lanes (`kernels/decode.cu`).
 //!
 //! Called by one thread. Weights and lanes live in the GPU's memory; a call sends uniforms, waits,
-//! and fetches codes. Should the GPU fail while it plays, the process ends with what its driver
-//! says: there is no way on.
+//! and fetches codes. Should the GPU fail while it plays, a call says so, and no later one succeeds:
+//! [`Fallback`](super::Fallback) knows the way on.
 
 mod device;
 mod image;
@@ -13,8 +13,10 @@ use std::sync::Arc;
 
 pub use self::device::GpuError;
 use self::device::{Gpu, Kernel, Memory, bytes_of, count};
+use self::plan::lane::{from_state, to_state};
 use self::plan::{HEAD_BYTES, LaneHead, Layout, Plan, SLOT_BLOCK, TurnPlan};
-use super::{Decoder, DrawParams, See, Turn, check_turns, noise};
+use super::work::Perform;
+use super::{Decoder, DrawParams, Fallible, See, Settings, Turn, Work, check_turns, noise};
 use crate::compute::{Plain, lanewise};
 use crate::model::{Model, ModelConfig, Rotary, V};
 use crate::mulaw;
@@ -23,9 +25,12 @@ use crate::mulaw;
 const CHUNK: usize = 4096;
 /// The most codes of one launch that shows its logits.
 const SEEN: usize = 1024;
+/// Codes of a prompt from which on the processor takes it in.
+const TILED: usize = 1024;
 
 /// The engine on one GPU.
 pub struct CudaDecoder {
+    model: Arc<Model>,
     config: ModelConfig,
     layout: Layout,
     gpu: Gpu,
@@ -40,6 +45,8 @@ pub struct CudaDecoder {
     exchange: Exchange,
     /// Of one lane, for as many codes as one launch shows.
     logits: Memory,
+    /// Takes in long prompts, once there has been one.
+    cpu: Option<Box<dyn Decoder>>,
 }
 
 /// What a launch takes in and gives out besides the lanes.
@@ -93,6 +100,8 @@ impl CudaDecoder {
                 codes: vec![0; n_lanes * CHUNK],
             },
             logits: gpu.zeroed(SEEN * V * size_of::<f32>())?,
+            cpu: None,
+            model: model.clone(),
             config,
             layout,
             gpu,
@@ -100,7 +109,7 @@ impl CudaDecoder {
             n_multiprocessors,
         };
         for lane in 0..n_lanes {
-            engine.try_open(lane)?;
+            engine.begin(lane)?;
         }
         Ok(engine)
     }
@@ -110,7 +119,8 @@ impl CudaDecoder {
         &self.gpu.name
     }
 
-    fn try_open(&mut self, lane: usize) -> Result<(), GpuError> {
+    /// Puts a lane back to the start of a stream.
+    fn begin(&mut self, lane: usize) -> Result<(), GpuError> {
         let start = self.start(lane);
         let fresh = start + HEAD_BYTES..start + HEAD_BYTES + self.layout.fresh_bytes;
         // Old keys and values stay: no run shows a slot before it is written again.
@@ -129,14 +139,7 @@ impl CudaDecoder {
     }
 
     /// Advances lanes by `n` codes each, at most [`CHUNK`]; what they draw is in the exchange then.
-    fn advance(&mut self, tasks: &[(usize, Task<'_>)], n: usize, wants_logits: bool) {
-        self.try_advance(tasks, n, wants_logits).expect(WORKS);
-        for (lane, _) in tasks {
-            self.positions[*lane] += n as u64;
-        }
-    }
-
-    fn try_advance(
+    fn advance(
         &mut self,
         tasks: &[(usize, Task<'_>)],
         n: usize,
@@ -195,18 +198,23 @@ impl CudaDecoder {
             sent,
         } = &mut self.exchange;
         self.gpu
-            .read(memory, sent.len(), &mut codes[..tasks.len() * n])
+            .read(memory, sent.len(), &mut codes[..tasks.len() * n])?;
+        for (lane, _) in tasks {
+            self.positions[*lane] += n as u64;
+        }
+        Ok(())
     }
 
     /// The logits of the last launch, one code after another.
-    fn show(&self, n: usize, first: usize, see: See<'_>) {
+    fn show(&self, n: usize, first: usize, see: See<'_>) -> Result<(), GpuError> {
         let mut bytes = vec![0; n * V * size_of::<f32>()];
-        self.gpu.read(&self.logits, 0, &mut bytes).expect(WORKS);
+        self.gpu.read(&self.logits, 0, &mut bytes)?;
         let floats = bytes.as_chunks::<4>().0.iter();
         let logits: Vec<f32> = floats.map(|bytes| f32::from_le_bytes(*bytes)).collect();
         for (i, logits) in logits.chunks_exact(V).enumerate() {
             see(first + i, logits);
         }
+        Ok(())
     }
 
     /// A lane's cache of one layer with noise in every slot, as the CPU engine makes it.
@@ -264,8 +272,6 @@ pub fn gpus() -> Vec<Result<GpuFacts, GpuError>> {
     (0..count()).map(facts).collect()
 }
 
-const WORKS: &str = "the GPU works on";
-
 impl Exchange {
     /// Bytes for so many lanes and codes.
     fn bytes(n_lanes: usize, n_codes: usize) -> usize {
@@ -290,89 +296,153 @@ fn angles(config: &ModelConfig) -> Vec<f32> {
     angles
 }
 
-impl Decoder for CudaDecoder {
+impl Fallible for CudaDecoder {
+    type Error = GpuError;
+
+    fn attempt(&mut self, work: &mut Work<'_, '_>) -> Result<(), GpuError> {
+        match work {
+            Work::Open(lane) => self.begin(*lane),
+            Work::Copy(from, to) => self.copy_lane(*from, *to),
+            Work::Save(lane, bytes) => {
+                **bytes = self.save(*lane)?;
+                Ok(())
+            }
+            Work::Restore(lane, bytes) => self.restore(*lane, bytes),
+            Work::Prime(lane, codes) => self.take_in(*lane, codes),
+            Work::Score(lane, codes, see) => self.show_scores(*lane, codes, &mut **see),
+            Work::Generate(turns) => self.draw(turns),
+            Work::GenerateSeen(turn, see) => self.draw_seen(turn, &mut **see),
+            Work::Age(lane, position) => self.grow_old(*lane, *position),
+        }
+    }
+
     fn n_lanes(&self) -> usize {
         self.positions.len()
-    }
-
-    fn open(&mut self, lane: usize) {
-        self.try_open(lane).expect(WORKS);
-    }
-
-    fn copy(&mut self, from: usize, to: usize) {
-        assert_ne!(from, to, "a lane named twice");
-        let (start, to_start) = (self.start(from), self.start(to));
-        let range = start..start + self.layout.lane_bytes;
-        self.gpu
-            .copy(&mut self.lanes, range, to_start)
-            .expect(WORKS);
-        self.positions[to] = self.positions[from];
     }
 
     fn position(&self, lane: usize) -> u64 {
         self.positions[lane]
     }
 
-    fn prime(&mut self, lane: usize, codes: &[u8]) {
+    fn isa(&self) -> &'static str {
+        "cuda"
+    }
+}
+
+/// By itself it has nobody who plays on: what the tests of its kernels and measurements want.
+impl Perform for CudaDecoder {
+    fn perform(&mut self, mut work: Work<'_, '_>) {
+        self.attempt(&mut work).expect("the GPU works on");
+    }
+
+    fn n_lanes(&self) -> usize {
+        Fallible::n_lanes(self)
+    }
+
+    fn position(&self, lane: usize) -> u64 {
+        Fallible::position(self, lane)
+    }
+
+    fn isa(&self) -> &'static str {
+        Fallible::isa(self)
+    }
+}
+
+impl CudaDecoder {
+    fn copy_lane(&mut self, from: usize, to: usize) -> Result<(), GpuError> {
+        assert_ne!(from, to, "a lane named twice");
+        let (start, to_start) = (self.start(from), self.start(to));
+        let range = start..start + self.layout.lane_bytes;
+        self.gpu.copy(&mut self.lanes, range, to_start)?;
+        self.positions[to] = self.positions[from];
+        Ok(())
+    }
+
+    fn save(&self, lane: usize) -> Result<Vec<u8>, GpuError> {
+        let mut bytes = vec![0; self.layout.lane_bytes];
+        self.gpu.read(&self.lanes, self.start(lane), &mut bytes)?;
+        Ok(to_state(&self.layout, &self.config, &mut bytes))
+    }
+
+    fn restore(&mut self, lane: usize, state: &[u8]) -> Result<(), GpuError> {
+        let mut bytes = vec![0; self.layout.lane_bytes];
+        let position = from_state(&self.layout, &self.config, &mut state.to_vec(), &mut bytes);
+        let start = self.start(lane);
+        self.gpu.write(&mut self.lanes, start, &bytes)?;
+        self.positions[lane] = position;
+        Ok(())
+    }
+
+    /// A long prompt the processor takes in, by tiles, which is sooner done than to step through it here.
+    fn take_in(&mut self, lane: usize, codes: &[u8]) -> Result<(), GpuError> {
+        if codes.len() >= TILED {
+            let mut state = self.save(lane)?;
+            let cpu = self.cpu.get_or_insert_with(|| {
+                let cpu = super::open(&self.model, &Settings::default(), 1);
+                cpu.expect("the best of this CPU")
+            });
+            super::restore(&mut **cpu, 0, &state);
+            cpu.prime(0, codes);
+            super::save(&mut **cpu, 0, &mut state);
+            return self.restore(lane, &state);
+        }
         for codes in codes.chunks(CHUNK) {
-            self.advance(&[(lane, Task::TakeIn(codes))], codes.len(), false);
+            self.advance(&[(lane, Task::TakeIn(codes))], codes.len(), false)?;
         }
+        Ok(())
     }
 
-    fn score(&mut self, lane: usize, codes: &[u8], see: See<'_>) {
+    fn show_scores(&mut self, lane: usize, codes: &[u8], see: See<'_>) -> Result<(), GpuError> {
         for (i, codes) in codes.chunks(SEEN).enumerate() {
-            self.advance(&[(lane, Task::TakeIn(codes))], codes.len(), true);
-            self.show(codes.len(), i * SEEN, see);
+            self.advance(&[(lane, Task::TakeIn(codes))], codes.len(), true)?;
+            self.show(codes.len(), i * SEEN, see)?;
         }
+        Ok(())
     }
 
-    fn generate(&mut self, turns: &mut [Turn<'_>]) {
+    fn draw(&mut self, turns: &mut [Turn<'_>]) -> Result<(), GpuError> {
         let n = check_turns(turns);
         for start in (0..n).step_by(CHUNK) {
             let end = n.min(start + CHUNK);
             let tasks: Vec<_> = turns
                 .iter()
                 .map(|turn| {
-                    (
-                        turn.lane,
-                        Task::Draw(&turn.draw, &turn.uniforms[start..end]),
-                    )
+                    let uniforms = &turn.uniforms[start..end];
+                    (turn.lane, Task::Draw(&turn.draw, uniforms))
                 })
                 .collect();
-            self.advance(&tasks, end - start, false);
+            self.advance(&tasks, end - start, false)?;
             let codes = self.exchange.codes.chunks_exact(end - start);
             for (turn, codes) in turns.iter_mut().zip(codes) {
                 turn.codes[start..end].copy_from_slice(codes);
             }
         }
+        Ok(())
     }
 
-    fn generate_seen(&mut self, turn: Turn<'_>, see: See<'_>) {
-        let n = check_turns(std::slice::from_ref(&turn));
+    fn draw_seen(&mut self, turn: &mut Turn<'_>, see: See<'_>) -> Result<(), GpuError> {
+        let n = check_turns(std::slice::from_ref(turn));
         for start in (0..n).step_by(SEEN) {
             let end = n.min(start + SEEN);
             let task = Task::Draw(&turn.draw, &turn.uniforms[start..end]);
-            self.advance(&[(turn.lane, task)], end - start, true);
+            self.advance(&[(turn.lane, task)], end - start, true)?;
             turn.codes[start..end].copy_from_slice(&self.exchange.codes[..end - start]);
-            self.show(end - start, start, see);
+            self.show(end - start, start, see)?;
         }
+        Ok(())
     }
 
-    fn age(&mut self, lane: usize, position: u64) {
+    /// As [`Decoder::age`](super::Decoder::age) says.
+    fn grow_old(&mut self, lane: usize, position: u64) -> Result<(), GpuError> {
         let start = self.start(lane);
         let mut noise = noise();
         for (layer, at) in self.layout.cache_starts(&self.config).iter().enumerate() {
             let cache = self.noisy_cache(layer, &mut noise);
-            self.gpu
-                .write(&mut self.lanes, start + at, &cache)
-                .expect(WORKS);
+            self.gpu.write(&mut self.lanes, start + at, &cache)?;
         }
         let bytes = position.to_le_bytes();
-        self.gpu.write(&mut self.lanes, start, &bytes).expect(WORKS);
+        self.gpu.write(&mut self.lanes, start, &bytes)?;
         self.positions[lane] = position;
-    }
-
-    fn isa(&self) -> &'static str {
-        "cuda"
+        Ok(())
     }
 }

@@ -51,7 +51,7 @@ pub fn open_on(
     };
     match device {
         Device::Cpu => Ok(on_cpu(None)),
-        Device::Cuda(number) => match on_gpu(model, number, n_lanes) {
+        Device::Cuda(number) => match on_gpu(model, settings, number, n_lanes) {
             Ok((decoder, name)) => Ok(Opened {
                 decoder,
                 why: Some(format!("on GPU {number}, {name}, as asked for")),
@@ -60,7 +60,7 @@ pub fn open_on(
         },
         // Who asks for an instruction set or for threads wants the processor.
         Device::Auto if settings.isa.is_some() => Ok(on_cpu(None)),
-        Device::Auto => Ok(match on_gpu(model, 0, n_lanes) {
+        Device::Auto => Ok(match on_gpu(model, settings, 0, n_lanes) {
             Ok((decoder, name)) => Opened {
                 decoder,
                 why: Some(format!("on GPU 0, {name}, because it is there")),
@@ -70,16 +70,18 @@ pub fn open_on(
     }
 }
 
-/// The engine on a GPU and its name, or a sentence that says why not.
+/// The engine on a GPU, which the processor stands by, and its name; or a sentence that says why not.
 #[cfg(feature = "cuda")]
 fn on_gpu(
     model: &Arc<Model>,
+    settings: &Settings,
     number: usize,
     n_lanes: usize,
 ) -> Result<(Box<dyn Decoder>, String), String> {
     match super::CudaDecoder::open(model, number, n_lanes) {
         Ok(decoder) => {
             let name = decoder.gpu_name().to_owned();
+            let decoder = super::Fallback::new(decoder, model, settings);
             Ok((Box::new(decoder), name))
         }
         Err(error) => Err(error.to_string()),
@@ -87,7 +89,12 @@ fn on_gpu(
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(_: &Arc<Model>, _: usize, _: usize) -> Result<(Box<dyn Decoder>, String), String> {
+fn on_gpu(
+    _: &Arc<Model>,
+    _: &Settings,
+    _: usize,
+    _: usize,
+) -> Result<(Box<dyn Decoder>, String), String> {
     Err("this longwave was built without the feature `cuda`".to_owned())
 }
 

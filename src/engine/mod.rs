@@ -10,9 +10,11 @@ mod cpu;
 mod cuda;
 mod device;
 mod draw;
+mod fallback;
 mod footprint;
 mod naive;
 mod state;
+mod work;
 
 pub use crate::model::DrawParams;
 pub use cpu::CpuDecoder;
@@ -20,9 +22,11 @@ pub use cpu::CpuDecoder;
 pub use cuda::{CudaDecoder, GpuError, GpuFacts, gpus};
 pub use device::{Device, DeviceError, Opened, open_on};
 pub use draw::{draw, uniform};
+pub use fallback::{Fall, Fallback, Fallible, Omen};
 pub use footprint::Footprint;
 pub use naive::NaiveDecoder;
 pub use state::{restore, save, state_len};
+pub use work::Work;
 
 use std::sync::Arc;
 
@@ -47,6 +51,9 @@ pub fn open(model: &Arc<Model>, settings: &Settings, n_lanes: usize) -> Option<B
     let isa = settings.isa.unwrap_or_else(Isa::best);
     dispatch(isa, Open(model, settings, n_lanes))
 }
+
+#[cfg(test)]
+pub(crate) use fallback::tests::fragile;
 
 /// The tiny model's engine, for tests of those who know no models.
 #[cfg(test)]
@@ -91,7 +98,7 @@ pub struct Turn<'a> {
 
 /// The seam between those who compute and those who need sound.
 ///
-/// In the CPU engine `open`, `copy` and `generate` allocate nothing, `prime` and `score` only for more
+/// In the CPU engine `open`, `copy`, `state` and `generate` allocate nothing, `prime` and `score` only for more
 /// than [`STEPPED_MAX`] codes. Lanes are numbered `0..n_lanes()`; naming another, or one lane twice in a call, is a bug
 /// of the caller and panics.
 pub trait Decoder: Send {
@@ -108,7 +115,8 @@ pub trait Decoder: Send {
 
     /// Shows all that the lane is, always the same pieces in the same order, whatever instruction set
     /// and threads compute; what `visit` leaves there the lane is from then on. An engine that shows
-    /// nothing cannot be kept over a restart. Allocates nothing, and takes as long as [`copy`](Self::copy).
+    /// nothing cannot be kept over a restart. Takes as long as [`copy`](Self::copy), and on a GPU, where it
+    /// allocates, some ten times as long.
     fn state(&mut self, lane: usize, visit: Visit<'_>) {
         let _ = (lane, visit);
     }
@@ -142,6 +150,11 @@ pub trait Decoder: Send {
     /// Threads that share a step.
     fn n_threads(&self) -> usize {
         1
+    }
+
+    /// Where it will be said that the engine has failed and the CPU engine plays on, if that may happen.
+    fn omen(&self) -> Option<Arc<Omen>> {
+        None
     }
 
     /// What computes, in words for a log or a bench record: `avx512-vnni`, `cuda`, `naive`, ...

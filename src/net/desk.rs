@@ -101,6 +101,12 @@ impl Desk {
         self.now.subscribe()
     }
 
+    /// Says what computes the station from now on.
+    pub fn tell_isa(&self, isa: &str) {
+        self.now
+            .send_modify(|now| isa.clone_into(&mut now.facts.isa));
+    }
+
     pub(super) fn facts(&self) -> Facts {
         self.now.borrow().facts.clone()
     }

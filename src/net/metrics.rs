@@ -129,6 +129,11 @@ impl Figures {
                 "Sound that was not drawn when it was due, of stations that no card paces",
                 Sum(seconds(pump.lost_us.get())),
             ),
+            count(
+                "engine_failures",
+                "GPUs that failed while they played, and the processor plays on",
+                pump.engine_failures.get(),
+            ),
             Figure("lanes", "", "Streams of stations", Whole(lanes.open.get())),
             Figure("lanes_capacity", "", capacity, Whole(lanes.capacity.get())),
         ]

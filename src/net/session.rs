@@ -8,7 +8,7 @@ use super::sessions::{Opened, Seat};
 use super::socket::{CLOSE_TIMEOUT, FLOOD, GONE, IDLE, MAX_MESSAGES, Parting, farewell};
 use super::visitor::Visitor;
 use crate::access::Role;
-use crate::control::{Change, Receipt, Whose};
+use crate::control::{self, Change, Receipt, Whose};
 use crate::protocol::{
     self, Changed, Event, Format, Hello, Packet, Patch, PromptHead, Start, Wish, close,
 };
@@ -37,6 +37,10 @@ const SPENT: Parting = Some((close::NORMAL, "the budget is spent"));
 const FULL: Parting = Some((
     close::TRY_LATER,
     "all sessions are taken; try again in 10 seconds",
+));
+const SHED: Parting = Some((
+    close::TRY_LATER,
+    "a GPU has failed, and the processor has time for stations alone",
 ));
 const ENDING: Parting = Some((close::GOING_AWAY, "the daemon shuts down"));
 const MUTE: Parting = Some((close::POLICY, "no start request came in time"));
@@ -140,6 +144,7 @@ async fn begin(lobby: &Arc<Lobby>, socket: &mut WebSocket) -> Result<Player, End
     let position = loop {
         match opened.receipt.read() {
             Some(Ok(position)) => break position,
+            Some(Err(control::Refusal::Shed)) => return Err(SHED.into()),
             // A seat is free before its lane is: the pump sweeps every few milliseconds.
             Some(Err(_)) if start.branch_of.is_none() => return Err(FULL.into()),
             Some(Err(refusal)) => return Err(refused(refusal)),
@@ -318,9 +323,11 @@ impl Player {
                 return Err(SPENT.into());
             }
             let Ok(chunk) = self.session.ring.read_chunk(packet_len) else {
-                // The pump gives a session up only when it ends itself.
                 let is_over = self.session.ring.is_abandoned();
-                return if is_over { Err(ENDING.into()) } else { Ok(()) };
+                return match is_over {
+                    true => Err(self.ending().into()),
+                    false => Ok(()),
+                };
             };
             self.codes.clear();
             self.codes.extend(chunk);
@@ -332,6 +339,14 @@ impl Player {
             self.lobby.telemetry.net.packets_sent.add(1);
         }
         Ok(())
+    }
+
+    /// Why the pump has given it up: it ends itself, or all sessions.
+    fn ending(&self) -> Parting {
+        match self.session.receipt.read() {
+            Some(Err(control::Refusal::Shed)) => SHED,
+            _ => ENDING,
+        }
     }
 
     async fn obey(&mut self, socket: &mut WebSocket, text: &str) -> Result<(), Ended> {

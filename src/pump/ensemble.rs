@@ -1,10 +1,11 @@
 //! An engine and the streams that it draws: what comes to the pump, and goes from it, as one.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::{ChunkShape, Inbox, Retired, Snapshot};
-use crate::engine::{Decoder, DrawParams, Turn};
+use crate::engine::{Decoder, DrawParams, Omen, Turn};
 use crate::telemetry::PumpTelemetry;
 
 use super::guard::Guard;
@@ -23,6 +24,8 @@ pub struct Ensemble {
     /// By which sessions name their engine; nobody else's.
     pub(super) number: usize,
     pub(super) decoder: Box<dyn Decoder>,
+    /// Of an engine that may fail.
+    omen: Option<Arc<Omen>>,
     pub(super) chunk: ChunkShape,
     pub(super) stations: Vec<Station>,
     pub(super) sessions: Sessions,
@@ -83,6 +86,7 @@ impl Ensemble {
             stations: stations.collect::<Result<_, PumpError>>()?,
             sessions: Sessions::new(&sessions, chunk, tempo),
             number,
+            omen: decoder.omen(),
             decoder,
             chunk,
         })
@@ -126,13 +130,21 @@ impl Ensemble {
             station.is_due = wait.is_zero() || station.is_flexible(wait);
             soonest = soonest.min(wait);
         }
-        self.sessions.sweep(inbox);
+        match self.has_fallen() {
+            true => self.sessions.shed(inbox),
+            false => self.sessions.sweep(inbox),
+        }
         for slot in &mut self.sessions.slots {
             let wait = slot.wait(now);
             slot.is_due = wait.is_zero() || slot.is_flexible(wait);
             soonest = soonest.min(wait);
         }
         soonest
+    }
+
+    /// Whether another engine draws than the one that its lanes were counted for.
+    fn has_fallen(&self) -> bool {
+        self.omen.as_ref().is_some_and(|omen| omen.get().is_some())
     }
 
     /// Serves all streams that are due.

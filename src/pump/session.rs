@@ -21,6 +21,8 @@ pub(super) struct Sessions {
     pub slots: Vec<Slot>,
     /// The lane that hears new prompts, while nobody has it.
     spare: Option<usize>,
+    /// Whether there are none any more.
+    are_shed: bool,
 }
 
 /// A lane, and who has it.
@@ -56,6 +58,7 @@ impl Sessions {
         Self {
             slots: slots.collect(),
             spare,
+            are_shed: false,
         }
     }
 
@@ -91,6 +94,9 @@ impl Sessions {
         session: &control::Session,
         decoder: &mut dyn Decoder,
     ) -> Result<(usize, u64), Refusal> {
+        if self.are_shed {
+            return Err(Refusal::Shed);
+        }
         let free = self.slots.iter().position(|slot| slot.line.is_none());
         let index = free.ok_or(Refusal::NoLane)?;
         let lane = self.slots[index].voice.stream.lane();
@@ -124,9 +130,21 @@ impl Sessions {
 
     /// Ends those whose clients have gone.
     pub fn sweep(&mut self, inbox: &Inbox) {
+        self.end(inbox, |session| session.codes.is_abandoned());
+    }
+
+    /// Ends all, and lets none begin again: what draws has become so slow that it shall draw stations alone.
+    pub fn shed(&mut self, inbox: &Inbox) {
+        self.are_shed = true;
+        self.end(inbox, |session| {
+            session.answer(Err(Refusal::Shed));
+            true
+        });
+    }
+
+    fn end(&mut self, inbox: &Inbox, is_over: impl Fn(&control::Session) -> bool) {
         for slot in &mut self.slots {
-            let is_gone = |line: &mut Box<control::Session>| line.codes.is_abandoned();
-            let Some(line) = slot.line.take_if(is_gone) else {
+            let Some(line) = slot.line.take_if(|line| is_over(line)) else {
                 continue;
             };
             inbox.retire(Retired::Session(line));

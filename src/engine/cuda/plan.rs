@@ -1,6 +1,8 @@
 //! What `kernels/decode.cu` is given, as `kernels/decode_plan.cuh` has it, and what a model must be
 //! for it.
 
+pub mod lane;
+
 use super::device::Memory;
 use crate::model::{Layer, ModelConfig};
 use crate::mulaw;

@@ -192,3 +192,43 @@ fn sessions_that_end_in_any_state_give_their_lanes_back_and_nothing_is_allocated
     bench.read(&mut ring, 3_200);
     assert!(receipt.unwrap().read().unwrap().is_ok());
 }
+
+#[test]
+fn when_the_engine_fails_the_station_plays_on_and_sessions_end_with_a_reason() {
+    let quiet = |n_left| {
+        let engine = Engine {
+            decoder: engine::fragile(3, n_left),
+            chunk: SHAPE,
+            sessions: vec![1, 2],
+        };
+        let plain = DrawParams {
+            max_rise: 8.0,
+            leveling: 0.0,
+            ..DrawParams::default()
+        };
+        let start = Start {
+            draw: plain,
+            ..start_of(0)
+        };
+        Bench::of(vec![engine], vec![opening(0, start)])
+    };
+    let (mut sound, mut failing) = (quiet(usize::MAX), quiet(30));
+    let (_heard, _) = sound.open(1, begin(7, 0), None);
+    let (mut ring, receipt) = failing.open(1, begin(7, 0), None);
+    for bench in [&mut sound, &mut failing] {
+        for _ in 0..60 {
+            bench.settle();
+            bench.now += CHUNK;
+        }
+    }
+    let (whole, with_a_fall) = (published(&sound.sources[0]), published(&failing.sources[0]));
+    assert!(whole.len() >= 60 * SHAPE.len && whole == with_a_fall);
+    assert_eq!(receipt.read(), Some(Err(Refusal::Shed)));
+    // What was drawn for it is there, and no more comes.
+    let n_left = ring.slots();
+    assert!(n_left > 0 && ring.is_abandoned());
+    assert_eq!(ring.read_chunk(n_left).unwrap().len(), n_left);
+    let (_ring, receipt) = failing.open(2, begin(8, 0), None);
+    assert!(failing.body.obey());
+    assert_eq!(receipt.read(), Some(Err(Refusal::Shed)));
+}

@@ -1,0 +1,203 @@
+//! An engine that fails at a call of the test's choice, against one that never does.
+
+use std::path::Path;
+
+use super::*;
+use crate::engine::{self, DrawParams, Turn, uniform};
+
+const WORDS: &str = "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered";
+
+/// The CPU engine, until it has done so much.
+struct Mortal {
+    engine: Box<dyn Decoder>,
+    n_left: usize,
+}
+
+impl Fallible for Mortal {
+    type Error = &'static str;
+
+    fn attempt(&mut self, work: &mut Work<'_, '_>) -> Result<(), &'static str> {
+        if self.n_left == 0 {
+            // What fails may have begun.
+            if let Work::Generate(turns) = work {
+                turns[0].codes.fill(77);
+            }
+            return Err(WORDS);
+        }
+        self.n_left -= 1;
+        work.by(&mut *self.engine);
+        Ok(())
+    }
+
+    fn n_lanes(&self) -> usize {
+        self.engine.n_lanes()
+    }
+
+    fn position(&self, lane: usize) -> u64 {
+        self.engine.position(lane)
+    }
+
+    fn isa(&self) -> &'static str {
+        "mortal"
+    }
+}
+
+fn tiny() -> Arc<Model> {
+    Arc::new(Model::load(Path::new("models/tiny")).unwrap())
+}
+
+/// The tiny model without its predictor, whose filters remember more than any window.
+fn tiny_of_rings() -> Arc<Model> {
+    let mut model = Model::load(Path::new("models/tiny")).unwrap();
+    model.config.predictor.clear();
+    model.weights.predictor.clear();
+    Arc::new(model)
+}
+
+const N_LANES: usize = 4;
+
+fn cpu(model: &Arc<Model>) -> Box<dyn Decoder> {
+    engine::open(model, &Settings::default(), N_LANES).unwrap()
+}
+
+fn mortal(model: &Arc<Model>, n_left: usize) -> Fallback<Mortal> {
+    let engine = cpu(model);
+    Fallback::new(Mortal { engine, n_left }, model, &Settings::default())
+}
+
+/// An engine that fails at the call after so many, for tests of those who know no models: of any age, what
+/// plays on is what would have been heard.
+pub(crate) fn fragile(n_lanes: usize, n_left: usize) -> Box<dyn Decoder> {
+    let (model, settings) = (tiny_of_rings(), Settings::default());
+    let engine = engine::open(&model, &settings, n_lanes).unwrap();
+    Box::new(Fallback::new(Mortal { engine, n_left }, &model, &settings))
+}
+
+/// What drawing remembers of its draws has no part in.
+const DRAW: DrawParams = DrawParams {
+    temperature: 1.0,
+    max_entropy: DrawParams::MAX_ENTROPY_BITS,
+    max_rise: 8.0,
+    leveling: 0.0,
+    top_p: 1.0,
+    min_p: 0.0,
+};
+
+fn draw(decoder: &mut dyn Decoder, lanes: &[usize], n: usize) -> Vec<Vec<u8>> {
+    let uniforms = lanes.iter().map(|lane| {
+        let start = decoder.position(*lane);
+        let uniforms = (start..).take(n).map(|t| uniform(*lane as u64, t));
+        uniforms.collect()
+    });
+    let uniforms: Vec<Vec<f32>> = uniforms.collect();
+    let mut codes = vec![vec![0; n]; lanes.len()];
+    let turns = lanes.iter().zip(&uniforms).zip(&mut codes);
+    let turns = turns.map(|((&lane, uniforms), codes)| Turn {
+        lane,
+        draw: DRAW,
+        uniforms,
+        codes,
+    });
+    decoder.generate(&mut turns.collect::<Vec<_>>());
+    codes
+}
+
+fn state_of(decoder: &mut dyn Decoder, lane: usize) -> Vec<u8> {
+    let mut bytes = vec![0; engine::state_len(decoder)];
+    engine::save(decoder, lane, &mut bytes);
+    bytes
+}
+
+/// A life in all kinds of calls, shorter than the window, and the codes that came of it.
+fn live(decoder: &mut dyn Decoder) -> Vec<u8> {
+    let prompt: Vec<u8> = (0..40).map(|t| 100 + 3 * t % 40).collect();
+    let mut all = Vec::new();
+    let mut keep = |codes: Vec<Vec<u8>>| all.extend(codes.concat());
+    decoder.prime(0, &prompt);
+    keep(draw(decoder, &[0, 1], 5));
+    decoder.copy(0, 2);
+    keep(draw(decoder, &[2, 0], 5));
+    decoder.age(3, 1_000_000);
+    keep(draw(decoder, &[3, 1], 5));
+    let state = state_of(decoder, 3);
+    decoder.open(0);
+    keep(draw(decoder, &[0], 5));
+    engine::restore(decoder, 0, &state);
+    decoder.score(1, &prompt[..9], &mut |_, _| ());
+    keep(draw(decoder, &[1, 2, 3, 0], 5));
+    let positions = (0..N_LANES).map(|lane| decoder.position(lane) as u8);
+    keep(vec![positions.collect()]);
+    all
+}
+
+#[test]
+fn whatever_the_call_that_fails_what_is_heard_is_what_would_have_been() {
+    for model in [tiny(), tiny_of_rings()] {
+        let expected = live(&mut *cpu(&model));
+        // Saves and restores are several calls.
+        for n_left in 0..40 {
+            let mut decoder = mortal(&model, n_left);
+            assert!(live(&mut decoder) == expected, "failed at call {n_left}");
+        }
+    }
+}
+
+#[test]
+fn who_waits_for_an_omen_reads_why_and_what_plays_on_and_no_second_one() {
+    let model = tiny();
+    let mut decoder = mortal(&model, 1);
+    let omen = Decoder::omen(&decoder).unwrap();
+    draw(&mut decoder, &[0], 5);
+    assert_eq!((omen.get(), Decoder::isa(&decoder)), (None, "mortal"));
+    draw(&mut decoder, &[0], 5);
+    let isa = cpu(&model).isa();
+    let fall = Fall {
+        why: WORDS.into(),
+        isa,
+    };
+    assert_eq!((omen.get(), Decoder::isa(&decoder)), (Some(&fall), isa));
+    draw(&mut decoder, &[0, 1], 5);
+    assert_eq!(omen.get(), Some(&fall));
+    assert_eq!(cpu(&model).omen(), None);
+}
+
+#[test]
+fn a_lane_older_than_its_window_goes_on_from_the_window_alone() {
+    let model = tiny_of_rings();
+    let window = model.config.receptive_field() as usize;
+    let (mut sure, mut decoder) = (cpu(&model), mortal(&model, 7));
+    // A chunk is longer than the window, others end inside of it.
+    for n in [window / 2, 2 * window + 3, 1, 50, window - 60, 30, 400] {
+        let expected = draw(&mut *sure, &[1, 2], n);
+        assert!(draw(&mut decoder, &[1, 2], n) == expected);
+    }
+    // This one fails.
+    assert!(draw(&mut decoder, &[2, 1], 300) == draw(&mut *sure, &[2, 1], 300));
+    assert_ne!(Decoder::isa(&decoder), "mortal");
+}
+
+#[test]
+fn filters_that_have_heard_the_window_alone_go_on_at_the_same_position() {
+    let model = tiny();
+    let window = model.config.receptive_field() as usize;
+    let mut decoder = mortal(&model, 1);
+    draw(&mut decoder, &[0], 3 * window);
+    draw(&mut decoder, &[0], 10);
+    assert_eq!(Decoder::position(&decoder, 0), 3 * window as u64 + 10);
+}
+
+#[test]
+fn a_lane_that_was_restored_is_restored_again() {
+    let model = tiny();
+    let window = model.config.receptive_field() as usize;
+    let mut sure = cpu(&model);
+    draw(&mut *sure, &[0], 3 * window);
+    let state = state_of(&mut *sure, 0);
+    // To show a state and to take it is two calls, and one draws.
+    let mut decoder = mortal(&model, 3);
+    engine::restore(&mut decoder, 0, &state);
+    for _ in 0..3 {
+        assert!(draw(&mut decoder, &[0], 20) == draw(&mut *sure, &[0], 20));
+    }
+    assert_ne!(Decoder::isa(&decoder), "mortal");
+}

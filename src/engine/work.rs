@@ -1,0 +1,170 @@
+//! A call of an engine as a value: what may have to be done once more, by another.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::fallback::Omen;
+use super::{Decoder, See, Turn, Visit, restore, save, state_len};
+
+/// What an engine is asked to do; see the functions of [`Decoder`].
+pub enum Work<'a, 't> {
+    /// [`Decoder::open`]
+    Open(usize),
+    /// [`Decoder::copy`] from one lane to another.
+    Copy(usize, usize),
+    /// To give a lane's state as [`Decoder::state`] shows it, piece after piece.
+    Save(usize, &'a mut Vec<u8>),
+    /// To make a lane what was saved.
+    Restore(usize, &'a [u8]),
+    /// [`Decoder::prime`]
+    Prime(usize, &'a [u8]),
+    /// [`Decoder::score`]
+    Score(usize, &'a [u8], See<'a>),
+    /// [`Decoder::generate`]
+    Generate(&'a mut [Turn<'t>]),
+    /// [`Decoder::generate_seen`]
+    GenerateSeen(Turn<'t>, See<'a>),
+    /// [`Decoder::age`] to a position.
+    Age(usize, u64),
+}
+
+impl Work<'_, '_> {
+    /// Has it done.
+    pub fn by(&mut self, decoder: &mut dyn Decoder) {
+        match self {
+            Self::Open(lane) => decoder.open(*lane),
+            Self::Copy(from, to) => decoder.copy(*from, *to),
+            Self::Save(lane, bytes) => {
+                bytes.resize(state_len(decoder), 0);
+                save(decoder, *lane, bytes);
+            }
+            Self::Restore(lane, bytes) => {
+                restore(decoder, *lane, bytes);
+            }
+            Self::Prime(lane, codes) => decoder.prime(*lane, codes),
+            Self::Score(lane, codes, see) => decoder.score(*lane, codes, &mut **see),
+            Self::Generate(turns) => decoder.generate(turns),
+            Self::GenerateSeen(turn, see) => decoder.generate_seen(turn.again(), &mut **see),
+            Self::Age(lane, position) => decoder.age(*lane, *position),
+        }
+    }
+
+    /// The lanes whose past it goes on from, and those that it gives another.
+    pub fn lanes(&self) -> (Vec<usize>, Option<usize>) {
+        match self {
+            Self::Open(lane) | Self::Restore(lane, _) | Self::Age(lane, _) => {
+                (Vec::new(), Some(*lane))
+            }
+            Self::Copy(from, to) => (vec![*from], Some(*to)),
+            Self::Save(lane, _) | Self::Prime(lane, _) | Self::Score(lane, ..) => {
+                (vec![*lane], None)
+            }
+            Self::Generate(turns) => (turns.iter().map(|turn| turn.lane).collect(), None),
+            Self::GenerateSeen(turn, _) => (vec![turn.lane], None),
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// The same, for a while.
+    pub(super) fn again(&mut self) -> Turn<'_> {
+        Turn {
+            lane: self.lane,
+            draw: self.draw,
+            uniforms: self.uniforms,
+            codes: self.codes,
+        }
+    }
+}
+
+impl fmt::Debug for Work<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Work").field(&self.lanes()).finish()
+    }
+}
+
+/// An engine that is told what to do in one place, whatever it is: all else of a [`Decoder`] follows.
+pub trait Perform: Send {
+    /// Does it.
+    fn perform(&mut self, work: Work<'_, '_>);
+
+    /// [`Decoder::n_lanes`]
+    fn n_lanes(&self) -> usize;
+
+    /// [`Decoder::position`]
+    fn position(&self, lane: usize) -> u64;
+
+    /// [`Decoder::n_threads`]
+    fn n_threads(&self) -> usize {
+        1
+    }
+
+    /// [`Decoder::isa`]
+    fn isa(&self) -> &'static str;
+
+    /// [`Decoder::omen`]
+    fn omen(&self) -> Option<Arc<Omen>> {
+        None
+    }
+}
+
+impl<P: Perform> Decoder for P {
+    fn n_lanes(&self) -> usize {
+        Perform::n_lanes(self)
+    }
+
+    fn open(&mut self, lane: usize) {
+        self.perform(Work::Open(lane));
+    }
+
+    fn copy(&mut self, from: usize, to: usize) {
+        self.perform(Work::Copy(from, to));
+    }
+
+    fn state(&mut self, lane: usize, visit: Visit<'_>) {
+        let mut bytes = Vec::new();
+        self.perform(Work::Save(lane, &mut bytes));
+        let before = bytes.clone();
+        visit(&mut bytes);
+        // To bring back what has not changed would take as long again.
+        if bytes != before {
+            self.perform(Work::Restore(lane, &bytes));
+        }
+    }
+
+    fn position(&self, lane: usize) -> u64 {
+        Perform::position(self, lane)
+    }
+
+    fn prime(&mut self, lane: usize, codes: &[u8]) {
+        self.perform(Work::Prime(lane, codes));
+    }
+
+    fn score(&mut self, lane: usize, codes: &[u8], see: See<'_>) {
+        self.perform(Work::Score(lane, codes, see));
+    }
+
+    fn generate(&mut self, turns: &mut [Turn<'_>]) {
+        self.perform(Work::Generate(turns));
+    }
+
+    fn generate_seen(&mut self, turn: Turn<'_>, see: See<'_>) {
+        self.perform(Work::GenerateSeen(turn, see));
+    }
+
+    fn age(&mut self, lane: usize, position: u64) {
+        self.perform(Work::Age(lane, position));
+    }
+
+    fn n_threads(&self) -> usize {
+        Perform::n_threads(self)
+    }
+
+    fn isa(&self) -> &'static str {
+        Perform::isa(self)
+    }
+
+    fn omen(&self) -> Option<Arc<Omen>> {
+        Perform::omen(self)
+    }
+}
