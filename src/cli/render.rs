@@ -59,6 +59,13 @@ pub fn run(mut args: RenderArgs) -> Outcome {
     let n_codes = bar.length().unwrap_or(0);
     bar.finish_and_clear();
     result?;
+    let omen = setup.engines[0].decoder.omen();
+    if let Some(fall) = omen.as_ref().and_then(|omen| omen.get()) {
+        eprintln!(
+            "the GPU failed on the way: {}; {} drew the rest, which may not be what the GPU would have drawn",
+            fall.why, fall.isa
+        );
+    }
     eprintln!(
         "{}: {} s, seed {}, {:.2} x real time",
         order.output.display(),

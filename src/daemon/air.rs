@@ -170,3 +170,47 @@ pub(super) fn tell_lanes(capacity: &Capacity, first: usize, telemetry: &Telemetr
     telemetry.lanes.open.set(n_lanes as u64);
     telemetry.lanes.capacity.set((n_lanes + n_more) as u64);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::control;
+    use crate::daemon::casting;
+    use crate::engine;
+    use crate::setup::Setup;
+
+    #[test]
+    fn an_engine_that_fails_is_told_once_and_its_stations_say_what_plays_on() {
+        let stations = "model = \"models/tiny\"\n[[station]]\n[[station]]\nname = \"b\"";
+        let config = Config::parse(stations, Path::new("c.toml")).unwrap();
+        let mut setup = Setup::new(&config).unwrap();
+        let decoder = &mut setup.engines[0].decoder;
+        *decoder = engine::fragile(decoder.n_lanes(), 0);
+        let (controls, _inbox) = control::channel(Vec::new());
+        let (_openings, waiting) = casting::stations(&config, &setup);
+        let on_air = waiting.into_iter().enumerate();
+        let on_air = on_air.map(|(at, w)| OnAir::new(w, Numbers::default(), at, &controls));
+        let load = Load {
+            engines: BTreeMap::new(),
+            n_with_sessions: 0,
+            reserve: 0.0,
+        };
+        let mut air = Air::new(on_air.collect(), load, Numbers::default());
+        assert!(air.fallen().is_empty());
+        assert!(air.subject().ends_with(" on mortal"), "{}", air.subject());
+        setup.engines[0].decoder.open(1);
+        let fallen = air.fallen();
+        let [(model, fall)] = fallen.as_slice() else {
+            panic!("{fallen:?}");
+        };
+        assert_eq!(
+            (&**model, fall.isa),
+            ("tiny", setup.engines[0].decoder.isa())
+        );
+        assert!(air.subject().ends_with(&format!(" on {}", fall.isa)));
+        assert!(air.fallen().is_empty(), "it was told");
+    }
+}

@@ -401,6 +401,7 @@ mod tests {
         telemetry.record.lost.add(320);
         telemetry.record.stopped.add(1);
         telemetry.lanes.capacity.set(5);
+        telemetry.pump.engine_failures.add(1);
         telemetry.pump.noise_collapses.add(2);
         telemetry.pump.lost_us.add(1_500_000);
         telemetry.pump.chunk_load.observe(0.3);
@@ -422,6 +423,7 @@ mod tests {
                 "longwave_unrecorded_samples_total 320",
                 "longwave_recordings_stopped 1",
                 "# HELP longwave_lanes Streams of stations",
+                "longwave_engine_failures_total 1",
                 "longwave_lanes_capacity 5",
                 "longwave_lost_seconds_total 1.5",
                 "longwave_card_ring_underruns_total{card=\"default\"} 0",
