@@ -114,13 +114,12 @@ impl<E: Fallible> Perform for Fallback<E> {
         let Playing::Second(cpu, pasts) = &mut self.playing else {
             return;
         };
-        let (needed, replaced) = work.lanes();
-        for lane in needed {
+        work.needs(&mut |lane| {
             if let Some(past) = pasts[lane].take() {
                 past.relive(lane, &mut **cpu);
             }
-        }
-        if let Some(lane) = replaced {
+        });
+        if let Some(lane) = work.replaces() {
             pasts[lane] = None;
         }
         work.by(&mut **cpu);

@@ -49,18 +49,27 @@ impl Work<'_, '_> {
         }
     }
 
-    /// The lanes whose past it goes on from, and those that it gives another.
-    pub fn lanes(&self) -> (Vec<usize>, Option<usize>) {
+    /// Names the lanes whose past it goes on from.
+    pub fn needs(&self, name: &mut dyn FnMut(usize)) {
         match self {
-            Self::Open(lane) | Self::Restore(lane, _) | Self::Age(lane, _) => {
-                (Vec::new(), Some(*lane))
-            }
-            Self::Copy(from, to) => (vec![*from], Some(*to)),
-            Self::Save(lane, _) | Self::Prime(lane, _) | Self::Score(lane, ..) => {
-                (vec![*lane], None)
-            }
-            Self::Generate(turns) => (turns.iter().map(|turn| turn.lane).collect(), None),
-            Self::GenerateSeen(turn, _) => (vec![turn.lane], None),
+            Self::Open(_) | Self::Restore(..) | Self::Age(..) => {}
+            Self::Copy(lane, _)
+            | Self::Save(lane, _)
+            | Self::Prime(lane, _)
+            | Self::Score(lane, ..) => name(*lane),
+            Self::Generate(turns) => turns.iter().for_each(|turn| name(turn.lane)),
+            Self::GenerateSeen(turn, _) => name(turn.lane),
+        }
+    }
+
+    /// The lane that it gives another past.
+    pub fn replaces(&self) -> Option<usize> {
+        match self {
+            Self::Open(lane)
+            | Self::Restore(lane, _)
+            | Self::Age(lane, _)
+            | Self::Copy(_, lane) => Some(*lane),
+            _ => None,
         }
     }
 }
@@ -79,7 +88,9 @@ impl Turn<'_> {
 
 impl fmt::Debug for Work<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Work").field(&self.lanes()).finish()
+        f.debug_struct("Work")
+            .field("replaces", &self.replaces())
+            .finish_non_exhaustive()
     }
 }
 
