@@ -323,11 +323,7 @@ impl Player {
                 return Err(SPENT.into());
             }
             let Ok(chunk) = self.session.ring.read_chunk(packet_len) else {
-                let is_over = self.session.ring.is_abandoned();
-                return match is_over {
-                    true => Err(self.ending().into()),
-                    false => Ok(()),
-                };
+                return self.has_ended();
             };
             self.codes.clear();
             self.codes.extend(chunk);
@@ -341,11 +337,12 @@ impl Player {
         Ok(())
     }
 
-    /// Why the pump has given it up: it ends itself, or all sessions.
-    fn ending(&self) -> Parting {
+    /// Whether the pump has given it up, and why: it ends itself, or all sessions.
+    fn has_ended(&self) -> Result<(), Ended> {
         match self.session.receipt.read() {
-            Some(Err(control::Refusal::Shed)) => SHED,
-            _ => ENDING,
+            Some(Err(control::Refusal::Shed)) => Err(SHED.into()),
+            _ if self.session.ring.is_abandoned() => Err(ENDING.into()),
+            _ => Ok(()),
         }
     }
 

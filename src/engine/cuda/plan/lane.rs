@@ -308,7 +308,9 @@ mod tests {
             // But for the past of the filters, which has moved, and room that no head fills.
             let heard: usize = config.predictor.iter().map(|of| 8 * of.taps + 8).sum();
             let differ = state.iter().zip(&back).filter(|(a, b)| a != b).count();
-            assert!(differ <= heard, "{}: {differ} bytes of {heard}", model.name);
+            // Position and mean errors are held within bounds.
+            let held = 8 + 3 * 4;
+            assert!(differ <= heard + held, "{}: {differ} bytes", model.name);
         }
     }
 }
