@@ -256,4 +256,4 @@ impl Past {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
