@@ -8,10 +8,11 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     if std::env::var_os("CARGO_FEATURE_TRAIN_CUDA").is_some() {
-        compile_kernels("train", "train-cuda", &TRAINING);
+        compile_kernels("train", "train-cuda", &[]);
     }
     if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
-        compile_kernels("decode", "cuda", &DECODING);
+        // Products and sums round each by themselves, as on a CPU.
+        compile_kernels("decode", "cuda", &["-fmad=false"]);
     }
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     if let Some(version) = answer(&rustc, &["--version"]) {
@@ -36,17 +37,13 @@ fn main() {
     }
 }
 
-/// Machine code for Hopper, and PTX from which a driver makes it for an A100 and later.
-const TRAINING: [&str; 4] = [
+/// Machine code for Hopper, and PTX from which the driver of any other GPU since Ampere makes its own.
+const TARGETS: [&str; 4] = [
     "-gencode",
     "arch=compute_90,code=sm_90",
     "-gencode",
     "arch=compute_80,code=compute_80",
 ];
-
-/// Machine code for Hopper, whose blocks form clusters; products and sums round each by themselves,
-/// as on a CPU.
-const DECODING: [&str; 3] = ["-fmad=false", "-gencode", "arch=compute_90a,code=sm_90a"];
 
 /// Compiles `kernels/{name}.cu`, which a feature wants.
 fn compile_kernels(name: &str, feature: &str, options: &[&str]) {
@@ -56,6 +53,7 @@ fn compile_kernels(name: &str, feature: &str, options: &[&str]) {
     let source = format!("kernels/{name}.cu");
     let status = Command::new(nvcc())
         .args(["-O3", "-std=c++17", "-lineinfo", "--fatbin"])
+        .args(TARGETS)
         .args(options)
         .arg("-o")
         .arg(Path::new(&out).join(format!("{name}.fatbin")))

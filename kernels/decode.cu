@@ -8,11 +8,12 @@
 // math  that of the CPU engine to the last bit: integer sums are exact in any order, floats are
 //       added in the CPU's sixteen lanes and fused where it fuses; hence -fmad=false. Denormals
 //       are kept
-// grid  blocks of 512 threads, and a warp that brings the weights; blocks do not know of each other, and
+// grid  blocks of 512 threads, and four warps that bring the weights; blocks do not know of each other, and
 //       any number of them may wait for room. Shared memory, nearly all of it: `Rooms`, norms and taps,
-//       the lanes' filters, four to seven pieces of matrices. Registers: 96, none spilt
-// needs sm_90 (fetches by themselves), D = H·K a multiple of 32, K <= 32, one KV head, 256 visible slots
-//       and 4 of a convolution at most
+//       the lanes' filters, one to eight pieces of matrices. Registers: 96; of D = 128 none spilt on
+//       sm_90 and 12 bytes at most from sm_80, of D = 256 52 bytes
+// needs sm_80; fetches by themselves since sm_90 (`decode_fetch.cuh`). D = H·K a multiple of 32, K <= 32,
+//       one KV head, 256 visible slots and 4 of a convolution at most
 // twin  src/engine/cpu   test gpu_decode   bench `longwave bench --device cuda`
 //
 // A step of piano-16k
@@ -37,9 +38,6 @@
 // a lane in the GPU's memory (the new slots, the convolutions' inputs) fetches read in the next step:
 // the writer shows it to them, and barriers lie between. A piece of a matrix is written over when all
 // sixteen warps have said that they are done with it.
-//
-// compute-sanitizer's racecheck warns of a filter's newest place, which `Tap::pass` reads beside the lane
-// that writes it, and does not use.
 #include "decode_attend.cuh"
 #include "decode_draw.cuh"
 
@@ -253,9 +251,9 @@ __device__ void end(const Site<S, kLanes>& site) {
     }
 }
 
-// One thread brings all matrices by, piece after piece, as room becomes free.
+// All matrices are brought by, piece after piece, as room becomes free.
 template <class S, int kLanes>
-__device__ void bring(Site<S, kLanes>& site, bool is_drawn) {
+__device__ void bring(Site<S, kLanes>& site, bool is_drawn, int who) {
     const Plan& plan = site.plan;
     Rooms<S, kLanes>& rooms = site.rooms();
     bool is_first = true;
@@ -266,12 +264,11 @@ __device__ void bring(Site<S, kLanes>& site, bool is_drawn) {
             for (int n = n_rows / kTileRows; n > 0; n -= most) {
                 if (!is_first) wait_arrivals(&rooms.is_free[site.piece], site.phase ^ 1);
                 const int bytes = (n < most ? n : most) * tile_bytes(n_steps);
-                expect_arrivals(&rooms.is_there[site.piece], bytes);
-                fetch(site.pieces() + site.piece * kPieceBytes, from, bytes,
-                      &rooms.is_there[site.piece]);
+                Arrivals* is_there = &rooms.is_there[site.piece];
+                fetch(site.pieces() + site.piece * kPieceBytes, from, bytes, is_there, who, kBringers);
+                end_fetches(is_there, bytes);
                 from += bytes;
-                site.next_piece();
-                if (site.piece == 0) is_first = false;
+                if (site.next_piece()) is_first = false;
             }
         };
         if (plan.n_filters) pass(S::D, plan.n_filters + 1);
@@ -294,13 +291,15 @@ __device__ void decode(const Plan& plan, const Turn* turns, int n_turns) {
     bool is_drawn = false;
     for (int b = 0; b < site.n_own; b++) is_drawn |= turns[b].is_drawn != 0;
     if (thread_index() == 0) {
-        for (Own<S>& own : site.rooms().own) begin_arrivals(&own.past_is_there, 1);
-        for (Arrivals& arrivals : site.rooms().is_there) begin_arrivals(&arrivals, 1);
+        constexpr int kCrew = 32 * Site<S, kLanes>::kCrew;
+        for (Own<S>& own : site.rooms().own) begin_arrivals(&own.past_is_there, fetchers_of(kCrew));
+        for (Arrivals& a : site.rooms().is_there) begin_arrivals(&a, fetchers_of(kBringers));
         for (Arrivals& arrivals : site.rooms().is_free) begin_arrivals(&arrivals, kWarps);
     }
     __syncthreads();
-    if (thread_index() >= kThreads) {
-        if (thread_index() == kThreads) bring(site, is_drawn);
+    const int who = thread_index() - kThreads;
+    if (who >= 0) {
+        if (who < fetchers_of(kBringers)) bring(site, is_drawn, who);
         return;
     }
     begin(site, turns);
@@ -312,7 +311,7 @@ __device__ void decode(const Plan& plan, const Turn* turns, int n_turns) {
 
 #define DECODE(name, n_lanes, rooms, ...)                                          \
     static_assert(sizeof(Rooms<Shape<__VA_ARGS__>, n_lanes>) <= rooms);            \
-    extern "C" __global__ void __launch_bounds__(kThreads + 32, 1)                 \
+    extern "C" __global__ void __launch_bounds__(kThreads + kBringers, 1)          \
         name(const __grid_constant__ Plan plan, const Turn* turns, int n_turns) {  \
         decode<Shape<__VA_ARGS__>, n_lanes>(plan, turns, n_turns);                 \
     }
@@ -320,6 +319,6 @@ __device__ void decode(const Plan& plan, const Turn* turns, int n_turns) {
 DECODE(decode_one_128, 1, 34816, 128, 512, 4, 32)
 DECODE(decode_two_128, 2, 63488, 128, 512, 4, 32)
 DECODE(decode_one_256, 1, 43008, 256, 1024, 8, 32)
-DECODE(decode_two_256, 2, 83968, 256, 1024, 8, 32)
+DECODE(decode_two_256, 2, 84992, 256, 1024, 8, 32)
 DECODE(decode_one_32, 1, 34816, 32, 64, 2, 16)
 DECODE(decode_two_32, 2, 63488, 32, 64, 2, 16)

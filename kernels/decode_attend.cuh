@@ -61,16 +61,18 @@ struct Attention {
 
     // Asks for what a layer wants of the past; nobody reads the last layer's any more.
     __device__ static void ask(Site<S, kLanes>& site, int layer) {
-        if (site.lane != 0 || site.member != kCrew - 1 || !site.is_on()) return;
+        constexpr int kCould = 32 * kCrew;
+        const int who = 32 * (kCrew - 1 - site.member) + site.lane;
+        if (who >= fetchers_of(kCould) || !site.is_on()) return;
         const Plan& plan = site.plan;
         Own<S>& own = site.crewed();
         const Run run(own, plan, layer);
         const int run_bytes = run.seen.n_blocks * kSlotBlock;
         const int past_bytes = plan.conv_width * (int)sizeof(own.past[0]);
-        expect_arrivals(&own.past_is_there, run_bytes + past_bytes);
         fetch(own.past, own.turn.lane + plan.taps + layer * past_bytes, past_bytes,
-              &own.past_is_there);
-        fetch(own.run, run.blocks, run_bytes, &own.past_is_there);
+              &own.past_is_there, who, kCould);
+        fetch(own.run, run.blocks, run_bytes, &own.past_is_there, who, kCould);
+        end_fetches(&own.past_is_there, run_bytes + past_bytes);
     }
 
     __device__ static void await_past(const Site<S, kLanes>& site) {

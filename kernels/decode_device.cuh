@@ -1,13 +1,13 @@
-// What decode.cu asks of the GPU: a block's place, barriers, fetches, warps'
-// reductions, products of bytes. Floats elsewhere are written with plain operators: the file is
+// What decode.cu asks of the GPU: a block's place, barriers, warps' reductions, products of bytes. Floats elsewhere are written with plain operators: the file is
 // compiled with -fmad=false, so that each rounds by itself as it does on a CPU, and `fmaf` is
 // written where the CPU fuses.
 #ifndef LONGWAVE_DECODE_DEVICE
 #define LONGWAVE_DECODE_DEVICE
-#include <cstdint>
+#include "decode_fetch.cuh"
 
 constexpr int kWarps = 16;  // of a block, that compute
 constexpr int kThreads = 32 * kWarps;
+constexpr int kBringers = 128;  // threads beside them that bring the weights
 
 __device__ inline int thread_index() { return threadIdx.x; }
 
@@ -32,55 +32,6 @@ __device__ inline void part_sync(int number) {
     asm volatile("barrier.sync.aligned %0, %1;" ::"r"(2 + number), "n"(kParty) : "memory");
 }
 __device__ inline void warp_sync() { __syncwarp(); }
-
-__device__ inline uint32_t shared_address(const void* p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// Counts what comes to this block: so many threads say each time that they are through, and that
-// bytes are expected, if any are; whoever needs it waits for the phase to end. Phases are 0 and 1 in
-// turn.
-using Arrivals = uint64_t;
-
-__device__ inline void begin_arrivals(Arrivals* a, int n_threads) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(a)), "r"(n_threads)
-                 : "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-__device__ inline void expect_arrivals(Arrivals* a, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(a)),
-                 "r"(bytes)
-                 : "memory");
-}
-
-__device__ inline void arrive(Arrivals* a) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(a)) : "memory");
-}
-
-// What this thread wrote to the GPU's memory before, `fetch` sees after the next barrier.
-__device__ inline void show_to_fetches() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
-
-// Copies so many bytes, a multiple of sixteen, from the GPU's memory, by itself; they are counted.
-__device__ inline void fetch(void* to, const void* from, int bytes, Arrivals* a) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-            "r"(shared_address(to)),
-        "l"(from), "r"(bytes), "r"(shared_address(a))
-        : "memory");
-}
-
-__device__ inline void wait_arrivals(Arrivals* a, int phase) {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n"
-        "}" ::"r"(shared_address(a)),
-        "r"(phase)
-        : "memory");
-}
 
 __device__ inline float shuffle_xor(float v, int mask) {
     return __shfl_xor_sync(0xffffffffu, v, mask);

@@ -27,7 +27,9 @@ __host__ __device__ constexpr int tile_bytes(int n_steps) {
 }
 
 // Room for a piece of a matrix that is on its way to a block.
-constexpr int kPieceBytes = 18432;
+constexpr int kPieceBytes = 17920;
+// Pieces that there is room for, at most.
+constexpr int kMostPieces = 8;
 
 // Tiles of a piece: a warp takes one at most.
 __host__ __device__ constexpr int piece_tiles(int n_steps) {
@@ -44,7 +46,7 @@ struct LayerPlan {
 
 struct FilterPlan {
     uint32_t taps;
-    uint32_t ring;  // places, a power of two above `taps`
+    uint32_t ring;  // places, a power of two: `taps` at least
     float rate;
     float kept;
     uint32_t weights;  // floats from the start of a lane's filters
@@ -67,6 +69,7 @@ struct Plan {
     uint32_t taps;           // of the convolutions: bytes from the start of a lane
     uint32_t filters;
     uint32_t n_steps;
+    uint32_t n_pieces;  // of matrices that a block has room for
     float norm_eps;
     float score_unit;
     LayerPlan layers[kMostLayers];
@@ -149,12 +152,10 @@ struct alignas(16) Own {
 template <class S, int kLanes>
 struct alignas(128) Rooms {
     static constexpr int kPitch = pitch_of(larger_of(S::F, 32 * kMostPlaces));
-    // Pieces of matrices that there is room for: a single lane leaves more, a wide one less.
-    static constexpr int kPieces = S::D <= 128 ? (kLanes == 1 ? 7 : 4) : (kLanes == 1 ? 4 : 3);
     alignas(16) unsigned char input[kLanes][kPitch];  // what the next product takes in
     float2 scale[kLanes];  // what a byte of it is worth, and the byte of 0, as an integer
     // Of the pieces of matrices: each is there, each may be written over.
-    Arrivals is_there[kPieces], is_free[kPieces];
+    Arrivals is_there[kMostPieces], is_free[kMostPieces];
     float samples[kCodes];
     Own<S> own[kLanes];
 };

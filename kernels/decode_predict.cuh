@@ -121,11 +121,11 @@ struct Prediction {
         for (; at + 16 * (kAtOnce - 1) < n; at += 16 * kAtOnce) tap.template pass<kAtOnce>(at);
 #pragma unroll 1
         for (; at < n; at += 16) tap.template pass<1>(at);
-        float sum = tap.sum, energy = tap.energy;
-        if (site.lane == 0) ring[head] = newest;
-        sum = sum_of_sixteen(sum);
-        energy = sum_of_sixteen(energy);
+        const float sum = sum_of_sixteen(tap.sum), energy = sum_of_sixteen(tap.energy);
+        // The newest takes the place of the oldest, which all have read.
+        warp_sync();
         if (site.lane == 0) {
+            ring[head] = newest;
             own.fresh[f] = held(sum, 2.0f);
             own.fresh[kMostFilters + f] = energy;
             if (f == 0) {

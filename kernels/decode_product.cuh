@@ -10,18 +10,18 @@
 template <class S, int kLanes>
 struct Site {
     static constexpr int kCrew = kWarps / kLanes;
-    static constexpr int kPieces = Rooms<S, kLanes>::kPieces;
 
     const Plan& plan;
     const int warp = warp_index(), lane = thread_index() % 32;
     // Of which own lane's crew this warp is, and its number there.
     const int crew = warp / kCrew, member = warp % kCrew;
     const int n_own;  // lanes of this block
-    // The room of the next piece of a matrix, and which phase that is in.
-    int piece = 0, phase = 0;
+    // The room of the next piece of a matrix, counted down to 0, and which phase that is in.
+    int piece, phase = 0;
     uint32_t n_pasts = 0;  // that have come, so far
 
-    __device__ Site(const Plan& plan, int n_own) : plan(plan), n_own(n_own) {}
+    __device__ Site(const Plan& plan, int n_own)
+        : plan(plan), n_own(n_own), piece(plan.n_pieces - 1) {}
 
     __device__ Rooms<S, kLanes>& rooms() const {
         return *reinterpret_cast<Rooms<S, kLanes>*>(shared_memory());
@@ -148,10 +148,12 @@ struct Site {
         next_piece();
     }
 
-    __device__ void next_piece() {
-        if (++piece < kPieces) return;
-        piece = 0;
+    // Whether a phase has ended.
+    __device__ bool next_piece() {
+        if (--piece >= 0) return false;
+        piece = plan.n_pieces - 1;
         phase ^= 1;
+        return true;
     }
 
     // The leader quantises the elements that its threads own.

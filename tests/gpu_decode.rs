@@ -33,7 +33,16 @@ fn steps(n: usize) -> usize {
 
 /// Both engines, or none without a GPU.
 fn engines(model: &Arc<Model>, n_lanes: usize) -> Option<[Box<dyn Decoder>; 2]> {
-    match CudaDecoder::open(model, 0, n_lanes) {
+    engines_within(model, n_lanes, usize::MAX)
+}
+
+/// The same, on a GPU whose blocks have no more than so many bytes of shared memory.
+fn engines_within(
+    model: &Arc<Model>,
+    n_lanes: usize,
+    most_shared: usize,
+) -> Option<[Box<dyn Decoder>; 2]> {
+    match CudaDecoder::open_within(model, 0, n_lanes, most_shared) {
         Ok(gpu) => {
             let cpu = engine::open(model, &Settings::default(), n_lanes);
             Some([cpu.expect("the best of this CPU"), Box::new(gpu)])
@@ -164,6 +173,29 @@ fn lanes_that_join_and_leave_draw_the_cpu_engines_codes() {
             engine.prime(5, &some_codes(n / 2));
         }
         same_codes(&mut both, &all, n);
+    }
+}
+
+#[test]
+fn the_driver_compiles_the_kernels_where_it_is_told_to() {
+    match CudaDecoder::open(&model("tiny"), 0, 1) {
+        Ok(gpu) if std::env::var("CUDA_FORCE_PTX_JIT").is_ok_and(|is_told| is_told == "1") => {
+            assert!(gpu.is_compiled_by_driver().unwrap());
+        }
+        Ok(_) | Err(GpuError::NoDriver) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn smaller_gpus_draw_the_cpu_engines_codes() {
+    // What a block may have on GeForce since Ampere, and on an A100: one lane and one piece of a matrix
+    // at a time, two lanes and two pieces.
+    for (kib, n_lanes, n) in [(99, 2, 2000), (163, 140, 60)] {
+        let Some(mut both) = engines_within(&model("piano-16k"), n_lanes, kib << 10) else {
+            return;
+        };
+        same_codes(&mut both, &(0..n_lanes).collect::<Vec<_>>(), steps(n));
     }
 }
 

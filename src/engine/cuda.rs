@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub use self::device::GpuError;
 use self::device::{Gpu, Kernel, Memory, bytes_of, count};
 use self::plan::lane::{from_state, to_state};
-use self::plan::{HEAD_BYTES, LaneHead, Layout, Plan, SLOT_BLOCK, TurnPlan};
+use self::plan::{Block, HEAD_BYTES, LaneHead, Layout, Plan, SLOT_BLOCK, TurnPlan};
 use super::work::Perform;
 use super::{Decoder, DrawParams, Fallible, See, Settings, Turn, Work, check_turns, noise};
 use crate::compute::{Plain, lanewise};
@@ -34,8 +34,8 @@ pub struct CudaDecoder {
     config: ModelConfig,
     layout: Layout,
     gpu: Gpu,
-    /// For blocks of one lane, and of two where there is room; with the shared memory they want.
-    kernels: Vec<(Kernel, usize)>,
+    /// For blocks of one lane, and of two where there is room.
+    kernels: Vec<(Kernel, Block)>,
     n_multiprocessors: usize,
     plan: Plan,
     /// Weights and tables, which the plan names.
@@ -75,13 +75,25 @@ enum Task<'a> {
 impl CudaDecoder {
     /// An engine with `n_lanes` lanes at the start of their streams, on the GPU of that number.
     pub fn open(model: &Arc<Model>, number: usize, n_lanes: usize) -> Result<Self, GpuError> {
+        Self::open_within(model, number, n_lanes, usize::MAX)
+    }
+
+    /// The same, as if a block might have no more than so many bytes of shared memory: smaller GPUs
+    /// have less.
+    pub fn open_within(
+        model: &Arc<Model>,
+        number: usize,
+        n_lanes: usize,
+        most_shared: usize,
+    ) -> Result<Self, GpuError> {
         let config = model.config.clone();
         let layout = Layout::of(&config).map_err(GpuError::Model)?;
         let gpu = Gpu::open(number)?;
         let n_multiprocessors = gpu.n_multiprocessors()?;
-        let kernels = layout
-            .kernels()
-            .map(|(name, shared)| Ok((gpu.kernel(name, shared)?, shared)))
+        let blocks = layout.blocks(most_shared.min(gpu.most_shared()?));
+        let kernels = blocks.map_err(GpuError::Model)?.into_iter();
+        let kernels = kernels
+            .map(|block| Ok((gpu.kernel(block.name, block.shared)?, block)))
             .collect::<Result<Vec<_>, GpuError>>()?;
         let tables = [
             gpu.holding(&image::of(model))?,
@@ -117,6 +129,11 @@ impl CudaDecoder {
     /// The GPU, in its driver's words.
     pub fn gpu_name(&self) -> &str {
         &self.gpu.name
+    }
+
+    /// Whether the driver has compiled its kernels, rather than taken the machine code for Hopper.
+    pub fn is_compiled_by_driver(&self) -> Result<bool, GpuError> {
+        Ok(self.kernels[0].0.made_from()? < 90)
     }
 
     /// Puts a lane back to the start of a stream.
@@ -188,8 +205,9 @@ impl CudaDecoder {
         self.plan.n_steps = n as u32;
         let per_block = tasks.len().div_ceil(self.n_multiprocessors);
         let per_block = per_block.min(self.kernels.len());
-        let (kernel, shared) = &self.kernels[per_block - 1];
-        let grid = (tasks.len().div_ceil(per_block), *shared);
+        let (kernel, block) = &self.kernels[per_block - 1];
+        self.plan.n_pieces = block.n_pieces as u32;
+        let grid = (tasks.len().div_ceil(per_block), block.shared);
         self.gpu
             .launch(kernel, &self.plan, (address, tasks.len()), grid)?;
         let Exchange {
@@ -253,7 +271,7 @@ pub struct GpuFacts {
     pub free_bytes: usize,
     /// All of its memory.
     pub all_bytes: usize,
-    /// Lanes of a small model that it draws at once; more take turns.
+    /// Lanes of a model like `piano-16k` that it draws at once; more take turns.
     pub n_lanes: usize,
 }
 
@@ -263,7 +281,7 @@ pub fn gpus() -> Vec<Result<GpuFacts, GpuError>> {
         let gpu = Gpu::open(number)?;
         let (free_bytes, all_bytes) = gpu.memory()?;
         Ok(GpuFacts {
-            n_lanes: plan::MOST_LANES * gpu.n_multiprocessors()?,
+            n_lanes: plan::lanes_of_a_small_model(gpu.most_shared()?) * gpu.n_multiprocessors()?,
             name: gpu.name,
             free_bytes,
             all_bytes,

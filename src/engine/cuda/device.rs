@@ -15,7 +15,7 @@ use cudarc::nvrtc::Ptx;
 
 use super::plan::{Plan, THREADS};
 
-/// Machine code for Hopper; see `build.rs`.
+/// Machine code for Hopper, and PTX from which a driver makes it for other GPUs; see `build.rs`.
 static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
 
 /// Why there is no GPU to compute on.
@@ -32,13 +32,18 @@ pub enum GpuError {
         /// How many there are.
         n: usize,
     },
-    /// The kernels need clusters of blocks.
-    #[error("{name} is no Hopper GPU (compute capability {major}): no kernel is compiled for it")]
-    OtherKind {
+    /// A GPU from before Ampere: use the CPU.
+    #[error(
+        "{name} has compute capability {major}.{minor} and the kernels need 8.0 (Ampere, 2020) or \
+         more: use another GPU, or the CPU"
+    )]
+    TooOld {
         /// The GPU.
         name: String,
-        /// The first figure of its compute capability.
+        /// Its compute capability.
         major: i32,
+        /// What stands behind the point.
+        minor: i32,
     },
     /// A model that does not fit the kernels.
     #[error("{0}")]
@@ -83,9 +88,9 @@ impl Gpu {
             return Err(GpuError::NoSuchGpu { number, n });
         }
         let context = CudaContext::new(number)?;
-        let (name, (major, _)) = (context.name()?, context.compute_capability()?);
-        if major != 9 {
-            return Err(GpuError::OtherKind { name, major });
+        let (name, (major, minor)) = (context.name()?, context.compute_capability()?);
+        if major < 8 {
+            return Err(GpuError::TooOld { name, major, minor });
         }
         // SAFETY: events order memory between queues; there is one, and everything goes through it.
         unsafe { context.disable_event_tracking() };
@@ -117,6 +122,13 @@ impl Gpu {
     pub fn n_multiprocessors(&self) -> Result<usize, GpuError> {
         let count = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         Ok(self.context.attribute(count)?.max(1) as usize)
+    }
+
+    /// Bytes of shared memory that a block may have.
+    pub fn most_shared(&self) -> Result<usize, GpuError> {
+        let most =
+            sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        Ok(self.context.attribute(most)?.max(0) as usize)
     }
 
     /// So many bytes, all zero.
@@ -185,6 +197,15 @@ impl Gpu {
 
 /// A kernel, ready to launch.
 pub struct Kernel(CudaFunction);
+
+impl Kernel {
+    /// The architecture whose PTX it was made from: 90 if it is the machine code for Hopper, 80 if the
+    /// driver compiled it.
+    pub fn made_from(&self) -> Result<i32, GpuError> {
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+        Ok(self.0.get_attribute(attribute)?)
+    }
+}
 
 impl Memory {
     /// Where it begins, on the GPU.

@@ -7,16 +7,14 @@ use super::device::Memory;
 use crate::model::{Layer, ModelConfig};
 use crate::mulaw;
 
-/// Threads of a block: `kThreads`, and the warp that brings the weights.
-pub const THREADS: u32 = 512 + 32;
+/// Threads of a block: `kThreads`, and `kBringers`.
+pub const THREADS: u32 = 512 + 128;
 /// `kSlotBlock`: bytes of sixteen slots of a cache.
 pub const SLOT_BLOCK: usize = 1152;
 
 const MOST_LAYERS: usize = 32;
 const MOST_TAPS: usize = 4;
 const MOST_FILTERS: usize = 15;
-/// Shared memory that a block of a Hopper GPU may have.
-const SHARED_BYTES: usize = 227 << 10;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +52,7 @@ pub struct Plan {
     taps: u32,
     filters: u32,
     pub n_steps: u32,
+    pub n_pieces: u32,
     norm_eps: f32,
     score_unit: f32,
     layers: [LayerPlan; MOST_LAYERS],
@@ -142,11 +141,19 @@ pub struct Layout {
 pub struct Kernels {
     /// Their D, F, H and K.
     sizes: [usize; 4],
-    pub names: [&'static str; MOST_LANES],
+    names: [&'static str; MOST_LANES],
     /// Bytes of `Rooms`, at most.
     rooms: [usize; MOST_LANES],
-    /// `Rooms::kPieces`: pieces of matrices that there is room for.
-    pieces: [usize; MOST_LANES],
+}
+
+/// A kernel of a model's, and what a block of it has on some GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    pub name: &'static str,
+    /// Bytes of shared memory.
+    pub shared: usize,
+    /// Pieces of matrices that there is room for in it.
+    pub n_pieces: usize,
 }
 
 /// Those at the end of `kernels/decode.cu`.
@@ -155,31 +162,30 @@ const KERNELS: [Kernels; 3] = [
         sizes: [128, 512, 4, 32],
         names: ["decode_one_128", "decode_two_128"],
         rooms: [34 << 10, 62 << 10],
-        pieces: [7, 4],
     },
     Kernels {
         sizes: [256, 1024, 8, 32],
         names: ["decode_one_256", "decode_two_256"],
-        rooms: [42 << 10, 82 << 10],
-        pieces: [4, 3],
+        rooms: [42 << 10, 83 << 10],
     },
     Kernels {
         sizes: [32, 64, 2, 16],
         names: ["decode_one_32", "decode_two_32"],
         rooms: [34 << 10, 62 << 10],
-        pieces: [7, 4],
     },
 ];
 
 /// Lanes of a block, at most.
 pub const MOST_LANES: usize = 2;
 /// `kPieceBytes`
-const PIECE_BYTES: usize = 18432;
+const PIECE_BYTES: usize = 17920;
+/// `kMostPieces`
+const MOST_PIECES: usize = 8;
 /// `kSlots`
 const MOST_SLOTS: usize = 256;
 
 impl Layout {
-    /// Refuses, with a reason, a model that no kernel is compiled for or that is too large.
+    /// Refuses, with a reason, a model that no kernel is compiled for.
     pub fn of(config: &ModelConfig) -> Result<Self, String> {
         let (d, f, h) = (config.d_model, config.mlp_width(), config.n_heads);
         let sizes = [d, f, h, config.head_size()];
@@ -209,15 +215,7 @@ impl Layout {
                 config.layers[i].max_visible()
             ));
         }
-        let layout = Self::measure(config, kernels);
-        match layout.shared(1) {
-            bytes if bytes > SHARED_BYTES => Err(format!(
-                "a step needs {} KiB of a multiprocessor's memory, which has {}",
-                bytes >> 10,
-                SHARED_BYTES >> 10
-            )),
-            _ => Ok(layout),
-        }
+        Ok(Self::measure(config, kernels))
     }
 
     fn measure(config: &ModelConfig, kernels: &'static Kernels) -> Self {
@@ -245,18 +243,37 @@ impl Layout {
         (HEAD_BYTES + self.fresh_bytes).next_multiple_of(128)
     }
 
-    /// The kernels that there is room for, by how many lanes a block has, and the shared memory they want.
-    pub fn kernels(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        let named = |n_lanes: usize| (self.kernels.names[n_lanes - 1], self.shared(n_lanes));
-        let fit = |(_, shared): &(_, usize)| *shared <= SHARED_BYTES;
-        (1..=MOST_LANES).map(named).take_while(fit)
+    /// The kernels whose blocks, of one lane and more, do with so many bytes of shared memory; or what
+    /// one lane needs.
+    pub fn blocks(&self, most_shared: usize) -> Result<Vec<Block>, String> {
+        let blocks = (1..=MOST_LANES).map_while(|n_lanes| self.block(n_lanes, most_shared));
+        let blocks: Vec<Block> = blocks.collect();
+        match blocks.is_empty() {
+            true => Err(format!(
+                "a step of this model needs {} KiB of a multiprocessor's memory, of which a block may \
+                 have {} on this GPU",
+                (self.fixed(1) + PIECE_BYTES).div_ceil(1 << 10),
+                most_shared >> 10
+            )),
+            false => Ok(blocks),
+        }
     }
 
-    /// Shared memory of a block of so many lanes.
-    fn shared(&self, n_lanes: usize) -> usize {
-        let pieces = self.kernels.pieces[n_lanes - 1] * PIECE_BYTES;
+    /// A block of so many lanes, with all the pieces that it has room for.
+    fn block(&self, n_lanes: usize, most_shared: usize) -> Option<Block> {
+        let fixed = self.fixed(n_lanes);
+        let n_pieces = MOST_PIECES.min(most_shared.checked_sub(fixed)? / PIECE_BYTES);
+        (n_pieces > 0).then_some(Block {
+            name: self.kernels.names[n_lanes - 1],
+            shared: fixed + n_pieces * PIECE_BYTES,
+            n_pieces,
+        })
+    }
+
+    /// Shared memory of a block of so many lanes, but for the pieces.
+    fn fixed(&self, n_lanes: usize) -> usize {
         let filters = n_lanes * 4 * self.filter_floats;
-        self.kernels.rooms[n_lanes - 1] + self.kept_bytes + filters + pieces
+        self.kernels.rooms[n_lanes - 1] + self.kept_bytes + filters
     }
 
     /// Where each layer's cache begins within a lane.
@@ -308,6 +325,7 @@ impl Layout {
             taps: taps as u32,
             filters: filters as u32,
             n_steps: 0,
+            n_pieces: 0,
             norm_eps: config.norm_eps,
             score_unit: std::f32::consts::LOG2_E / (config.head_size() as f32).sqrt(),
             layers,
@@ -329,9 +347,57 @@ pub const HEAD_BYTES: usize = 384;
 /// `kTileRows`
 pub const TILE_ROWS: usize = 16;
 
-/// Places of a filter's ring: one more than it sees, at least, and a power of two.
+/// Places of a filter's ring: as many as it sees, at least, and a power of two.
 fn ring(taps: usize) -> usize {
-    (taps + 1).next_power_of_two()
+    taps.next_power_of_two()
+}
+
+/// Lanes of a block of a small model, on a GPU whose blocks may have so much shared memory.
+pub fn lanes_of_a_small_model(most_shared: usize) -> usize {
+    match most_shared >= 144 << 10 {
+        true => MOST_LANES,
+        false => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::Model;
+
+    /// What a block may have on an A100, on GeForce since Ampere, and on Hopper.
+    const SHARED: [usize; 3] = [163 << 10, 99 << 10, 227 << 10];
+
+    fn blocks(config: &ModelConfig, most_shared: usize) -> Result<Vec<Block>, String> {
+        Layout::of(config).unwrap().blocks(most_shared)
+    }
+
+    #[test]
+    fn a_block_has_the_lanes_and_pieces_that_a_gpu_has_room_for() {
+        let config = Model::load(Path::new("models/piano-16k")).unwrap().config;
+        let pieces = SHARED.map(|most_shared| {
+            let blocks = blocks(&config, most_shared).unwrap();
+            assert!(blocks.iter().all(|block| block.shared <= most_shared));
+            assert_eq!(blocks.len(), lanes_of_a_small_model(most_shared));
+            blocks
+                .iter()
+                .map(|block| block.n_pieces)
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(pieces, [vec![5, 2], vec![1], vec![8, 5]]);
+    }
+
+    #[test]
+    fn a_model_for_which_a_gpu_has_no_room_is_told_what_it_needs() {
+        let config = Model::load(Path::new("models/piano-16k")).unwrap().config;
+        assert_eq!(
+            blocks(&config, 64 << 10).unwrap_err(),
+            "a step of this model needs 92 KiB of a multiprocessor's memory, of which a block may have 64 \
+             on this GPU"
+        );
+    }
 }
 
 #[cfg(test)]
