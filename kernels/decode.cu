@@ -10,8 +10,8 @@
 //       are kept
 // grid  blocks of 512 threads, and four warps that bring the weights; blocks do not know of each other, and
 //       any number of them may wait for room. Shared memory, nearly all of it: `Rooms`, norms and taps,
-//       the lanes' filters, one to eight pieces of matrices. Registers: 96; of D = 128 none spilt on
-//       sm_90 and 12 bytes at most from sm_80, of D = 256 52 bytes
+//       the lanes' filters, one to eight pieces of matrices. Registers: 96, none spilt where D = 128
+//       on sm_90, 72 bytes at most elsewhere
 // needs sm_80; fetches by themselves since sm_90 (`decode_fetch.cuh`). D = H·K a multiple of 32, K <= 32,
 //       one KV head, 256 visible slots and 4 of a convolution at most
 // twin  src/engine/cpu   test gpu_decode   bench `longwave bench --device cuda`
@@ -38,6 +38,10 @@
 // a lane in the GPU's memory (the new slots, the convolutions' inputs) fetches read in the next step:
 // the writer shows it to them, and barriers lie between. A piece of a matrix is written over when all
 // sixteen warps have said that they are done with it.
+//
+// compute-sanitizer's racecheck does not see that one lane says so for its warp (`free_piece`) and calls
+// what the others have read a race: it finds none when every lane says so (H200, 2026-11-27). It warns of
+// `Tap::pass`, where both halves of a warp read a weight before one of them writes it.
 #include "decode_attend.cuh"
 #include "decode_draw.cuh"
 
