@@ -398,11 +398,6 @@ mod tests {
              on this GPU"
         );
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn what_lies_unevenly_or_is_too_much_is_refused_by_its_kind() {
