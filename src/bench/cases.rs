@@ -399,7 +399,7 @@ mod tests {
         assert!(large.clone().count() == 2 && large.clone().all(|r| r.model.is_some()));
         assert_eq!(record.prefill[0].codes, 32);
         let beside: Vec<bool> = record.chunks.iter().map(|c| c.beside.is_some()).collect();
-        assert_eq!(beside, [false, true]);
+        assert_eq!(beside, [false, true, false, false]);
     }
 
     #[test]

@@ -264,12 +264,12 @@ mod tests {
     fn who_has_gone_asks_for_nothing_and_what_nobody_knows_is_said() {
         let (mut keeper, sender, controls, inbox) = keeper();
         drop(ask(&sender, 0));
-        let mut of_a_gpu = ask(&sender, 1);
+        let mut of_another = ask(&sender, 1);
         keeper.beat(&controls);
         let mut of_nobody = ask(&sender, 9);
         keeper.beat(&controls);
         assert!(inbox.take().is_none());
-        assert_eq!(of_a_gpu.try_recv(), Ok(None));
+        assert_eq!(of_another.try_recv(), Ok(None));
         assert_eq!(
             of_nobody.try_recv(),
             Err(oneshot::error::TryRecvError::Closed)

@@ -55,7 +55,9 @@ impl Kept {
     fn resume(&self, start: &mut Start) {
         let name = &self.name;
         if self.len == 0 {
-            tracing::warn!("station {name} is drawn on a GPU and cannot be kept: it begins anew");
+            tracing::warn!(
+                "station {name} is drawn by an engine that does not show its state: it begins anew"
+            );
             return;
         }
         let state = match State::read(&self.path) {
@@ -110,7 +112,7 @@ impl Kept {
         &self.name
     }
 
-    /// Not what a GPU draws.
+    /// Not what an engine draws that does not show its state.
     pub fn can_be_kept(&self) -> bool {
         self.len > 0
     }

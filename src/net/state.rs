@@ -80,7 +80,7 @@ async fn ask(lobby: &Lobby, station: &Station) -> Result<Arc<state::State>, Refu
         Ok(Ok(None)) => {
             let name = &station.facts.station;
             let sentence =
-                format!("station {name} is drawn on a GPU, which does not show its state");
+                format!("station {name} is drawn by an engine that does not show its state");
             Err(Refusal(StatusCode::CONFLICT, sentence))
         }
         Ok(Err(_)) => Err(later("the station has just left, or the daemon ends")),

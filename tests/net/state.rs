@@ -107,7 +107,7 @@ async fn only_who_controls_gets_to_know_what_will_be_played() {
 }
 
 #[tokio::test]
-async fn what_a_gpu_draws_is_refused_in_a_sentence() {
+async fn what_an_engine_does_not_show_is_refused_in_a_sentence() {
     let mut server = Server::start(Settings::default()).await;
     let _answering = answer(&mut server, None);
     let (head, body) = get(&server, "").await;
@@ -115,7 +115,7 @@ async fn what_a_gpu_draws_is_refused_in_a_sentence() {
     let sentence = String::from_utf8(body).unwrap();
     assert_eq!(
         sentence,
-        "station piano is drawn on a GPU, which does not show its state\n"
+        "station piano is drawn by an engine that does not show its state\n"
     );
 }
 
