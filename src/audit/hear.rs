@@ -11,7 +11,6 @@ use super::alarms::{Alarm, Alarms};
 use super::extract::Extractor;
 use super::features::Second;
 use super::spectrogram::Spectrogram;
-use crate::engine::{Decoder, Turn};
 use crate::model::{DrawParams, Model};
 use crate::mulaw;
 use crate::pump::{Start, Stream};
@@ -150,7 +149,13 @@ pub fn models(
     }
     let mut n_drawn = 0;
     while n_drawn < n_codes {
-        draw(decoder, &mut streams, &mut listeners);
+        match (&mut *streams, &mut *listeners) {
+            ([stream], [listener]) => {
+                let see = &mut |_, logits: &[f32]| listener.entropies.see(logits);
+                stream.next_seen(decoder, see);
+            }
+            (streams, _) => Stream::next_of_all(streams, decoder),
+        }
         let len = (n_codes - n_drawn).min(CHUNK_LEN as u64);
         let all = listeners.par_iter_mut().zip(&streams);
         all.for_each(|(listener, stream)| listener.hear(&stream.codes()[..len as usize]));
@@ -160,17 +165,6 @@ pub fn models(
         }
     }
     Ok(listeners.into_par_iter().map(Listener::finish).collect())
-}
-
-/// The next chunk of every stream.
-fn draw(decoder: &mut dyn Decoder, streams: &mut [Stream], listeners: &mut [Listener]) {
-    if let ([stream], [listener]) = (&mut *streams, listeners) {
-        stream.next_seen(decoder, &mut |_, logits| listener.entropies.see(logits));
-        return;
-    }
-    let mut turns: Vec<Turn<'_>> = streams.iter_mut().map(Stream::turn).collect();
-    decoder.generate(&mut turns);
-    streams.iter_mut().for_each(Stream::advance);
 }
 
 /// Who listens to a stream that a model draws.

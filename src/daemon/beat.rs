@@ -159,13 +159,14 @@ impl Heart {
             .map(|why| format!("the card is silent: {why}"));
         let trouble = at_card.or_else(|| self.pace.trouble());
         let plays_well = trouble.is_none();
+        // Before it is told: whoever hears of it may ask at once.
+        self.readiness.tell(trouble.clone());
         match (&trouble, self.plays_well) {
             (Some(why), true) => tracing::warn!("not ready any more: {why}"),
             (None, false) => tracing::info!("ready again"),
             _ => {}
         }
         self.plays_well = plays_well;
-        self.readiness.tell(trouble);
     }
 
     fn pat_the_watchdog(&mut self) {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::control::Snapshot;
 use crate::engine::{self, Decoder, DrawParams, See, Turn, uniform};
 
-/// Codes of a prompt between two looks at the caller: well below a second on any machine.
-const PROMPT_SLICE: usize = 1_600;
+/// Codes of a prompt between two looks at the caller: below a second, and enough for an engine to take them
+/// in by tiles.
+const PROMPT_SLICE: usize = 8_192;
 
 /// What decides every code of a stream, together with the model.
 #[derive(Clone, Debug, Default)]
@@ -105,9 +106,16 @@ impl Stream {
         self.codes()
     }
 
+    /// The next chunks of streams of one engine, each the same as if it were alone.
+    pub fn next_of_all(streams: &mut [Self], decoder: &mut dyn Decoder) {
+        let mut turns: Vec<Turn<'_>> = streams.iter_mut().map(Self::turn).collect();
+        decoder.generate(&mut turns);
+        streams.iter_mut().for_each(Self::advance);
+    }
+
     /// This stream's part in a call of [`Decoder::generate`], which [`advance`](Self::advance)
     /// must follow.
-    pub(crate) fn turn(&mut self) -> Turn<'_> {
+    pub(super) fn turn(&mut self) -> Turn<'_> {
         let uniforms = &mut self.uniforms[..self.len];
         for (place, position) in uniforms.iter_mut().zip(self.position..) {
             *place = uniform(self.seed, position);
@@ -120,8 +128,7 @@ impl Stream {
         }
     }
 
-    /// The chunk that [`turn`](Self::turn) asked for is drawn.
-    pub(crate) fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         self.position += self.len as u64;
     }
 

@@ -22,7 +22,9 @@ pub fn kept() -> State {
         snapshot: Snapshot {
             position: 12_345,
             gain: 1.0,
-            bytes: (0..3_000_000u32).map(|at| (at * at) as u8).collect(),
+            bytes: (0..3_000_000u32)
+                .map(|at| at.wrapping_mul(at) as u8)
+                .collect(),
             ..Snapshot::default()
         },
     }
