@@ -427,7 +427,7 @@ fn stations_without_a_lane_of_their_own_are_refused() {
 #[test]
 fn a_prompt_is_heard_whole_or_broken_off_at_once() {
     let long = Start {
-        prompt: vec![mulaw::SILENCE; 10_000],
+        prompt: vec![mulaw::SILENCE; 40_000],
         ..start_of(1)
     };
     let mut told = Vec::new();
@@ -436,8 +436,8 @@ fn a_prompt_is_heard_whole_or_broken_off_at_once() {
         told.push(n_fed);
         ControlFlow::Continue(())
     });
-    assert_eq!(stream.unwrap().position(), 10_000);
-    assert!(told.len() > 3 && told.is_sorted() && told.last() == Some(&10_000));
+    assert_eq!(stream.unwrap().position(), 40_000);
+    assert!(told.len() > 3 && told.is_sorted() && told.last() == Some(&40_000));
 
     let (engines, stations) = (vec![engine_of(1)], vec![opening(0, long).0]);
     let mut n_told = 0;
