@@ -80,6 +80,11 @@ impl EngineLoad {
         Self { n_lanes, ..self }
     }
 
+    /// The same engine when nobody knows any more what it takes: it may be all there is.
+    pub fn unknown(&mut self) {
+        (self.first, self.each) = (BUDGET, BUDGET);
+    }
+
     fn of(&self, n_lanes: usize) -> f64 {
         match n_lanes {
             0 => 0.0,

@@ -146,6 +146,7 @@ struct Running {
     reloader: Reloader,
     cards: Cards,
     network: Option<Network>,
+    telemetry: Arc<Telemetry>,
 }
 
 impl Running {
@@ -199,7 +200,7 @@ impl Running {
                 controls: controls.clone(),
                 sessions,
                 settings: network::settings(&config.network, door.keys),
-                telemetry,
+                telemetry: telemetry.clone(),
                 readiness,
                 inquiries,
             };
@@ -214,6 +215,7 @@ impl Running {
             reloader,
             cards,
             network: network.transpose()?,
+            telemetry,
         })
     }
 
@@ -253,10 +255,12 @@ impl Running {
 
     /// Says once of each engine that it has failed.
     fn tell_falls(&mut self) {
-        for (model, fall) in self.reloader.air.fallen() {
+        let air = &mut self.reloader.air;
+        for (model, fall) in air.fallen() {
             announce::fall(&model, &fall);
-            self.heart.fell();
-            self.heart.set_subject(self.reloader.air.subject());
+            self.telemetry.pump.engine_failures.add(1);
+            air.tell_lanes(&self.telemetry);
+            self.heart.set_subject(air.subject());
         }
     }
 

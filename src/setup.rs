@@ -112,7 +112,7 @@ impl Setup {
                 0 => n_own,
                 max => n_own + max + 1,
             };
-            let opened = engine::open_on(config.device, &model, &settings, n_lanes)?;
+            let opened = engine::open_on(config.device, &model, &settings, n_lanes, n_own)?;
             Ok(ModelEngine {
                 model,
                 decoder: opened.decoder,
@@ -140,7 +140,7 @@ impl Setup {
         };
         let state = State::read(path)?.ok_or(useless("not there"))?;
         let engine = &mut self.engines[self.places[0].engine];
-        let len = engine::state_len(&mut *engine.decoder);
+        let len = engine.decoder.state_len();
         if let Some(why) = state.objection(&engine.model.sha256, len) {
             return Err(useless(why));
         }

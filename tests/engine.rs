@@ -333,16 +333,16 @@ fn a_kept_lane_goes_on_in_another_engine_as_if_nothing_had_been() {
     let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
     let settings: Vec<Settings> = isas.flat_map(settings).collect();
     let mut first = engine::open(&model, &settings[0], 2).unwrap();
-    let mut bytes = vec![0; engine::state_len(&mut *first)];
+    let mut bytes = vec![0; first.state_len()];
     first.prime(1, &codes(3_000));
-    assert_no_alloc(|| engine::save(&mut *first, 1, &mut bytes));
+    assert_no_alloc(|| first.save(1, &mut bytes));
     let expected = generate(&mut *first, 1, 7, 500, 100);
     for settings in &settings {
         let mut other = engine::open(&model, settings, 2).unwrap();
         other.prime(0, &codes(200));
-        assert_eq!(engine::restore(&mut *other, 0, &bytes), 3_000);
+        assert_eq!(other.restore(0, &bytes), 3_000);
         let mut kept = vec![0; bytes.len()];
-        engine::save(&mut *other, 0, &mut kept);
+        other.save(0, &mut kept);
         assert!(kept == bytes, "{settings:?} keeps something else");
         let drawn = generate(&mut *other, 0, 7, 500, 100);
         assert!(drawn == expected, "{settings:?} plays something else");
@@ -354,12 +354,12 @@ fn no_bytes_that_a_lane_is_made_of_break_the_engine() {
     let model = tiny();
     for seed in [1, 2, 3] {
         let mut engine = engine::open(&model, &Settings::default(), 1).unwrap();
-        let len = engine::state_len(&mut *engine);
+        let len = engine.state_len();
         let bytes: Vec<u8> = (0..len as u64)
             .map(|at| (engine::uniform(seed, at) * 256.0) as u8)
             .collect();
         for bytes in [bytes, vec![0xff; len]] {
-            engine::restore(&mut *engine, 0, &bytes);
+            engine.restore(0, &bytes);
             generate(&mut *engine, 0, seed, 2_000, 100);
         }
     }

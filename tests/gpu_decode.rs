@@ -230,8 +230,8 @@ fn a_hashed_layer_is_refused_by_name_and_before_a_gpu_is_asked_for() {
 }
 
 fn state_of(engine: &mut dyn Decoder, lane: usize) -> Vec<u8> {
-    let mut bytes = vec![0; engine::state_len(engine)];
-    engine::save(engine, lane, &mut bytes);
+    let mut bytes = vec![0; engine.state_len()];
+    engine.save(lane, &mut bytes);
     bytes
 }
 
@@ -251,8 +251,8 @@ fn a_lane_moves_between_gpu_and_cpu_and_plays_on_to_the_bit() {
         for lane in [0, 2] {
             generate(&mut *gpu, &[lane], n);
             let state = state_of(&mut *gpu, lane);
-            assert_eq!(engine::state_len(&mut *cpu), state.len());
-            let position = engine::restore(&mut *cpu, lane, &state);
+            assert_eq!(cpu.state_len(), state.len());
+            let position = cpu.restore(lane, &state);
             assert_eq!(position, gpu.position(lane));
         }
         let mut both = [cpu, gpu];
@@ -263,7 +263,7 @@ fn a_lane_moves_between_gpu_and_cpu_and_plays_on_to_the_bit() {
         for (lane, state) in [1, 3].into_iter().zip(&states) {
             for engine in [&mut *cpu, &mut *gpu] {
                 engine.prime(lane, &some_codes(50));
-                engine::restore(&mut **engine, lane, state);
+                engine.restore(lane, state);
             }
         }
         same_codes(&mut both, &[1, 3], n);
@@ -343,6 +343,10 @@ impl Fallible for Wrecked {
         Fallible::n_lanes(&self.gpu)
     }
 
+    fn state_len(&mut self) -> usize {
+        Fallible::state_len(&mut self.gpu)
+    }
+
     fn position(&self, lane: usize) -> u64 {
         Fallible::position(&self.gpu, lane)
     }
@@ -373,7 +377,7 @@ fn a_gpu_that_fails_while_it_plays_is_played_on_by_the_cpu() {
         Err(error) => panic!("{error}"),
     };
     let settings = Settings::default();
-    let mut gpu = Fallback::new(Wrecked { gpu, n_left: 5 }, &model, &settings);
+    let mut gpu = Fallback::new(Wrecked { gpu, n_left: 5 }, &model, &settings, 2);
     let mut cpu = engine::open(&model, &settings, 3).unwrap();
     let omen = Decoder::omen(&gpu).unwrap();
     for engine in [&mut *cpu, &mut gpu as &mut dyn Decoder] {
@@ -399,6 +403,6 @@ fn a_gpu_that_fails_while_it_plays_is_played_on_by_the_cpu() {
     // A lane that nobody has asked for since.
     assert_eq!(Decoder::position(&gpu, 1), 2_000);
     let state = state_of(&mut gpu, 1);
-    engine::restore(&mut *cpu, 1, &state);
+    cpu.restore(1, &state);
     assert!(generate(&mut gpu, &[1], 320) == generate(&mut *cpu, &[1], 320));
 }

@@ -252,12 +252,12 @@ fn a_lane_that_is_kept_copied_or_opened_anew_goes_on_to_the_bit() {
         // What the lane was before leaves nothing behind.
         engine.open(0);
         engine.prime(0, &codes[..333]);
-        let mut kept = vec![0; engine::state_len(engine.as_mut())];
-        engine::save(engine.as_mut(), 0, &mut kept);
+        let mut kept = vec![0; engine.state_len()];
+        engine.save(0, &mut kept);
         engine.copy(0, 1);
         let mut other = open(2);
         other.prime(0, &codes[100..150]);
-        assert_eq!(engine::restore(other.as_mut(), 0, &kept), 333);
+        assert_eq!(other.restore(0, &kept), 333);
         assert!(
             logits(engine.as_mut(), &codes[333..]) == expected[333..],
             "{entry}"

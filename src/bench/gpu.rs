@@ -55,13 +55,17 @@ fn is_in_time(result: &CaseResult, model: &Model) -> bool {
 
 /// Steps of so many lanes, timed by the chunk.
 fn measure(model: &Arc<Model>, plan: &Plan, n_lanes: usize) -> Result<CaseResult, DeviceError> {
-    let opened = engine::open_on(plan.device, model, &Settings::default(), n_lanes)?;
+    let opened = engine::open_on(plan.device, model, &Settings::default(), n_lanes, n_lanes)?;
     let mut engine = opened.decoder;
     engine.age(0, AGE);
     // Noise takes long to make: once will do.
     (1..n_lanes).for_each(|lane| engine.copy(0, lane));
     let n_codes = (model.config.sample_rate_hz / CHUNKS_PER_S) as usize;
     let times = time_apart(engine.as_mut(), n_codes, plan.time_per_case).of_codes(n_codes);
+    if let Some(fall) = engine.omen().as_ref().and_then(|omen| omen.get()) {
+        let (device, why) = (plan.device, fall.why.clone());
+        return Err(DeviceError { device, why });
+    }
     let mut result = CaseResult::new("gpu", engine.isa(), &times);
     result.device = plan.device.to_string();
     result.lanes = n_lanes;

@@ -59,13 +59,7 @@ pub fn run(mut args: RenderArgs) -> Outcome {
     let n_codes = bar.length().unwrap_or(0);
     bar.finish_and_clear();
     result?;
-    let omen = setup.engines[0].decoder.omen();
-    if let Some(fall) = omen.as_ref().and_then(|omen| omen.get()) {
-        eprintln!(
-            "the GPU failed on the way: {}; {} drew the rest, which may not be what the GPU would have drawn",
-            fall.why, fall.isa
-        );
-    }
+    tell_fall(&setup);
     eprintln!(
         "{}: {} s, seed {}, {:.2} x real time",
         order.output.display(),
@@ -74,6 +68,17 @@ pub fn run(mut args: RenderArgs) -> Outcome {
         x_realtime(n_codes, rate_hz, begin),
     );
     Ok(())
+}
+
+/// Says it if another engine has drawn the rest than was asked for.
+pub(super) fn tell_fall(setup: &Setup) {
+    let omen = setup.engines[0].decoder.omen();
+    if let Some(fall) = omen.as_ref().and_then(|omen| omen.get()) {
+        eprintln!(
+            "the GPU failed on the way: {}; {} drew the rest, which may not be what the GPU would have drawn",
+            fall.why, fall.isa
+        );
+    }
 }
 
 /// Seconds of sound in a second of work.

@@ -109,17 +109,32 @@ impl Air {
     /// stations say from now on what plays.
     pub fn fallen(&mut self) -> Vec<(String, Fall)> {
         let mut fallen = BTreeMap::new();
+        for on_air in &self.stations {
+            if let Some(fall) = on_air.omen.as_ref().and_then(|omen| omen.get()) {
+                let model = on_air.seat.model.name.clone();
+                fallen.insert(on_air.seat.engine, (model, fall.clone()));
+            }
+        }
+        // Only now: it may have failed while we looked, and all its stations are told at once.
         for on_air in &mut self.stations {
-            let omen = on_air.omen.take_if(|omen| omen.get().is_some());
-            let Some(fall) = omen.as_ref().and_then(|omen| omen.get()) else {
-                continue;
-            };
-            fall.isa.clone_into(&mut on_air.station.facts.isa);
-            on_air.station.desk.tell_isa(fall.isa);
-            let model = on_air.seat.model.name.clone();
-            fallen.insert(on_air.seat.engine, (model, fall.clone()));
+            if let Some((_, fall)) = fallen.get(&on_air.seat.engine) {
+                on_air.omen = None;
+                on_air.station.desk.tell_isa(fall.isa);
+            }
+        }
+        for engine in fallen.keys() {
+            if let Some(load) = self.load.engines.get_mut(engine) {
+                load.unknown();
+            }
         }
         fallen.into_values().collect()
+    }
+
+    /// Says how much there is room for on the first station's engine, sessions or stations.
+    pub fn tell_lanes(&mut self, telemetry: &Telemetry) {
+        let engines: Vec<usize> = self.stations.iter().map(|s| s.seat.engine).collect();
+        let (capacity, places) = self.load.of(&engines);
+        tell_lanes(&capacity, places[0], telemetry);
     }
 
     pub fn seats(&self) -> Vec<Seat> {
@@ -129,8 +144,13 @@ impl Air {
     /// What plays, in a few words: what a status begins with.
     pub fn subject(&self) -> String {
         let names = self.stations.iter().map(OnAir::name);
-        let isa = self.stations.first().map_or("", |s| &s.station.facts.isa);
-        format!("{} on {isa}", names.collect::<Vec<_>>().join(", "))
+        let first = self.stations.first();
+        let isa = first.map(|on_air| on_air.station.desk.facts().isa);
+        format!(
+            "{} on {}",
+            names.collect::<Vec<_>>().join(", "),
+            isa.unwrap_or_default()
+        )
     }
 }
 
@@ -160,6 +180,13 @@ impl Load {
         let place = |engine: &usize| self.engines.keys().position(|number| number == engine);
         (capacity, stations.iter().filter_map(place).collect())
     }
+
+    /// Takes over what was measured of engines that have come; of the others it may be known better by now.
+    pub fn admit(&mut self, other: Self) {
+        for (number, load) in other.engines {
+            self.engines.entry(number).or_insert(load);
+        }
+    }
 }
 
 /// Says how much there is room for, on the engine in that place, sessions or stations.
@@ -176,6 +203,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::capacity::Costs;
     use crate::config::Config;
     use crate::control;
     use crate::daemon::casting;
@@ -188,18 +216,30 @@ mod tests {
         let config = Config::parse(stations, Path::new("c.toml")).unwrap();
         let mut setup = Setup::new(&config).unwrap();
         let decoder = &mut setup.engines[0].decoder;
-        *decoder = engine::fragile(decoder.n_lanes(), 0);
+        *decoder = engine::fragile(decoder.n_lanes(), decoder.n_lanes(), 0);
         let (controls, _inbox) = control::channel(Vec::new());
         let (_openings, waiting) = casting::stations(&config, &setup);
         let on_air = waiting.into_iter().enumerate();
         let on_air = on_air.map(|(at, w)| OnAir::new(w, Numbers::default(), at, &controls));
+        let costs = Costs {
+            one: 0.01,
+            n_lanes: 1,
+            all: 0.01,
+        };
         let load = Load {
-            engines: BTreeMap::new(),
+            engines: BTreeMap::from([(0, EngineLoad::new("tiny", 2, costs))]),
             n_with_sessions: 0,
             reserve: 0.0,
         };
+        let telemetry = Telemetry::default();
+        let lanes = || {
+            let lanes = &telemetry.lanes;
+            (lanes.open.get(), lanes.capacity.get())
+        };
         let mut air = Air::new(on_air.collect(), load, Numbers::default());
         assert!(air.fallen().is_empty());
+        air.tell_lanes(&telemetry);
+        assert!(lanes().1 > 2, "{:?}", lanes());
         assert!(air.subject().ends_with(" on mortal"), "{}", air.subject());
         setup.engines[0].decoder.open(1);
         let fallen = air.fallen();
@@ -212,5 +252,14 @@ mod tests {
         );
         assert!(air.subject().ends_with(&format!(" on {}", fall.isa)));
         assert!(air.fallen().is_empty(), "it was told");
+        // What the processor has time for nobody knows: nobody else is let in, and a reload that was on its
+        // way does not know better.
+        let before = Load {
+            engines: BTreeMap::from([(0, EngineLoad::new("tiny", 2, costs))]),
+            ..air.load.clone()
+        };
+        air.load.admit(before);
+        air.tell_lanes(&telemetry);
+        assert_eq!(lanes(), (2, 2));
     }
 }

@@ -96,13 +96,6 @@ impl Heart {
         self.subject = subject;
     }
 
-    /// An engine has failed and another plays on: there is room for nobody else, as far as is known.
-    pub fn fell(&self) {
-        let Telemetry { pump, lanes, .. } = &*self.telemetry;
-        pump.engine_failures.add(1);
-        lanes.capacity.set(lanes.open.get());
-    }
-
     /// One tick.
     pub fn beat(&mut self, cards: &Cards, page: Option<&str>, tell: &mut dyn FnMut(&Beat<'_>)) {
         let beat = Beat {

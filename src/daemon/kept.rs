@@ -6,7 +6,6 @@ use std::{fs, io};
 
 use crate::config::Config;
 use crate::control::Snapshot;
-use crate::engine;
 use crate::pump::Start;
 use crate::setup::Setup;
 use crate::state::{Asked, State};
@@ -41,7 +40,7 @@ impl Kept {
                 name: station.name.clone(),
                 model_sha256: engine.model.sha256.clone(),
                 asked: Asked::new(station.seed, start.draw, &start.prompt),
-                len: engine::state_len(&mut *engine.decoder),
+                len: engine.decoder.state_len(),
             };
             if config.state.resume {
                 kept.resume(start);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::task;
 
 use super::DaemonError;
-use super::air::{Air, OnAir, tell_lanes};
+use super::air::{Air, OnAir};
 use super::beat::Heart;
 use super::cards::Cards;
 use super::door::Keys;
@@ -169,7 +169,7 @@ impl Reloader {
         for number in plan.recordings {
             parting.writing.extend(self.record_otherwise(number));
         }
-        self.air.load = plan.load;
+        self.air.load.admit(plan.load);
         self.tell(hands);
         parting
     }
@@ -245,9 +245,7 @@ impl Reloader {
 
     /// Tells everybody else what is on the air now.
     fn tell(&mut self, hands: &mut Hands<'_>) {
-        let engines: Vec<usize> = self.air.seats().iter().map(|seat| seat.engine).collect();
-        let (capacity, places) = self.air.load.of(&engines);
-        tell_lanes(&capacity, places[0], &self.telemetry);
+        self.air.tell_lanes(&self.telemetry);
         hands.heart.set_subject(self.air.subject());
         let stations = self.air.stations.iter();
         let stations = stations.map(|on_air| (on_air.seat.number, on_air.name()));

@@ -21,7 +21,7 @@ use self::team::Team;
 use self::weights::PackedWeights;
 use self::worker::{Choose, Lane, Place, Worker};
 use super::{
-    Decoder, DrawParams, See, Settings, Turn, Visit, check_turns,
+    Decoder, DrawParams, See, Settings, Turn, check_turns,
     draw::{WHOLE, draw_by},
     noise,
 };
@@ -131,6 +131,29 @@ fn draw<O: Ops>(ops: O, place: Place<'_>, turn: &mut Turn<'_>) -> u8 {
 
 const NOT_POISONED: &str = "a panic in a team ends the process";
 
+/// Who reads a lane's state, or writes it: gets it piece by piece.
+type Visit<'a> = &'a mut dyn FnMut(&mut [u8]);
+
+impl<O: Ops> CpuDecoder<O> {
+    /// Shows all that the lane is, always the same pieces in the same order; what `visit` leaves there the
+    /// lane is from then on.
+    fn state(&mut self, lane: usize, visit: Visit<'_>) {
+        self.first.lanes[lane].state(visit);
+        // What every worker keeps for itself follows the first one's.
+        let first = &self.first.lanes[lane];
+        for worker in &mut self.others {
+            let worker = worker.get_mut().expect(NOT_POISONED);
+            worker.lanes[lane].copy_common(first);
+        }
+        for layer in 0..self.weights.layers.len() {
+            for part in self.parts(lane) {
+                let stores = &mut part.layers[layer].stores;
+                stores.iter_mut().for_each(|store| store.state(visit));
+            }
+        }
+    }
+}
+
 impl<O: Ops> Decoder for CpuDecoder<O> {
     fn n_lanes(&self) -> usize {
         self.first.lanes.len()
@@ -150,20 +173,29 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         }
     }
 
-    fn state(&mut self, lane: usize, visit: Visit<'_>) {
-        self.first.lanes[lane].state(visit);
-        // What every worker keeps for itself follows the first one's.
-        let first = &self.first.lanes[lane];
-        for worker in &mut self.others {
-            let worker = worker.get_mut().expect(NOT_POISONED);
-            worker.lanes[lane].copy_common(first);
-        }
-        for layer in 0..self.weights.layers.len() {
-            for part in self.parts(lane) {
-                let stores = &mut part.layers[layer].stores;
-                stores.iter_mut().for_each(|store| store.state(visit));
-            }
-        }
+    fn state_len(&mut self) -> usize {
+        let mut len = 0;
+        self.state(0, &mut |piece| len += piece.len());
+        len
+    }
+
+    fn save(&mut self, lane: usize, bytes: &mut [u8]) {
+        let mut rest = bytes;
+        self.state(lane, &mut |piece| {
+            let (own, others) = std::mem::take(&mut rest).split_at_mut(piece.len());
+            own.copy_from_slice(piece);
+            rest = others;
+        });
+    }
+
+    fn restore(&mut self, lane: usize, bytes: &[u8]) -> u64 {
+        let mut rest = bytes;
+        self.state(lane, &mut |piece| {
+            let (own, others) = rest.split_at(piece.len());
+            piece.copy_from_slice(own);
+            rest = others;
+        });
+        self.position(lane)
     }
 
     fn position(&self, lane: usize) -> u64 {

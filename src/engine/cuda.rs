@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 pub use self::device::GpuError;
 use self::device::{Gpu, Kernel, Memory, bytes_of, count};
-use self::plan::lane::{from_state, to_state};
+use self::plan::lane::{from_state, state_len, to_state};
 use self::plan::{Block, HEAD_BYTES, LaneHead, Layout, Plan, SLOT_BLOCK, TurnPlan};
 use super::work::Perform;
 use super::{Decoder, DrawParams, Fallible, See, Settings, Turn, Work, check_turns, noise};
@@ -323,7 +323,7 @@ impl Fallible for CudaDecoder {
             Work::Open(lane) => self.begin(*lane),
             Work::Copy(from, to) => self.copy_lane(*from, *to),
             Work::Save(lane, bytes) => {
-                **bytes = self.save(*lane)?;
+                bytes.copy_from_slice(&self.save(*lane)?);
                 Ok(())
             }
             Work::Restore(lane, bytes) => self.restore(*lane, bytes),
@@ -337,6 +337,10 @@ impl Fallible for CudaDecoder {
 
     fn n_lanes(&self) -> usize {
         self.positions.len()
+    }
+
+    fn state_len(&mut self) -> usize {
+        state_len(&self.config)
     }
 
     fn position(&self, lane: usize) -> u64 {
@@ -356,6 +360,10 @@ impl Perform for CudaDecoder {
 
     fn n_lanes(&self) -> usize {
         Fallible::n_lanes(self)
+    }
+
+    fn state_len(&mut self) -> usize {
+        Fallible::state_len(self)
     }
 
     fn position(&self, lane: usize) -> u64 {
@@ -400,9 +408,9 @@ impl CudaDecoder {
                 let cpu = super::open(&self.model, &Settings::default(), 1);
                 cpu.expect("the best of this CPU")
             });
-            super::restore(&mut **cpu, 0, &state);
+            cpu.restore(0, &state);
             cpu.prime(0, codes);
-            super::save(&mut **cpu, 0, &mut state);
+            cpu.save(0, &mut state);
             return self.restore(lane, &state);
         }
         for codes in codes.chunks(CHUNK) {

@@ -38,12 +38,14 @@ pub struct Opened {
     pub why: Option<String>,
 }
 
-/// An engine on a device. `settings` are the processor's; its instruction set is one that it has.
+/// An engine on a device, of whose lanes the first `n_lasting` play on when a GPU fails. `settings` are the
+/// processor's; its instruction set is one that it has.
 pub fn open_on(
     device: Device,
     model: &Arc<Model>,
     settings: &Settings,
     n_lanes: usize,
+    n_lasting: usize,
 ) -> Result<Opened, DeviceError> {
     let on_cpu = |why| Opened {
         decoder: super::open(model, settings, n_lanes).expect("the instruction set is available"),
@@ -51,7 +53,7 @@ pub fn open_on(
     };
     match device {
         Device::Cpu => Ok(on_cpu(None)),
-        Device::Cuda(number) => match on_gpu(model, settings, number, n_lanes) {
+        Device::Cuda(number) => match on_gpu(model, settings, number, [n_lanes, n_lasting]) {
             Ok((decoder, name)) => Ok(Opened {
                 decoder,
                 why: Some(format!("on GPU {number}, {name}, as asked for")),
@@ -60,7 +62,7 @@ pub fn open_on(
         },
         // Who asks for an instruction set or for threads wants the processor.
         Device::Auto if settings.isa.is_some() => Ok(on_cpu(None)),
-        Device::Auto => Ok(match on_gpu(model, settings, 0, n_lanes) {
+        Device::Auto => Ok(match on_gpu(model, settings, 0, [n_lanes, n_lasting]) {
             Ok((decoder, name)) => Opened {
                 decoder,
                 why: Some(format!("on GPU 0, {name}, because it is there")),
@@ -76,12 +78,12 @@ fn on_gpu(
     model: &Arc<Model>,
     settings: &Settings,
     number: usize,
-    n_lanes: usize,
+    [n_lanes, n_lasting]: [usize; 2],
 ) -> Result<(Box<dyn Decoder>, String), String> {
     match super::CudaDecoder::open(model, number, n_lanes) {
         Ok(decoder) => {
             let name = decoder.gpu_name().to_owned();
-            let decoder = super::Fallback::new(decoder, model, settings);
+            let decoder = super::Fallback::new(decoder, model, settings, n_lasting);
             Ok((Box::new(decoder), name))
         }
         Err(error) => Err(error.to_string()),
@@ -93,7 +95,7 @@ fn on_gpu(
     _: &Arc<Model>,
     _: &Settings,
     _: usize,
-    _: usize,
+    _: [usize; 2],
 ) -> Result<(Box<dyn Decoder>, String), String> {
     Err("this longwave was built without the feature `cuda`".to_owned())
 }
@@ -150,11 +152,11 @@ mod tests {
     fn where_there_is_no_such_gpu_auto_takes_the_processor_and_the_rest_say_why() {
         let model = Arc::new(Model::load(Path::new("models/tiny")).unwrap());
         let settings = Settings::default();
-        let cpu = open_on(Device::Cpu, &model, &settings, 1).unwrap();
+        let cpu = open_on(Device::Cpu, &model, &settings, 1, 1).unwrap();
         assert_eq!(cpu.why, None);
-        let auto = open_on(Device::Auto, &model, &settings, 1).unwrap();
+        let auto = open_on(Device::Auto, &model, &settings, 1, 1).unwrap();
         assert!(auto.why.unwrap().starts_with("on "));
-        let error = open_on(Device::Cuda(99), &model, &settings, 1)
+        let error = open_on(Device::Cuda(99), &model, &settings, 1, 1)
             .err()
             .unwrap();
         assert!(

@@ -1,10 +1,11 @@
 //! An engine that may fail, and what plays on when it does: the CPU engine, in every lane from where it was.
 //!
-//! Of each lane the host keeps how it began and the codes since, as many as the next depends on. When the
-//! engine fails, those who wait for the failed call wait on: the CPU engine is made, takes in what the lanes
-//! of the call have heard, at their positions, and does the call again. Other lanes are taken in when they are
-//! wanted. That may allocate and takes its time, which is lost and counted where it is missed; until then
-//! nothing allocates that the failing engine does not.
+//! Of each lane that shall last the host keeps how it began and the codes since, as many as the next depends
+//! on. When the engine fails, those who wait for the failed call wait on: the CPU engine is made, takes in what
+//! the lanes of the call have heard, at their positions, and does the call again. Other lanes are taken in when
+//! they are wanted. That may allocate and takes its time, which is lost and counted where it is missed; until
+//! then nothing allocates that the failing engine does not. Lanes that shall not last end with the engine: they
+//! are silent, and what they are asked for is not done.
 //!
 //! A lane that is younger than its window, or was restored within it, goes on as if nothing had happened, but
 //! for what drawing remembers of its last draws. Of an older one the filters of a predictor have heard the
@@ -15,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::work::{Perform, Work};
-use super::{Decoder, Settings, restore};
+use super::{Decoder, See, Settings};
 use crate::model::Model;
 
 /// An engine that may fail at any call, and is useless from then on.
@@ -28,6 +29,9 @@ pub trait Fallible: Send {
 
     /// [`Decoder::n_lanes`]
     fn n_lanes(&self) -> usize;
+
+    /// [`Decoder::state_len`]
+    fn state_len(&mut self) -> usize;
 
     /// [`Decoder::position`]
     fn position(&self, lane: usize) -> u64;
@@ -53,12 +57,13 @@ pub struct Fallback<E> {
     model: Arc<Model>,
     /// Of the CPU engine.
     settings: Settings,
+    n_lanes: usize,
     playing: Playing<E>,
     omen: Arc<Omen>,
 }
 
 enum Playing<E> {
-    /// What each lane has heard.
+    /// What each lane has heard that shall last.
     First(E, Vec<Past>),
     /// Those that it has not yet taken in.
     Second(Box<dyn Decoder>, Vec<Option<Past>>),
@@ -74,12 +79,13 @@ impl<E> fmt::Debug for Fallback<E> {
 }
 
 impl<E: Fallible> Fallback<E> {
-    /// Of an engine of this model whose lanes have heard nothing. `settings` are the processor's, with an
-    /// instruction set that it has.
-    pub fn new(engine: E, model: &Arc<Model>, settings: &Settings) -> Self {
+    /// Of an engine of this model whose lanes have heard nothing, and of which the first `n_lasting` play on.
+    /// `settings` are the processor's, with an instruction set that it has.
+    pub fn new(engine: E, model: &Arc<Model>, settings: &Settings, n_lasting: usize) -> Self {
         let window = model.config.receptive_field() as usize;
-        let pasts = (0..engine.n_lanes()).map(|_| Past::new(window)).collect();
+        let pasts = (0..n_lasting).map(|_| Past::new(window)).collect();
         Self {
+            n_lanes: engine.n_lanes(),
             model: model.clone(),
             settings: settings.clone(),
             playing: Playing::First(engine, pasts),
@@ -103,8 +109,8 @@ impl<E: Fallible> Fallback<E> {
     }
 }
 
-impl<E: Fallible> Perform for Fallback<E> {
-    fn perform(&mut self, mut work: Work<'_, '_>) {
+impl<E: Fallible> Fallback<E> {
+    fn attempt(&mut self, mut work: Work<'_, '_>) {
         if let Playing::First(engine, pasts) = &mut self.playing {
             match engine.attempt(&mut work) {
                 Ok(()) => return note(&work, engine, pasts),
@@ -112,6 +118,9 @@ impl<E: Fallible> Perform for Fallback<E> {
             }
         }
         let Playing::Second(cpu, pasts) = &mut self.playing else {
+            return;
+        };
+        let Some(mut work) = work.of_first(pasts.len()) else {
             return;
         };
         work.needs(&mut |lane| {
@@ -124,20 +133,37 @@ impl<E: Fallible> Perform for Fallback<E> {
         }
         work.by(&mut **cpu);
     }
+}
+
+impl<E: Fallible> Perform for Fallback<E> {
+    fn perform(&mut self, work: Work<'_, '_>) {
+        match work {
+            Work::Score(lane, codes, see) => self.attempt(Work::Score(lane, codes, &mut once(see))),
+            Work::GenerateSeen(turn, see) => {
+                self.attempt(Work::GenerateSeen(turn, &mut once(see)));
+            }
+            work => self.attempt(work),
+        }
+    }
 
     fn n_lanes(&self) -> usize {
-        match &self.playing {
-            Playing::First(engine, _) => engine.n_lanes(),
-            Playing::Second(cpu, _) => cpu.n_lanes(),
+        self.n_lanes
+    }
+
+    fn state_len(&mut self) -> usize {
+        match &mut self.playing {
+            Playing::First(engine, _) => engine.state_len(),
+            Playing::Second(cpu, _) => cpu.state_len(),
         }
     }
 
     fn position(&self, lane: usize) -> u64 {
         match &self.playing {
             Playing::First(engine, _) => engine.position(lane),
-            Playing::Second(cpu, pasts) => match &pasts[lane] {
-                Some(past) => past.position,
-                None => cpu.position(lane),
+            Playing::Second(cpu, pasts) => match pasts.get(lane) {
+                Some(Some(past)) => past.position,
+                Some(None) => cpu.position(lane),
+                None => 0,
             },
         }
     }
@@ -161,28 +187,45 @@ impl<E: Fallible> Perform for Fallback<E> {
     }
 }
 
+/// Shows nothing twice of what has to be done again: those logits are the same.
+fn once(see: See<'_>) -> impl FnMut(usize, &[f32]) {
+    let mut n_shown = 0;
+    move |index, logits| {
+        if index >= n_shown {
+            n_shown = index + 1;
+            see(index, logits);
+        }
+    }
+}
+
 /// What has been done, for what may come.
 fn note<E: Fallible>(work: &Work<'_, '_>, engine: &E, pasts: &mut [Past]) {
+    if let Work::Copy(from, to) = work
+        && let Ok([from, to]) = pasts.get_disjoint_mut([*from, *to])
+    {
+        return to.copy(from);
+    }
+    let mut of = |lane: usize, note: &dyn Fn(&mut Past)| {
+        pasts.get_mut(lane).into_iter().for_each(note);
+    };
     match work {
-        Work::Open(lane) => pasts[*lane].begin(Begin::Open, 0),
-        Work::Copy(from, to) => {
-            if let Ok([from, to]) = pasts.get_disjoint_mut([*from, *to]) {
-                to.copy(from);
-            }
-        }
+        Work::Open(lane) => of(*lane, &|past| past.begin(Begin::Open, 0)),
+        // Of a lane that does not last nobody knows the past.
+        Work::Copy(_, to) => of(*to, &|past| past.begin(Begin::Aged, engine.position(*to))),
         Work::Save(..) => {}
-        Work::Restore(lane, bytes) => {
-            let begin = Begin::Kept(Arc::from(*bytes));
-            pasts[*lane].begin(begin, engine.position(*lane));
+        Work::Restore(lane, bytes) => of(*lane, &|past| {
+            past.begin(Begin::Kept(Arc::from(*bytes)), engine.position(*lane));
+        }),
+        Work::Prime(lane, codes) | Work::Score(lane, codes, _) => {
+            of(*lane, &|past| past.hear(codes))
         }
-        Work::Prime(lane, codes) | Work::Score(lane, codes, _) => pasts[*lane].hear(codes),
         Work::Generate(turns) => {
             for turn in turns.iter() {
-                pasts[turn.lane].hear(turn.codes);
+                of(turn.lane, &|past| past.hear(turn.codes));
             }
         }
-        Work::GenerateSeen(turn, _) => pasts[turn.lane].hear(turn.codes),
-        Work::Age(lane, position) => pasts[*lane].begin(Begin::Aged, *position),
+        Work::GenerateSeen(turn, _) => of(turn.lane, &|past| past.hear(turn.codes)),
+        Work::Age(lane, position) => of(*lane, &|past| past.begin(Begin::Aged, *position)),
     }
 }
 
@@ -246,7 +289,7 @@ impl Past {
         match &self.begin {
             Begin::Open => {}
             Begin::Kept(bytes) => {
-                restore(decoder, lane, bytes);
+                decoder.restore(lane, bytes);
             }
             // Noise, which no code after the window depends on: zeros would be heard no better.
             Begin::Aged => decoder.age(lane, first),

@@ -13,7 +13,6 @@ mod draw;
 mod fallback;
 mod footprint;
 mod naive;
-mod state;
 mod work;
 
 pub use crate::model::DrawParams;
@@ -25,7 +24,6 @@ pub use draw::{draw, uniform};
 pub use fallback::{Fall, Fallback, Fallible, Omen};
 pub use footprint::Footprint;
 pub use naive::NaiveDecoder;
-pub use state::{restore, save, state_len};
 pub use work::Work;
 
 use std::sync::Arc;
@@ -80,9 +78,6 @@ pub const STEPPED_MAX: usize = 63;
 /// Who looks on: gets the index of a code and the logits `[V]` that the model held for its place.
 pub type See<'a> = &'a mut dyn FnMut(usize, &[f32]);
 
-/// Who keeps a lane's state or gives it back: gets it piece by piece.
-pub type Visit<'a> = &'a mut dyn FnMut(&mut [u8]);
-
 /// One lane's part in a call of [`Decoder::generate`].
 #[derive(Debug)]
 pub struct Turn<'a> {
@@ -98,7 +93,7 @@ pub struct Turn<'a> {
 
 /// The seam between those who compute and those who need sound.
 ///
-/// In the CPU engine `open`, `copy`, `state` and `generate` allocate nothing, `prime` and `score` only for more
+/// In the CPU engine `open`, `copy`, `save`, `restore` and `generate` allocate nothing, `prime` and `score` only for more
 /// than [`STEPPED_MAX`] codes. Lanes are numbered `0..n_lanes()`; naming another, or one lane twice in a call, is a bug
 /// of the caller and panics.
 pub trait Decoder: Send {
@@ -113,12 +108,23 @@ pub trait Decoder: Send {
     /// copy.
     fn copy(&mut self, from: usize, to: usize);
 
-    /// Shows all that the lane is, always the same pieces in the same order, whatever instruction set
-    /// and threads compute; what `visit` leaves there the lane is from then on. An engine that shows
-    /// nothing cannot be kept over a restart. Takes as long as [`copy`](Self::copy), and on a GPU, where it
-    /// allocates, some ten times as long.
-    fn state(&mut self, lane: usize, visit: Visit<'_>) {
-        let _ = (lane, visit);
+    /// Bytes that a lane's state takes; none of an engine that cannot show it.
+    fn state_len(&mut self) -> usize {
+        0
+    }
+
+    /// Copies all that the lane is into `bytes`, which are [`state_len`](Self::state_len): the same bytes
+    /// whatever device, instruction set and threads compute. Takes as long as [`copy`](Self::copy), and on a GPU,
+    /// where it allocates, some ten times as long.
+    fn save(&mut self, lane: usize, bytes: &mut [u8]) {
+        let _ = (lane, bytes);
+    }
+
+    /// Makes the lane what [`save`](Self::save) has kept of one, of the same model, whoever has written to
+    /// the bytes since; the position that it is at then. Takes as long as that.
+    fn restore(&mut self, lane: usize, bytes: &[u8]) -> u64 {
+        let _ = bytes;
+        self.position(lane)
     }
 
     /// How many codes the lane has taken in, primed and drawn together.

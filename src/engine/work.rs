@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::fallback::Omen;
-use super::{Decoder, See, Turn, Visit, restore, save, state_len};
+use super::{Decoder, See, Turn};
+use crate::mulaw;
 
 /// What an engine is asked to do; see the functions of [`Decoder`].
 pub enum Work<'a, 't> {
@@ -12,9 +13,9 @@ pub enum Work<'a, 't> {
     Open(usize),
     /// [`Decoder::copy`] from one lane to another.
     Copy(usize, usize),
-    /// To give a lane's state as [`Decoder::state`] shows it, piece after piece.
-    Save(usize, &'a mut Vec<u8>),
-    /// To make a lane what was saved.
+    /// [`Decoder::save`]
+    Save(usize, &'a mut [u8]),
+    /// [`Decoder::restore`]
     Restore(usize, &'a [u8]),
     /// [`Decoder::prime`]
     Prime(usize, &'a [u8]),
@@ -34,12 +35,9 @@ impl Work<'_, '_> {
         match self {
             Self::Open(lane) => decoder.open(*lane),
             Self::Copy(from, to) => decoder.copy(*from, *to),
-            Self::Save(lane, bytes) => {
-                bytes.resize(state_len(decoder), 0);
-                save(decoder, *lane, bytes);
-            }
+            Self::Save(lane, bytes) => decoder.save(*lane, bytes),
             Self::Restore(lane, bytes) => {
-                restore(decoder, *lane, bytes);
+                decoder.restore(*lane, bytes);
             }
             Self::Prime(lane, codes) => decoder.prime(*lane, codes),
             Self::Score(lane, codes, see) => decoder.score(*lane, codes, &mut **see),
@@ -47,6 +45,29 @@ impl Work<'_, '_> {
             Self::GenerateSeen(turn, see) => decoder.generate_seen(turn.again(), &mut **see),
             Self::Age(lane, position) => decoder.age(*lane, *position),
         }
+    }
+
+    /// What of it concerns the first `n_lanes` lanes, if something does; what others would have drawn is
+    /// silence.
+    pub fn of_first(self, n_lanes: usize) -> Option<Self> {
+        match self {
+            Self::Generate(turns) => {
+                turns.sort_unstable_by_key(|turn| turn.lane);
+                let n_own = turns.partition_point(|turn| turn.lane < n_lanes);
+                let (own, others) = turns.split_at_mut(n_own);
+                for turn in others {
+                    turn.codes.fill(mulaw::SILENCE);
+                }
+                (n_own > 0).then_some(Self::Generate(own))
+            }
+            work => work.is_within(n_lanes).then_some(work),
+        }
+    }
+
+    fn is_within(&self, n_lanes: usize) -> bool {
+        let mut is_within = self.replaces().is_none_or(|lane| lane < n_lanes);
+        self.needs(&mut |lane| is_within &= lane < n_lanes);
+        is_within
     }
 
     /// Names the lanes whose past it goes on from.
@@ -102,6 +123,9 @@ pub trait Perform: Send {
     /// [`Decoder::n_lanes`]
     fn n_lanes(&self) -> usize;
 
+    /// [`Decoder::state_len`]
+    fn state_len(&mut self) -> usize;
+
     /// [`Decoder::position`]
     fn position(&self, lane: usize) -> u64;
 
@@ -132,15 +156,17 @@ impl<P: Perform> Decoder for P {
         self.perform(Work::Copy(from, to));
     }
 
-    fn state(&mut self, lane: usize, visit: Visit<'_>) {
-        let mut bytes = Vec::new();
-        self.perform(Work::Save(lane, &mut bytes));
-        let before = bytes.clone();
-        visit(&mut bytes);
-        // To bring back what has not changed would take as long again.
-        if bytes != before {
-            self.perform(Work::Restore(lane, &bytes));
-        }
+    fn state_len(&mut self) -> usize {
+        Perform::state_len(self)
+    }
+
+    fn save(&mut self, lane: usize, bytes: &mut [u8]) {
+        self.perform(Work::Save(lane, bytes));
+    }
+
+    fn restore(&mut self, lane: usize, bytes: &[u8]) -> u64 {
+        self.perform(Work::Restore(lane, bytes));
+        Perform::position(self, lane)
     }
 
     fn position(&self, lane: usize) -> u64 {

@@ -274,7 +274,7 @@ async fn readiness(State(lobby): State<Arc<Lobby>>) -> Result<&'static str, Refu
 
 async fn figures(State(lobby): State<Arc<Lobby>>, headers: HeaderMap) -> Response {
     let stations = lobby.stations();
-    let facts = stations.iter().map(|tuned| tuned.station.facts.clone());
+    let facts = stations.iter().map(|tuned| tuned.station.desk.facts());
     let facts: Vec<Facts> = facts.collect();
     let is_ready = lobby.readiness.trouble().is_none();
     let text = metrics::text(&lobby.telemetry, &facts, is_ready);

@@ -94,7 +94,7 @@ pub struct House {
 /// One station as listeners see it.
 #[derive(Clone, Debug)]
 pub struct Station {
-    /// What its hello says.
+    /// What its first hello says; what is so now, the desk knows.
     pub facts: Facts,
     /// Its packets: `facts.packet_len` codes each.
     pub source: Source,

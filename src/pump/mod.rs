@@ -35,7 +35,7 @@ use crate::broadcast::Writer;
 use crate::control::{
     self, ChunkShape, Command, ControlError, Controls, Inbox, Order, Retired, Snapshot, Whose,
 };
-use crate::engine::{self, Decoder};
+use crate::engine::Decoder;
 use crate::machine;
 use crate::telemetry::Telemetry;
 
@@ -291,7 +291,7 @@ impl Stopped {
         })?;
         let mut snapshot = Snapshot {
             station,
-            bytes: vec![0; engine::state_len(decoder)],
+            bytes: vec![0; decoder.state_len()],
             ..Snapshot::default()
         };
         of.fill(&mut snapshot, decoder);

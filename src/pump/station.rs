@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::broadcast::Writer;
 use crate::control::{CardLine, Order, Part, Snapshot};
-use crate::engine::{self, Decoder};
+use crate::engine::Decoder;
 use crate::mulaw;
 use crate::pump::fade::FADE_S;
 use crate::pump::guard::Guard;
@@ -209,7 +209,7 @@ impl Station {
     pub fn fill(&mut self, snapshot: &mut Snapshot, decoder: &mut dyn Decoder) {
         let Voice { stream, fade, .. } = &self.voice;
         let lane = fade.lane().unwrap_or(stream.lane());
-        engine::save(decoder, lane, &mut snapshot.bytes);
+        decoder.save(lane, &mut snapshot.bytes);
         (snapshot.seed, snapshot.draw) = stream.drawn_by();
         snapshot.position = stream.position();
         snapshot.gain = self.gain_wanted;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::control::Snapshot;
-use crate::engine::{self, Decoder, DrawParams, See, Turn, uniform};
+use crate::engine::{Decoder, DrawParams, See, Turn, uniform};
 
 /// Codes of a prompt between two looks at the caller: below a second, and enough for an engine to take them
 /// in by tiles.
@@ -58,7 +58,7 @@ impl Stream {
     ) -> Option<Self> {
         decoder.open(lane);
         if let Some(kept) = &start.kept {
-            engine::restore(decoder, lane, &kept.bytes);
+            decoder.restore(lane, &kept.bytes);
         }
         let mut n_fed = 0;
         for codes in start.prompt.chunks(PROMPT_SLICE) {

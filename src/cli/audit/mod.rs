@@ -17,7 +17,7 @@ use super::args::audit::AuditArgs;
 use super::exit::Outcome;
 use super::interrupt;
 use super::pages::print;
-use super::render::{progress_bar, x_realtime};
+use super::render::{progress_bar, tell_fall, x_realtime};
 
 /// What was judged, and where its report goes.
 struct Audited {
@@ -154,6 +154,7 @@ fn hear_models(
     let n_codes = bar.position() * n_streams;
     bar.finish_and_clear();
     let heard = heard?;
+    tell_fall(&setup);
     let x_realtime = x_realtime(n_codes, f64::from(rate_hz), begin);
     let seed = setup.starts[0].seed;
     match n_streams {

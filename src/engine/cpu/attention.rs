@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use super::Visit;
 use crate::compute::lanewise::{self, Peak};
 use crate::compute::{HeadCache, Ops, Queries, SLOTS_PER_BLOCK, blocks_of};
-use crate::engine::Visit;
 use crate::model::pattern::{Buckets, Hashed, Hasher, Rings};
 use crate::model::{Head, Layer, ModelConfig, Placed, Rotary};
 

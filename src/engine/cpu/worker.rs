@@ -7,12 +7,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Visit;
 use super::attention::{Angles, Attention, Store, rotate, sort};
 use super::embed::{self, Expected};
 use super::team::Seat;
 use super::weights::{PackedWeights, Sight};
 use crate::compute::{Activations, Ops, Stage, lanewise};
-use crate::engine::Visit;
 use crate::engine::draw::Recent;
 use crate::model::{ModelConfig, V};
 use crate::mulaw;

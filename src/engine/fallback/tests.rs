@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::engine::{self, DrawParams, Turn, uniform};
+use crate::mulaw;
 
 const WORDS: &str = "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered";
 
@@ -13,15 +14,23 @@ struct Mortal {
     n_left: usize,
 }
 
+impl Mortal {
+    /// What fails may have begun.
+    fn begin(&mut self, work: &mut Work<'_, '_>) {
+        match work {
+            Work::Generate(turns) => turns[0].codes.fill(77),
+            Work::Score(lane, codes, see) => self.engine.score(*lane, &codes[..5], &mut **see),
+            _ => {}
+        }
+    }
+}
+
 impl Fallible for Mortal {
     type Error = &'static str;
 
     fn attempt(&mut self, work: &mut Work<'_, '_>) -> Result<(), &'static str> {
         if self.n_left == 0 {
-            // What fails may have begun.
-            if let Work::Generate(turns) = work {
-                turns[0].codes.fill(77);
-            }
+            self.begin(work);
             return Err(WORDS);
         }
         self.n_left -= 1;
@@ -31,6 +40,10 @@ impl Fallible for Mortal {
 
     fn n_lanes(&self) -> usize {
         self.engine.n_lanes()
+    }
+
+    fn state_len(&mut self) -> usize {
+        self.engine.state_len()
     }
 
     fn position(&self, lane: usize) -> u64 {
@@ -62,15 +75,25 @@ fn cpu(model: &Arc<Model>) -> Box<dyn Decoder> {
 
 fn mortal(model: &Arc<Model>, n_left: usize) -> Fallback<Mortal> {
     let engine = cpu(model);
-    Fallback::new(Mortal { engine, n_left }, model, &Settings::default())
+    lasting(engine, model, N_LANES, n_left)
 }
 
-/// An engine that fails at the call after so many, for tests of those who know no models: of any age, what
-/// plays on is what would have been heard.
-pub(crate) fn fragile(n_lanes: usize, n_left: usize) -> Box<dyn Decoder> {
-    let (model, settings) = (tiny_of_rings(), Settings::default());
-    let engine = engine::open(&model, &settings, n_lanes).unwrap();
-    Box::new(Fallback::new(Mortal { engine, n_left }, &model, &settings))
+fn lasting(
+    engine: Box<dyn Decoder>,
+    model: &Arc<Model>,
+    n_lasting: usize,
+    n_left: usize,
+) -> Fallback<Mortal> {
+    let mortal = Mortal { engine, n_left };
+    Fallback::new(mortal, model, &Settings::default(), n_lasting)
+}
+
+/// An engine that fails at the call after so many, the first lanes of which last, for tests of those who know
+/// no models: of any age, what plays on is what would have been heard.
+pub(crate) fn fragile(n_lanes: usize, n_lasting: usize, n_left: usize) -> Box<dyn Decoder> {
+    let model = tiny_of_rings();
+    let engine = engine::open(&model, &Settings::default(), n_lanes).unwrap();
+    Box::new(lasting(engine, &model, n_lasting, n_left))
 }
 
 /// What drawing remembers of its draws has no part in.
@@ -103,8 +126,8 @@ fn draw(decoder: &mut dyn Decoder, lanes: &[usize], n: usize) -> Vec<Vec<u8>> {
 }
 
 fn state_of(decoder: &mut dyn Decoder, lane: usize) -> Vec<u8> {
-    let mut bytes = vec![0; engine::state_len(decoder)];
-    engine::save(decoder, lane, &mut bytes);
+    let mut bytes = vec![0; decoder.state_len()];
+    decoder.save(lane, &mut bytes);
     bytes
 }
 
@@ -122,7 +145,7 @@ fn live(decoder: &mut dyn Decoder) -> Vec<u8> {
     let state = state_of(decoder, 3);
     decoder.open(0);
     keep(draw(decoder, &[0], 5));
-    engine::restore(decoder, 0, &state);
+    decoder.restore(0, &state);
     decoder.score(1, &prompt[..9], &mut |_, _| ());
     keep(draw(decoder, &[1, 2, 3, 0], 5));
     let positions = (0..N_LANES).map(|lane| decoder.position(lane) as u8);
@@ -140,6 +163,49 @@ fn whatever_the_call_that_fails_what_is_heard_is_what_would_have_been() {
             assert!(live(&mut decoder) == expected, "failed at call {n_left}");
         }
     }
+}
+
+#[test]
+fn lanes_that_shall_not_last_are_silent_and_those_that_do_are_all_that_is_made() {
+    let model = tiny_of_rings();
+    let (mut sure, mut decoder) = (cpu(&model), lasting(cpu(&model), &model, 2, 2));
+    let (expected, heard) = (
+        draw(&mut *sure, &[3, 0, 1], 50),
+        draw(&mut decoder, &[3, 0, 1], 50),
+    );
+    assert!(expected == heard);
+    // A session goes on from a station, and fails with the engine.
+    decoder.copy(0, 2);
+    let heard = draw(&mut decoder, &[3, 1, 2, 0], 50);
+    let expected = draw(&mut *sure, &[1, 0], 50);
+    assert_eq!((&heard[1], &heard[3]), (&expected[0], &expected[1]));
+    for lost in [&heard[0], &heard[2]] {
+        assert!(lost.iter().all(|&code| code == mulaw::SILENCE));
+    }
+    let Playing::Second(second, _) = &decoder.playing else {
+        panic!("it did not fail");
+    };
+    assert_eq!((second.n_lanes(), Decoder::n_lanes(&decoder)), (2, N_LANES));
+    // Whatever it is asked for of them, nothing comes of it, and nothing of it comes to the others.
+    let state = vec![0; Decoder::state_len(&mut decoder)];
+    assert!(state_of(&mut decoder, 2) == state);
+    decoder.restore(3, &state);
+    decoder.prime(3, &[1, 2, 3]);
+    decoder.copy(2, 0);
+    decoder.copy(1, 3);
+    assert_eq!(Decoder::position(&decoder, 3), 0);
+    assert!(draw(&mut decoder, &[2, 3], 5).concat() == [mulaw::SILENCE; 10]);
+    assert!(draw(&mut decoder, &[0, 1], 50) == draw(&mut *sure, &[0, 1], 50));
+}
+
+#[test]
+fn logits_that_were_shown_before_it_failed_are_not_shown_again() {
+    let model = tiny();
+    let mut decoder = mortal(&model, 0);
+    let mut shown = Vec::new();
+    decoder.score(1, &[100; 9], &mut |index, _| shown.push(index));
+    assert_eq!(shown, (0..9).collect::<Vec<_>>());
+    assert_ne!(Decoder::isa(&decoder), "mortal");
 }
 
 #[test]
@@ -195,7 +261,7 @@ fn a_lane_that_was_restored_is_restored_again() {
     let state = state_of(&mut *sure, 0);
     // To show a state and to take it is two calls, and one draws.
     let mut decoder = mortal(&model, 3);
-    engine::restore(&mut decoder, 0, &state);
+    decoder.restore(0, &state);
     for _ in 0..3 {
         assert!(draw(&mut decoder, &[0], 20) == draw(&mut *sure, &[0], 20));
     }

@@ -130,7 +130,7 @@ fn what_was_heard_is_drawn_again_from_the_changes_and_their_positions() {
 fn a_stream_is_kept_once_its_fade_is_over_and_goes_on_from_there_to_the_bit() {
     let mut bench = watched(engine::tiny(3));
     bench.settle();
-    let len = engine::state_len(&mut *engine::tiny(1));
+    let len = engine::tiny(1).state_len();
     let order = (prompt(300), Whose::Station(0));
     let receipt = bench.controls.change(order.1, order.0).unwrap();
     bench.play(2);

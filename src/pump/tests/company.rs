@@ -123,7 +123,7 @@ fn a_pump_is_joined_and_left_while_its_thread_runs_and_tells_what_there_was() {
     while source.n_written() < 10 {
         thread::sleep(Duration::from_millis(1));
     }
-    let len = engine::state_len(&mut *engine::tiny(1));
+    let len = engine::tiny(1).state_len();
     pump.leave(1, vec![0xff; len]).unwrap();
     let snapshot = loop {
         match pump.left() {

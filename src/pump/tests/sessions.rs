@@ -197,7 +197,7 @@ fn sessions_that_end_in_any_state_give_their_lanes_back_and_nothing_is_allocated
 fn when_the_engine_fails_the_station_plays_on_and_sessions_end_with_a_reason() {
     let quiet = |n_left| {
         let engine = Engine {
-            decoder: engine::fragile(3, n_left),
+            decoder: engine::fragile(3, 1, n_left),
             chunk: SHAPE,
             sessions: vec![1, 2],
         };

@@ -267,7 +267,7 @@ mod tests {
         for model in models() {
             let (config, layout) = (&model.config, Layout::of(&model.config).unwrap());
             let mut cpu = engine::open(&model, &Settings::default(), 3).unwrap();
-            assert_eq!(engine::state_len(&mut *cpu), state_len(config));
+            assert_eq!(cpu.state_len(), state_len(config));
             // Of an age at which every cache is full, and of none; filters at several places of their
             // rooms.
             cpu.age(0, 123_456_789);
@@ -276,15 +276,15 @@ mod tests {
                 draw(&mut *cpu, 1, n);
                 for lane in [0, 1] {
                     let mut state = vec![0; state_len(config)];
-                    engine::save(&mut *cpu, lane, &mut state);
+                    cpu.save(lane, &mut state);
                     let mut there = vec![0; layout.lane_bytes];
                     from_state(&layout, config, &mut state, &mut there);
                     let back = to_state(&layout, config, &mut there);
-                    let position = engine::restore(&mut *cpu, 2, &back);
+                    let position = cpu.restore(2, &back);
                     assert_eq!(position, cpu.position(lane));
                     let expected = {
                         let mut other = engine::open(&model, &Settings::default(), 1).unwrap();
-                        engine::restore(&mut *other, 0, &state);
+                        other.restore(0, &state);
                         draw(&mut *other, 0, 200)
                     };
                     assert!(draw(&mut *cpu, 2, 200) == expected, "{}, {n}", model.name);
