@@ -323,10 +323,10 @@ impl Fallible for CudaDecoder {
             Work::Open(lane) => self.begin(*lane),
             Work::Copy(from, to) => self.copy_lane(*from, *to),
             Work::Save(lane, bytes) => {
-                bytes.copy_from_slice(&self.save(*lane)?);
+                bytes.copy_from_slice(&self.save_lane(*lane)?);
                 Ok(())
             }
-            Work::Restore(lane, bytes) => self.restore(*lane, bytes),
+            Work::Restore(lane, bytes) => self.restore_lane(*lane, bytes),
             Work::Prime(lane, codes) => self.take_in(*lane, codes),
             Work::Score(lane, codes, see) => self.show_scores(*lane, codes, &mut **see),
             Work::Generate(turns) => self.draw(turns),
@@ -385,13 +385,13 @@ impl CudaDecoder {
         Ok(())
     }
 
-    fn save(&self, lane: usize) -> Result<Vec<u8>, GpuError> {
+    fn save_lane(&self, lane: usize) -> Result<Vec<u8>, GpuError> {
         let mut bytes = vec![0; self.layout.lane_bytes];
         self.gpu.read(&self.lanes, self.start(lane), &mut bytes)?;
         Ok(to_state(&self.layout, &self.config, &mut bytes))
     }
 
-    fn restore(&mut self, lane: usize, state: &[u8]) -> Result<(), GpuError> {
+    fn restore_lane(&mut self, lane: usize, state: &[u8]) -> Result<(), GpuError> {
         let mut bytes = vec![0; self.layout.lane_bytes];
         let position = from_state(&self.layout, &self.config, &mut state.to_vec(), &mut bytes);
         let start = self.start(lane);
@@ -403,7 +403,7 @@ impl CudaDecoder {
     /// A long prompt the processor takes in, by tiles, which is sooner done than to step through it here.
     fn take_in(&mut self, lane: usize, codes: &[u8]) -> Result<(), GpuError> {
         if codes.len() >= TILED {
-            let mut state = self.save(lane)?;
+            let mut state = self.save_lane(lane)?;
             let cpu = self.cpu.get_or_insert_with(|| {
                 let cpu = super::open(&self.model, &Settings::default(), 1);
                 cpu.expect("the best of this CPU")
@@ -411,7 +411,7 @@ impl CudaDecoder {
             cpu.restore(0, &state);
             cpu.prime(0, codes);
             cpu.save(0, &mut state);
-            return self.restore(lane, &state);
+            return self.restore_lane(lane, &state);
         }
         for codes in codes.chunks(CHUNK) {
             self.advance(&[(lane, Task::TakeIn(codes))], codes.len(), false)?;
