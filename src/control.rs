@@ -197,6 +197,9 @@ impl Receipt {
     }
 }
 
+/// Why there are no sessions where a GPU has failed.
+pub const SHED: &str = "a GPU has failed, and the processor has time for stations alone";
+
 /// Why an order is not obeyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -213,7 +216,7 @@ pub enum Refusal {
     #[error("it still listens to a prompt or fades over to one; try again in a few seconds")]
     Busy,
     /// Retry much later: what drew sessions has failed.
-    #[error("a GPU has failed, and the processor has time for stations alone")]
+    #[error("{}", SHED)]
     Shed,
 }
 

@@ -255,8 +255,8 @@ impl Running {
 
     /// Says once of each engine that it has failed.
     fn tell_falls(&mut self) {
-        let air = &mut self.reloader.air;
-        for (model, fall) in air.fallen() {
+        for (model, fall) in self.reloader.fallen() {
+            let air = &mut self.reloader.air;
             announce::fall(&model, &fall);
             self.telemetry.pump.engine_failures.add(1);
             air.tell_lanes(&self.telemetry);

@@ -309,4 +309,15 @@ fn what_is_asked_for_must_make_sense() {
         &["audit", "--minutes", "1", "--seeds", "0"],
         &["1..=256"],
     );
+    refused(
+        CONFIG,
+        &["audit", "--minutes", "1", "--prompts", "a/x.wav", "b/x.wav"],
+        &["a/x.wav and b/x.wav have one name", "rename one"],
+    );
+    let many = ["--seeds", "129", "--prompts", "a.wav", "b.wav"];
+    refused(
+        CONFIG,
+        &[&["audit", "--minutes", "1"], &many[..]].concat(),
+        &["258 streams", "256 are drawn at most"],
+    );
 }

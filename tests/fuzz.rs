@@ -6,6 +6,7 @@ mod targets;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 fn go_through(name: &str, target: fn(&[u8])) {
     let dir = Path::new("fuzz/corpus").join(name);
@@ -41,4 +42,16 @@ fn model() {
 #[test]
 fn prompt() {
     go_through("prompt", targets::prompt);
+}
+
+#[test]
+fn a_target_that_there_is_not_is_no_finding() {
+    let output = Command::new("scripts/fuzz").args(["1", "protocl"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        said,
+        "there is no target protocl; the targets are: protocol config model prompt\n"
+    );
 }

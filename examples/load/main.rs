@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use clap::Parser;
+use clap::builder::RangedU64ValueParser;
 use eyre::{Result, WrapErr};
 use longwave::bench::Host;
 use longwave::files;
@@ -36,7 +37,8 @@ const CLOSE_ENOUGH: f64 = 1.1;
 #[derive(Debug, Parser)]
 struct Arguments {
     /// How many listeners; with --sessions, how many of those at once.
-    #[arg(long, value_name = "N", default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value_t = 500,
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     clients: usize,
     /// How long.
     #[arg(long, value_name = "M", default_value_t = 10.0)]
@@ -112,9 +114,12 @@ fn head(arguments: &Arguments) -> String {
         false => ("Listeners of one station", ""),
     };
     let n_cores = thread::available_parallelism().map_or(1, |n| n.get());
-    let cores = match cpus {
-        Some(cpus) => format!("the daemon on processors {cpus}, {n_cores} for its clients"),
-        None => format!("{n_cores} processors"),
+    let (cores, cpus) = match cpus {
+        Some(cpus) => (
+            format!("the daemon on processors {cpus}, {n_cores} for its clients"),
+            format!(" --cpus {cpus}"),
+        ),
+        None => (format!("{n_cores} processors"), String::new()),
     };
     let build = match cfg!(debug_assertions) {
         true => "development",
@@ -123,7 +128,7 @@ fn head(arguments: &Arguments) -> String {
     let date = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC");
     format!(
         "## {what}\n\n`scripts/load{flag} --clients {clients} --minutes {minutes} --more-seconds {more_seconds} \
-         --model {model}`, {date}, {}, {cores}, {build} build; beside it: {beside}.\n\n",
+         --model {model}{cpus}`, {date}, {}, {cores}, {build} build; beside it: {beside}.\n\n",
         Host::this().cpu
     )
 }
@@ -237,7 +242,7 @@ fn of_listeners(arguments: &Arguments, dir: &Path, runtime: &Runtime) -> Result<
 /// How many to try next, between the most that were borne and the fewest that were not.
 fn next(most_borne: usize, least_broken: Option<usize>) -> Option<usize> {
     let Some(least_broken) = least_broken else {
-        return Some(most_borne * 3 / 2);
+        return Some((most_borne * 3 / 2).max(most_borne + 1));
     };
     let is_known = (least_broken as f64) < most_borne as f64 * CLOSE_ENOUGH;
     let middle = (most_borne + least_broken) / 2;

@@ -106,17 +106,17 @@ impl Air {
     }
 
     /// Engines that have failed since it was last asked, each once, by the names of their models; their
-    /// stations say from now on what plays.
-    pub fn fallen(&mut self) -> Vec<(String, Fall)> {
+    /// stations, and those of them that are `leaving`, say from now on what plays.
+    pub fn fallen(&mut self, leaving: &mut [OnAir]) -> Vec<(String, Fall)> {
         let mut fallen = BTreeMap::new();
-        for on_air in &self.stations {
+        for on_air in self.stations.iter().chain(&*leaving) {
             if let Some(fall) = on_air.omen.as_ref().and_then(|omen| omen.get()) {
                 let model = on_air.seat.model.name.clone();
                 fallen.insert(on_air.seat.engine, (model, fall.clone()));
             }
         }
         // Only now: it may have failed while we looked, and all its stations are told at once.
-        for on_air in &mut self.stations {
+        for on_air in self.stations.iter_mut().chain(leaving) {
             if let Some((_, fall)) = fallen.get(&on_air.seat.engine) {
                 on_air.omen = None;
                 on_air.station.desk.tell_isa(fall.isa);
@@ -210,8 +210,14 @@ mod tests {
     use crate::engine;
     use crate::setup::Setup;
 
-    #[test]
-    fn an_engine_that_fails_is_told_once_and_its_stations_say_what_plays_on() {
+    const COSTS: Costs = Costs {
+        one: 0.01,
+        n_lanes: 1,
+        all: 0.01,
+    };
+
+    /// Two stations of an engine that fails when a lane is opened.
+    fn mortal() -> (Setup, Air) {
         let stations = "model = \"models/tiny\"\n[[station]]\n[[station]]\nname = \"b\"";
         let config = Config::parse(stations, Path::new("c.toml")).unwrap();
         let mut setup = Setup::new(&config).unwrap();
@@ -221,28 +227,29 @@ mod tests {
         let (_openings, waiting) = casting::stations(&config, &setup);
         let on_air = waiting.into_iter().enumerate();
         let on_air = on_air.map(|(at, w)| OnAir::new(w, Numbers::default(), at, &controls));
-        let costs = Costs {
-            one: 0.01,
-            n_lanes: 1,
-            all: 0.01,
-        };
         let load = Load {
-            engines: BTreeMap::from([(0, EngineLoad::new("tiny", 2, costs))]),
+            engines: BTreeMap::from([(0, EngineLoad::new("tiny", 2, COSTS))]),
             n_with_sessions: 0,
             reserve: 0.0,
         };
+        let air = Air::new(on_air.collect(), load, Numbers::default());
+        (setup, air)
+    }
+
+    #[test]
+    fn an_engine_that_fails_is_told_once_and_its_stations_say_what_plays_on() {
+        let (mut setup, mut air) = mortal();
         let telemetry = Telemetry::default();
         let lanes = || {
             let lanes = &telemetry.lanes;
             (lanes.open.get(), lanes.capacity.get())
         };
-        let mut air = Air::new(on_air.collect(), load, Numbers::default());
-        assert!(air.fallen().is_empty());
+        assert!(air.fallen(&mut []).is_empty());
         air.tell_lanes(&telemetry);
         assert!(lanes().1 > 2, "{:?}", lanes());
         assert!(air.subject().ends_with(" on mortal"), "{}", air.subject());
         setup.engines[0].decoder.open(1);
-        let fallen = air.fallen();
+        let fallen = air.fallen(&mut []);
         let [(model, fall)] = fallen.as_slice() else {
             panic!("{fallen:?}");
         };
@@ -251,15 +258,30 @@ mod tests {
             ("tiny", setup.engines[0].decoder.isa())
         );
         assert!(air.subject().ends_with(&format!(" on {}", fall.isa)));
-        assert!(air.fallen().is_empty(), "it was told");
+        assert!(air.fallen(&mut []).is_empty(), "it was told");
         // What the processor has time for nobody knows: nobody else is let in, and a reload that was on its
         // way does not know better.
         let before = Load {
-            engines: BTreeMap::from([(0, EngineLoad::new("tiny", 2, costs))]),
+            engines: BTreeMap::from([(0, EngineLoad::new("tiny", 2, COSTS))]),
             ..air.load.clone()
         };
         air.load.admit(before);
         air.tell_lanes(&telemetry);
         assert_eq!(lanes(), (2, 2));
+    }
+
+    #[test]
+    fn an_engine_that_fails_while_its_stations_leave_is_told_too() {
+        let (mut setup, mut air) = mortal();
+        let mut leaving = std::mem::take(&mut air.stations);
+        setup.engines[0].decoder.open(1);
+        let fallen = air.fallen(&mut leaving);
+        let [(_, fall)] = fallen.as_slice() else {
+            panic!("{fallen:?}");
+        };
+        for on_air in &leaving {
+            assert_eq!(on_air.station.desk.facts().isa, fall.isa);
+        }
+        assert!(air.fallen(&mut leaving).is_empty(), "it was told");
     }
 }

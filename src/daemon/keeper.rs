@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::kept::Kept;
 use crate::config::Config;
-use crate::control::{Controls, Snapshot};
+use crate::control::{ControlError, Controls, Snapshot};
 use crate::net::Inquiry;
 use crate::pump::Stopped;
 use crate::setup::Setup;
@@ -114,17 +114,20 @@ impl Keeper {
         {
             *next = Instant::now() + *every;
             for keeping in self.stations.values_mut() {
-                keeping.is_to_write = keeping.kept.can_be_kept();
+                keeping.is_to_write = true;
             }
         }
         while let Ok(inquiry) = self.inquiries.try_recv() {
             // Of one that has left: it is dropped, and nobody knows.
             if let Some(keeping) = self.stations.get_mut(&inquiry.station) {
-                keeping.hear(inquiry);
+                keeping.curious.push(inquiry);
             }
         }
         for (&number, keeping) in &mut self.stations {
-            keeping.ask(number, controls);
+            if !keeping.ask(number, controls) {
+                // The others at the next beat: those before them are under way then.
+                break;
+            }
         }
         while let Some(snapshot) = controls.kept() {
             self.hand_out(*snapshot);
@@ -141,7 +144,7 @@ impl Keeper {
         for Inquiry { answer, .. } in keeping.curious.drain(..) {
             keeping.shown_at = Some(Instant::now());
             // Who has gone meanwhile does not want it.
-            let _ = answer.send(Some(state.clone()));
+            let _ = answer.send(state.clone());
         }
         if std::mem::take(&mut keeping.is_to_write) {
             let (pen, telemetry) = (self.pen.clone(), self.telemetry.clone());
@@ -172,25 +175,17 @@ impl Keeping {
         }
     }
 
-    /// Somebody wants to know.
-    fn hear(&mut self, inquiry: Inquiry) {
-        match self.kept.can_be_kept() {
-            true => self.curious.push(inquiry),
-            // Who has gone meanwhile does not want to know.
-            false => drop(inquiry.answer.send(None)),
-        }
-    }
-
-    /// Asks the pump, if something is wanted.
-    fn ask(&mut self, number: usize, controls: &Controls) {
+    /// Asks the pump, if something is wanted; whether it has a place for more.
+    fn ask(&mut self, number: usize, controls: &Controls) -> bool {
         self.curious.retain(|inquiry| !inquiry.answer.is_closed());
         let may_be_shown = self.shown_at.is_none_or(|at| at.elapsed() >= SHOW_EVERY);
         let is_to_show = !self.curious.is_empty() && may_be_shown;
         if self.is_under_way || !(self.is_to_write || is_to_show) {
-            return;
+            return true;
         }
         match controls.keep(number, self.kept.room()) {
             Ok(()) => self.is_under_way = true,
+            Err(ControlError::Stuck) => return false,
             Err(error) => {
                 let name = self.kept.name();
                 tracing::warn!("station {name} is not kept now: {error}");
@@ -198,22 +193,23 @@ impl Keeping {
                 self.curious.clear();
             }
         }
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{self, ChunkShape, Command, Inbox};
+    use crate::control::{self, Change, ChunkShape, Command, Inbox, Whose};
     use crate::net::STATES_MAX;
     use crate::state::State;
     use tokio::sync::oneshot;
 
-    /// Of a station that can be kept, and one that cannot.
+    /// Of two stations.
     fn keeper() -> (Keeper, mpsc::Sender<Inquiry>, Controls, Inbox) {
         let (controls, inbox) = control::channel(vec![ChunkShape::default(); 2]);
         let (sender, inquiries) = mpsc::channel(STATES_MAX);
-        let stations = [Kept::of("piano", 4), Kept::of("organ", 0)].map(Keeping::new);
+        let stations = [Kept::of("piano", 4), Kept::of("organ", 8)].map(Keeping::new);
         let keeper = Keeper {
             stations: stations.into_iter().enumerate().collect(),
             files: None,
@@ -224,10 +220,7 @@ mod tests {
         (keeper, sender, controls, inbox)
     }
 
-    fn ask(
-        sender: &mpsc::Sender<Inquiry>,
-        station: usize,
-    ) -> oneshot::Receiver<Option<Arc<State>>> {
+    fn ask(sender: &mpsc::Sender<Inquiry>, station: usize) -> oneshot::Receiver<Arc<State>> {
         let (answer, answered) = oneshot::channel();
         sender.try_send(Inquiry { station, answer }).unwrap();
         answered
@@ -247,7 +240,7 @@ mod tests {
         inbox.give(snapshot);
         keeper.beat(&controls);
         for answered in &mut all {
-            let state = answered.try_recv().unwrap().unwrap();
+            let state = answered.try_recv().unwrap();
             assert_eq!(state.snapshot.position, 5);
         }
         let later = ask(&sender, 0);
@@ -261,18 +254,41 @@ mod tests {
     }
 
     #[test]
-    fn who_has_gone_asks_for_nothing_and_what_nobody_knows_is_said() {
+    fn who_has_gone_asks_for_nothing_and_of_a_station_that_has_left_nobody_knows() {
         let (mut keeper, sender, controls, inbox) = keeper();
         drop(ask(&sender, 0));
-        let mut of_another = ask(&sender, 1);
-        keeper.beat(&controls);
         let mut of_nobody = ask(&sender, 9);
         keeper.beat(&controls);
         assert!(inbox.take().is_none());
-        assert_eq!(of_another.try_recv(), Ok(None));
         assert_eq!(
             of_nobody.try_recv(),
             Err(oneshot::error::TryRecvError::Closed)
         );
+    }
+
+    #[test]
+    fn what_a_full_pump_has_no_place_for_is_asked_for_at_the_next_beat() {
+        let (mut keeper, sender, controls, inbox) = keeper();
+        keeper.stations.get_mut(&0).unwrap().is_to_write = true;
+        let waiting = ask(&sender, 1);
+        let change = || controls.change(Whose::Session(1), Change::default());
+        while change().is_ok() {}
+        keeper.beat(&controls);
+        // A place for one.
+        assert!(matches!(inbox.take(), Some(Command::Change(_))));
+        keeper.beat(&controls);
+        let mut asked = Vec::new();
+        let mut take_all = || {
+            while let Some(command) = inbox.take() {
+                if let Command::Keep(snapshot) = command {
+                    asked.push(snapshot.station);
+                }
+            }
+            asked.clone()
+        };
+        assert_eq!(take_all(), [0]);
+        keeper.beat(&controls);
+        assert_eq!(take_all(), [0, 1]);
+        drop(waiting);
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Kept {
     path: PathBuf,
     model_sha256: String,
     pub asked: Asked,
-    /// Bytes that a lane of its engine takes; none where it cannot be kept.
+    /// Bytes that a lane of its engine takes.
     len: usize,
 }
 
@@ -53,12 +53,6 @@ impl Kept {
     /// Lets the station begin where it stopped, as far as that is known and still wanted.
     fn resume(&self, start: &mut Start) {
         let name = &self.name;
-        if self.len == 0 {
-            tracing::warn!(
-                "station {name} is drawn by an engine that does not show its state: it begins anew"
-            );
-            return;
-        }
         let state = match State::read(&self.path) {
             Ok(Some(state)) => state,
             Ok(None) => return,
@@ -111,12 +105,7 @@ impl Kept {
         &self.name
     }
 
-    /// Not what an engine draws that does not show its state.
-    pub fn can_be_kept(&self) -> bool {
-        self.len > 0
-    }
-
-    /// Room for a lane's state, none where it cannot be kept.
+    /// Room for a lane's state.
     pub fn room(&self) -> Vec<u8> {
         // Written to, so that the pump does not wait for the system to find the memory.
         vec![0xff; self.len]

@@ -23,6 +23,7 @@ use super::keeper::Keeper;
 use super::plan::{Newcomers, Plan, Present, Wish};
 use crate::config::{Config, ConfigError, StateConfig, StationConfig, TlsConfig};
 use crate::control::{Controls, Snapshot};
+use crate::engine::Fall;
 use crate::pump::{Pump, PumpSettings};
 use crate::record::Recorder;
 use crate::telemetry::Telemetry;
@@ -100,6 +101,15 @@ impl Reloader {
     /// Will read the configuration again, once it is done with what it is at.
     pub fn ask(&mut self) {
         self.is_asked = true;
+    }
+
+    /// Engines that have failed since it was last asked, those of stations that leave, too.
+    pub fn fallen(&mut self) -> Vec<(String, Fall)> {
+        let leaving = match &mut self.stage {
+            Stage::Parting(parting) => parting.stations.as_mut_slice(),
+            _ => &mut [],
+        };
+        self.air.fallen(leaving)
     }
 
     /// All that is recorded.

@@ -108,7 +108,7 @@ pub trait Decoder: Send {
     /// copy.
     fn copy(&mut self, from: usize, to: usize);
 
-    /// Bytes that a lane's state takes; none of an engine that cannot show it.
+    /// Bytes that a lane's state takes; none of an engine that no station plays on, such as the reference.
     fn state_len(&mut self) -> usize {
         0
     }

@@ -38,10 +38,7 @@ const FULL: Parting = Some((
     close::TRY_LATER,
     "all sessions are taken; try again in 10 seconds",
 ));
-const SHED: Parting = Some((
-    close::TRY_LATER,
-    "a GPU has failed, and the processor has time for stations alone",
-));
+const SHED: Parting = Some((close::TRY_LATER, control::SHED));
 const ENDING: Parting = Some((close::GOING_AWAY, "the daemon shuts down"));
 const MUTE: Parting = Some((close::POLICY, "no start request came in time"));
 

@@ -33,8 +33,8 @@ const PIECE_LEN: usize = 64 * 1024;
 pub struct Inquiry {
     /// The pump's number of it.
     pub station: usize,
-    /// `None` of a station whose engine does not show that. Dropped, nobody knows.
-    pub answer: oneshot::Sender<Option<Arc<state::State>>>,
+    /// Dropped, nobody knows.
+    pub answer: oneshot::Sender<Arc<state::State>>,
 }
 
 pub(super) async fn get(
@@ -47,6 +47,7 @@ pub(super) async fn get(
     let permit = lobby.states.clone().try_acquire_owned();
     let permit = permit.map_err(|_| later("other states are under way"))?;
     let shown = ask(&lobby, &station).await?;
+    let facts = station.desk.facts();
     let position = shown.snapshot.position;
     let bytes = tokio::task::spawn_blocking(move || shown.to_bytes()).await;
     let bytes = bytes.ok().and_then(Result::ok);
@@ -56,8 +57,8 @@ pub(super) async fn get(
         (header::CONTENT_LENGTH, bytes.len().to_string()),
         (header::CACHE_CONTROL, "no-store".to_owned()),
         (LONGWAVE_POSITION, position.to_string()),
-        (LONGWAVE_MODEL, station.facts.model.sha256),
-        (LONGWAVE_ENGINE, station.facts.isa),
+        (LONGWAVE_MODEL, facts.model.sha256),
+        (LONGWAVE_ENGINE, facts.isa),
     ];
     Ok((headers, body(bytes, permit)).into_response())
 }
@@ -76,13 +77,7 @@ async fn ask(lobby: &Lobby, station: &Station) -> Result<Arc<state::State>, Refu
     let sent = lobby.inquiries.try_send(inquiry);
     sent.map_err(|_| later("the daemon is busy"))?;
     match time::timeout(PATIENCE, answered).await {
-        Ok(Ok(Some(shown))) => Ok(shown),
-        Ok(Ok(None)) => {
-            let name = &station.facts.station;
-            let sentence =
-                format!("station {name} is drawn by an engine that does not show its state");
-            Err(Refusal(StatusCode::CONFLICT, sentence))
-        }
+        Ok(Ok(shown)) => Ok(shown),
         Ok(Err(_)) => Err(later("the station has just left, or the daemon ends")),
         Err(_) => Err(later("the generator is busy and has not come to it yet")),
     }

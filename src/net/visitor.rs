@@ -82,7 +82,7 @@ impl Visitor {
         self.headers.get(header::HOST)?.to_str().ok()
     }
 
-    /// A program on this machine that speaks to us itself, and no page or proxy speaks through it.
+    /// A program on this machine that speaks to us itself, and no other site's page or proxy speaks through it.
     fn is_here(&self) -> bool {
         let host = self.host().unwrap_or_default();
         let name = match host.rsplit_once(':') {
@@ -90,9 +90,12 @@ impl Visitor {
             _ => host,
         };
         let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+        // Another site's page may show an image of ours, and names no `Origin` for that.
+        let site = self.headers.get("sec-fetch-site");
         self.peer
             .is_some_and(|peer| peer.to_canonical().is_loopback())
             && HERE.contains(&name)
+            && site.is_none_or(|site| site == "same-origin" || site == "none")
             && forwarded
                 .iter()
                 .all(|name| !self.headers.contains_key(*name))

@@ -204,6 +204,7 @@ async fn without_a_token_only_this_machines_own_programs_may_control() {
         "Host: evil.example",
         "Host: localhost\r\nX-Forwarded-For: 10.0.0.1",
         "Host: localhost\r\nOrigin: https://evil.example",
+        "Host: localhost\r\nSec-Fetch-Site: cross-site",
     ] {
         let answer = patch_as(&server, headers).await;
         assert!(answer.starts_with("HTTP/1.0 403"), "{answer}");

@@ -6,7 +6,6 @@ use longwave::net::Settings;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
 
 fn openapi() -> Value {
     serde_json::from_str(&fs::read_to_string("docs/openapi.json").unwrap()).unwrap()
@@ -50,7 +49,7 @@ fn every_reference_in_the_documents_leads_somewhere() {
 async fn what_can_be_asked_for_answers_with_a_documented_status_and_kind() {
     let mut server = Server::start(Settings::default()).await;
     server.publish(30);
-    let _answering = state::answer(&mut server, Some(Arc::new(state::kept())));
+    let _answering = state::answer(&mut server);
     let document = openapi();
     for (path, item) in document["paths"].as_object().unwrap() {
         let Some(operation) = item.get("get") else {

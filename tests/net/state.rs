@@ -30,8 +30,16 @@ pub fn kept() -> State {
     }
 }
 
+/// One that answers who asks of its station, as the daemon would.
+async fn answering(settings: Settings) -> (Server, JoinHandle<()>) {
+    let mut server = Server::start(settings).await;
+    let answering = answer(&mut server);
+    (server, answering)
+}
+
 /// Answers as the daemon would whoever asks of the station that there is.
-pub fn answer(server: &mut Server, shown: Option<Arc<State>>) -> JoinHandle<()> {
+pub fn answer(server: &mut Server) -> JoinHandle<()> {
+    let shown = Arc::new(kept());
     let mut inquiries = std::mem::replace(&mut server.inquiries, mpsc::channel(1).1);
     tokio::spawn(async move {
         while let Some(Inquiry { station, answer }) = inquiries.recv().await {
@@ -44,9 +52,13 @@ pub fn answer(server: &mut Server, shown: Option<Arc<State>>) -> JoinHandle<()> 
 
 /// The head, in small letters, and the body.
 async fn get(server: &Server, header: &str) -> (String, Vec<u8>) {
+    get_by(server, PATH, header).await
+}
+
+async fn get_by(server: &Server, path: &str, header: &str) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     let head = format!(
-        "GET {PATH} HTTP/1.1\r\nHost: {}\r\n{header}\r\n",
+        "GET {path} HTTP/1.1\r\nHost: {}\r\n{header}\r\n",
         server.addr
     );
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -59,15 +71,16 @@ async fn get(server: &Server, header: &str) -> (String, Vec<u8>) {
 
 #[tokio::test]
 async fn a_state_comes_whole_and_says_of_what_and_of_when_it_is() {
-    let mut server = Server::start(Settings::default()).await;
-    let _answering = answer(&mut server, Some(Arc::new(kept())));
+    let (server, _answering) = answering(Settings::default()).await;
+    // A GPU has failed since it came.
+    server.roster.borrow()[0].desk.tell_isa("lasting");
     let (head, body) = get(&server, "").await;
     assert!(head.starts_with("http/1.1 200"), "{head}");
     for line in [
         "content-type: application/octet-stream",
         "cache-control: no-store",
         "longwave-position: 12345",
-        "longwave-engine: naive",
+        "longwave-engine: lasting",
         &format!("longwave-model-sha256: {}", "ab".repeat(32)),
         &format!("content-length: {}", body.len()),
     ] {
@@ -81,19 +94,29 @@ async fn a_state_comes_whole_and_says_of_what_and_of_when_it_is() {
 
 #[tokio::test]
 async fn only_who_controls_gets_to_know_what_will_be_played() {
-    let mut server = Server::start(Settings::default()).await;
-    let _answering = answer(&mut server, Some(Arc::new(kept())));
-    // Without tokens: not through a proxy.
-    let (head, _) = get(&server, "X-Forwarded-For: 192.0.2.1\r\n").await;
-    assert!(head.starts_with("http/1.1 403"), "{head}");
+    let (server, _answering) = answering(Settings::default()).await;
+    for (header, status) in [
+        // Without tokens: not through a proxy, and not as an image in another page, which names no origin.
+        ("X-Forwarded-For: 192.0.2.1\r\n", 403),
+        ("Sec-Fetch-Site: cross-site\r\n", 403),
+        ("Sec-Fetch-Site: same-site\r\n", 403),
+        ("Sec-Fetch-Site: same-origin\r\n", 200),
+        ("Sec-Fetch-Site: none\r\n", 200),
+    ] {
+        let (head, _) = get(&server, header).await;
+        assert!(
+            head.starts_with(&format!("http/1.1 {status}")),
+            "{header}: {head}"
+        );
+    }
     let tokens =
         "listen hear-hear-hear-hear\nsession play-play-play-play\ncontrol turn-turn-turn-turn";
-    let mut guarded = Server::start(Settings {
-        tokens: Tokens::parse(tokens, Path::new("tokens")).unwrap(),
+    let tokens = Tokens::parse(tokens, Path::new("tokens")).unwrap();
+    let (guarded, _answering) = answering(Settings {
+        tokens: tokens.clone(),
         ..Settings::default()
     })
     .await;
-    let _answering = answer(&mut guarded, Some(Arc::new(kept())));
     for (token, status) in [
         ("", 401),
         ("Authorization: Bearer hear-hear-hear-hear\r\n", 403),
@@ -106,19 +129,12 @@ async fn only_who_controls_gets_to_know_what_will_be_played() {
             "{token}: {head}"
         );
     }
-}
-
-#[tokio::test]
-async fn what_an_engine_does_not_show_is_refused_in_a_sentence() {
-    let mut server = Server::start(Settings::default()).await;
-    let _answering = answer(&mut server, None);
-    let (head, body) = get(&server, "").await;
-    assert!(head.starts_with("http/1.1 409"), "{head}");
-    let sentence = String::from_utf8(body).unwrap();
-    assert_eq!(
-        sentence,
-        "station piano is drawn by an engine that does not show its state\n"
-    );
+    // A signed link is one to listen.
+    let expires = u64::from(u32::MAX);
+    let signature = tokens.sign(expires).unwrap();
+    let link = format!("{PATH}?expires={expires}&signature={signature}");
+    let (head, _) = get_by(&guarded, &link, "").await;
+    assert!(head.starts_with("http/1.1 401"), "{head}");
 }
 
 #[tokio::test]
@@ -144,7 +160,7 @@ async fn no_more_than_a_few_are_under_way_and_who_leaves_gives_the_place_back() 
     drop(asking.remove(0));
     let gone = asked.remove(0);
     eventually("it is known that nobody waits", || gone.answer.is_closed()).await;
-    asked.remove(0).answer.send(Some(Arc::new(kept()))).unwrap();
+    asked.remove(0).answer.send(Arc::new(kept())).unwrap();
     let mut second = server.http("GET", PATH).await;
     let waiting = server.inquiries.recv().await.unwrap();
     let (head, _) = get(&server, "").await;

@@ -1,5 +1,6 @@
 //! `audit`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueHint};
@@ -8,6 +9,9 @@ use longwave::config::{Config, ConfigError, StationConfig};
 use longwave::corpus::Split;
 
 use super::{ModelArgs, StreamArgs, WatchArgs, split, within};
+
+/// Streams drawn side by side.
+const STREAMS_MAX: usize = 256;
 
 /// What is judged, with what it is compared, and where the answer goes.
 #[derive(Debug, Args)]
@@ -26,10 +30,10 @@ pub struct AuditArgs {
 
     /// Draw so many streams side by side, of --seed and those that follow it
     #[arg(long, value_name = "N", conflicts_with = "file", requires = "minutes",
-        value_parser = clap::value_parser!(u16).range(1..=256), default_value_t = 1)]
+        value_parser = clap::value_parser!(u16).range(1..=STREAMS_MAX as i64), default_value_t = 1)]
     pub seeds: u16,
 
-    /// Draw them after each of these, N streams for each WAV file
+    /// Draw them after each of these, N streams for each WAV file; 256 streams in all at most
     #[arg(long, value_name = "F.wav", value_hint = ValueHint::FilePath, num_args = 1..,
         conflicts_with_all = ["file", "prompt"], requires = "minutes")]
     pub prompts: Vec<PathBuf>,
@@ -51,8 +55,9 @@ pub struct AuditArgs {
     #[arg(long, value_name = "REF.json", value_hint = ValueHint::FilePath)]
     pub reference: Option<PathBuf>,
 
-    /// Where report.json, timeline.svg and spectrogram.png go [default: F.audit beside the
-    /// recording; of a model MODEL-SEED.audit, here]
+    /// Where report.json, timeline.svg and spectrogram.png go; of several streams into DIR/SEED or
+    /// DIR/PROMPT-SEED each [default: F.audit beside the recording; of a model MODEL-SEED.audit, here,
+    /// of several streams MODEL.audits]
     #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: Option<PathBuf>,
 
@@ -78,9 +83,34 @@ impl AuditArgs {
         std::mem::take(&mut self.stream).apply(&mut config);
         WatchArgs::OFF.apply(&mut config);
         config.check()?;
+        self.check_prompts()?;
         // Not a daemon's stations: there may be more of these, and they have no names.
         config.stations = self.streams(&config.stations[0]);
         Ok(config)
+    }
+
+    /// Reports are called by the names of prompts, and all streams are drawn at once.
+    fn check_prompts(&self) -> Result<(), ConfigError> {
+        let fault = |why| {
+            let key = "--prompts".into();
+            Err(ConfigError::Value { key, why })
+        };
+        let n_streams = usize::from(self.seeds) * self.prompts.len();
+        if n_streams > STREAMS_MAX {
+            return fault(format!(
+                "times --seeds are {n_streams} streams: {STREAMS_MAX} are drawn at most"
+            ));
+        }
+        let mut known = BTreeMap::new();
+        for prompt in &self.prompts {
+            if let Some(other) = known.insert(prompt.file_stem(), prompt) {
+                let (other, prompt) = (other.display(), prompt.display());
+                return fault(format!(
+                    "{other} and {prompt} have one name, and so would their reports: rename one"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// `one` with every seed after every prompt.

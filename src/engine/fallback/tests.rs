@@ -96,16 +96,6 @@ pub(crate) fn fragile(n_lanes: usize, n_lasting: usize, n_left: usize) -> Box<dy
     Box::new(lasting(engine, &model, n_lasting, n_left))
 }
 
-/// What drawing remembers of its draws has no part in.
-const DRAW: DrawParams = DrawParams {
-    temperature: 1.0,
-    max_entropy: DrawParams::MAX_ENTROPY_BITS,
-    max_rise: 8.0,
-    leveling: 0.0,
-    top_p: 1.0,
-    min_p: 0.0,
-};
-
 fn draw(decoder: &mut dyn Decoder, lanes: &[usize], n: usize) -> Vec<Vec<u8>> {
     let uniforms = lanes.iter().map(|lane| {
         let start = decoder.position(*lane);
@@ -117,7 +107,8 @@ fn draw(decoder: &mut dyn Decoder, lanes: &[usize], n: usize) -> Vec<Vec<u8>> {
     let turns = lanes.iter().zip(&uniforms).zip(&mut codes);
     let turns = turns.map(|((&lane, uniforms), codes)| Turn {
         lane,
-        draw: DRAW,
+        // What drawing remembers of its draws has no part in it.
+        draw: DrawParams::default(),
         uniforms,
         codes,
     });
