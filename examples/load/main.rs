@@ -38,7 +38,7 @@ const CLOSE_ENOUGH: f64 = 1.1;
 struct Arguments {
     /// How many listeners; with --sessions, how many of those at once.
     #[arg(long, value_name = "N", default_value_t = 500,
-        value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
     clients: usize,
     /// How long.
     #[arg(long, value_name = "M", default_value_t = 10.0)]
