@@ -6,12 +6,16 @@
 //! decoding returns a value or a [`ProtocolError`] and never panics. What a station says is made
 //! fit for a terminal ([`plain`]).
 
+mod fields;
 mod session;
 
 use crate::mulaw;
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use fields::{
+    as_string, finite, finite_option, plain_option, plain_string, seed_option, seed_text,
+};
+use serde::{Deserialize, Serialize};
 
+pub use fields::plain;
 pub use session::{PromptHead, Start, Wish};
 
 /// Version of this protocol; the `v1` in subprotocols and paths.
@@ -25,9 +29,6 @@ pub const MAX_PACKET_LEN: usize = u16::MAX as usize;
 
 /// The longest text message a listener may send; a longer one ends the connection.
 pub const MAX_REQUEST_LEN: usize = 1024;
-
-/// The longest string of a station, in characters, that is kept.
-const MAX_TEXT_LEN: usize = 300;
 
 /// First byte of a binary message that holds samples. A listener skips what it does not know.
 const KIND_PACKET: u8 = 1;
@@ -311,6 +312,7 @@ pub struct Changed {
     #[serde(deserialize_with = "plain_option")]
     pub prompt_sha256: Option<String>,
     /// How loud its card plays, 0 at most; listeners get the codes as they are.
+    #[serde(deserialize_with = "finite")]
     pub volume_db: f32,
     /// Whether its card is silent.
     pub mute: bool,
@@ -325,25 +327,46 @@ pub struct Patch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// See [`Draw::temperature`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "finite_option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub temperature: Option<f32>,
     /// See [`Draw::max_entropy`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "finite_option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub max_entropy: Option<f32>,
     /// See [`Draw::max_rise`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "finite_option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub max_rise: Option<f32>,
     /// See [`Draw::leveling`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "finite_option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub leveling: Option<f32>,
     /// See [`Draw::top_p`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "finite_option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub top_p: Option<f32>,
     /// See [`Draw::min_p`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "finite_option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub min_p: Option<f32>,
     /// See [`Changed::volume_db`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "finite_option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub volume_db: Option<f32>,
     /// See [`Changed::mute`].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -394,17 +417,23 @@ pub struct ModelFacts {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Draw {
     /// Divides the logits.
+    #[serde(deserialize_with = "finite")]
     pub temperature: f32,
     /// Bits that are left to a draw, about; 8 leaves all.
+    #[serde(deserialize_with = "finite")]
     pub max_entropy: f32,
     /// Bits that a draw may hold more than the last ones did; 8 leaves all.
+    #[serde(deserialize_with = "finite")]
     pub max_rise: f32,
     /// The share by which the temperature rises for each octave that the stream is too quiet; 0
     /// leaves it.
+    #[serde(deserialize_with = "finite")]
     pub leveling: f32,
     /// The fewest codes whose probabilities reach this sum are kept.
+    #[serde(deserialize_with = "finite")]
     pub top_p: f32,
     /// Codes at least this likely are kept, as a share of the likeliest.
+    #[serde(deserialize_with = "finite")]
     pub min_p: f32,
 }
 
@@ -515,64 +544,6 @@ impl Request {
 fn text_error(error: serde_json::Error) -> ProtocolError {
     // The sentence may quote the message.
     ProtocolError::Text(plain(&error.to_string()))
-}
-
-/// A stranger's words made fit for a terminal and a log: one line of at most 300 characters, none
-/// of which commands it (escape sequences) or turns the order of the others.
-pub fn plain(text: &str) -> String {
-    let is_command =
-        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let words = text.trim().chars().take(MAX_TEXT_LEN);
-    let words: String = words.map(|c| if is_command(c) { ' ' } else { c }).collect();
-    // Once more: what is fit stays as it is.
-    words.trim().to_owned()
-}
-
-fn plain_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(plain(&String::deserialize(deserializer)?))
-}
-
-fn plain_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    Ok(text.map(|text| plain(&text)))
-}
-
-/// Beyond 2^53 a number is not what some readers take it for.
-fn seed_text<S: Serializer>(seed: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-    match seed {
-        Some(seed) => serializer.collect_str(seed),
-        None => serializer.serialize_none(),
-    }
-}
-
-fn seed_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Seed {
-        Number(u64),
-        Text(String),
-    }
-    match Option::<Seed>::deserialize(deserializer) {
-        Ok(None) => Ok(None),
-        Ok(Some(Seed::Number(seed))) => Ok(Some(seed)),
-        Ok(Some(Seed::Text(text))) if text.parse::<u64>().is_ok() => Ok(text.parse().ok()),
-        _ => Err(D::Error::custom(
-            "a seed is a whole number from 0 to 18446744073709551615",
-        )),
-    }
-}
-
-mod as_string {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
-    }
 }
 
 #[cfg(test)]

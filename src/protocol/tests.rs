@@ -1,5 +1,6 @@
 //! The wire format against its document, and against arbitrary bytes.
 
+use super::fields::MAX_TEXT_LEN;
 use super::*;
 use proptest::prelude::*;
 
@@ -264,4 +265,25 @@ proptest! {
     fn no_text_makes_a_session_panic(text in any::<String>()) {
         let _ = Wish::from_json(&text);
     }
+}
+
+#[test]
+fn numbers_beyond_all_bounds_are_refused_wherever_they_stand() {
+    let huge = "9".repeat(60);
+    let changed = r#"{"event": "changed", "since": 1, "seed": "7", "draw": {"temperature": 1.0, "max_entropy": 8.0,
+        "max_rise": 8.0, "leveling": 0.0, "top_p": 1.0, "min_p": 0.0}, "volume_db": -1.0, "mute": false}"#;
+    assert!(Event::from_json(changed).is_ok());
+    for number in ["8.0", "-1.0"] {
+        let error = Event::from_json(&changed.replace(number, &huge)).unwrap_err();
+        assert!(error.to_string().contains("beyond all bounds"), "{error}");
+    }
+    for name in ["temperature", "volume_db"] {
+        let patch = format!("{{\"{name}\": {huge}}}");
+        let error = Patch::from_json(patch.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("beyond all bounds"), "{error}");
+    }
+    assert_eq!(
+        Patch::from_json(br#"{"volume_db": null}"#),
+        Ok(Patch::default())
+    );
 }
