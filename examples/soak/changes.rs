@@ -102,8 +102,9 @@ impl Settings {
             lead_ms,
         } = wanted;
         let model = &self.model;
+        // A machine that is busy on purpose: what is too much for it is counted, and no guest turned away.
         format!(
-            "model = \"{model}\"\n\
+            "model = \"{model}\"\noverload = true\n\
              [card]\nenabled = true\nlead_ms = {lead_ms}\nperiod_ms = {PERIOD_MS}\n\
              [network]\nlisten = \"127.0.0.1:0\"\n\
              [[station]]\nname = \"{STATION}\"\nseed = {seed}\ntemperature = {temperature:.2}\n"
