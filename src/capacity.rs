@@ -31,6 +31,7 @@ pub struct EngineLoad {
     n_lanes: usize,
     first: f64,
     each: f64,
+    is_known: bool,
 }
 
 /// All engines and what they may take together.
@@ -72,6 +73,7 @@ impl EngineLoad {
             n_lanes,
             first: one,
             each: each.max(EACH_MIN * one),
+            is_known: true,
         }
     }
 
@@ -80,9 +82,15 @@ impl EngineLoad {
         Self { n_lanes, ..self }
     }
 
-    /// The same engine when nobody knows any more what it takes: it may be all there is.
-    pub fn unknown(&mut self) {
+    /// Nobody knows any more what it takes: it may be all there is.
+    pub fn give_up(&mut self) {
         (self.first, self.each) = (BUDGET, BUDGET);
+        self.is_known = false;
+    }
+
+    /// Whether it was measured as it is.
+    pub fn is_known(&self) -> bool {
+        self.is_known
     }
 
     fn of(&self, n_lanes: usize) -> f64 {
@@ -178,6 +186,12 @@ impl Capacity {
     fn parts(&self) -> String {
         let part = |engine: &EngineLoad| {
             let n = engine.n_lanes;
+            if !engine.is_known {
+                return format!(
+                    "{} {n}, not measured since its GPU has failed",
+                    engine.model
+                );
+            }
             let each = engine.of(n) / n.max(1) as f64;
             format!("{} {n} x {each:.2}", engine.model)
         };

@@ -421,11 +421,15 @@ impl Controls {
 
     /// Asks for a station's stream, in room for the state of a lane of its engine; it comes back
     /// [kept](Self::kept), once nothing is due. Waits for nothing.
-    pub fn keep(&self, station: usize, room: Vec<u8>) -> Result<(), ControlError> {
+    pub fn keep(&self, station: usize, room: impl FnOnce() -> Vec<u8>) -> Result<(), ControlError> {
         self.chunk(station)?;
+        // The room is large.
+        if self.commands.is_full() {
+            return Err(ControlError::Stuck);
+        }
         let snapshot = Snapshot {
             station,
-            bytes: room,
+            bytes: room(),
             ..Snapshot::default()
         };
         self.send_within(Command::Keep(Box::new(snapshot)), Duration::ZERO)

@@ -10,9 +10,7 @@ mod fields;
 mod session;
 
 use crate::mulaw;
-use fields::{
-    as_string, finite, finite_option, plain_option, plain_string, seed_option, seed_text,
-};
+use fields::{as_string, finite, plain_option, plain_string, seed_option, seed_text};
 use serde::{Deserialize, Serialize};
 
 pub use fields::plain;
@@ -327,46 +325,25 @@ pub struct Patch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// See [`Draw::temperature`].
-    #[serde(
-        deserialize_with = "finite_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
     /// See [`Draw::max_entropy`].
-    #[serde(
-        deserialize_with = "finite_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_entropy: Option<f32>,
     /// See [`Draw::max_rise`].
-    #[serde(
-        deserialize_with = "finite_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rise: Option<f32>,
     /// See [`Draw::leveling`].
-    #[serde(
-        deserialize_with = "finite_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub leveling: Option<f32>,
     /// See [`Draw::top_p`].
-    #[serde(
-        deserialize_with = "finite_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
     /// See [`Draw::min_p`].
-    #[serde(
-        deserialize_with = "finite_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub min_p: Option<f32>,
     /// See [`Changed::volume_db`].
-    #[serde(
-        deserialize_with = "finite_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_db: Option<f32>,
     /// See [`Changed::mute`].
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::capacity::{Capacity, EngineLoad};
 use crate::config::{Config, ConfigError, NetworkConfig, StationConfig, find_model};
-use crate::engine::{self, Decoder, DeviceError, Footprint};
+use crate::engine::{self, Decoder, DeviceError, Footprint, LaneCounts};
 use crate::machine::{self, Machine, Work};
 use crate::model::{Model, ModelConfig, ModelError};
 use crate::mulaw;
@@ -112,7 +112,11 @@ impl Setup {
                 0 => n_own,
                 max => n_own + max + 1,
             };
-            let opened = engine::open_on(config.device, &model, &settings, n_lanes, n_own)?;
+            let lanes = LaneCounts {
+                all: n_lanes,
+                lasting: n_own,
+            };
+            let opened = engine::open_on(config.device, &model, &settings, lanes)?;
             Ok(ModelEngine {
                 model,
                 decoder: opened.decoder,

@@ -343,8 +343,8 @@ impl Fallible for Wrecked {
         Fallible::n_lanes(&self.gpu)
     }
 
-    fn state_len(&mut self) -> usize {
-        Fallible::state_len(&mut self.gpu)
+    fn state_len(&self) -> usize {
+        Fallible::state_len(&self.gpu)
     }
 
     fn position(&self, lane: usize) -> u64 {

@@ -17,7 +17,7 @@ use std::{fs, thread};
 
 use clap::Parser;
 use clap::builder::RangedU64ValueParser;
-use eyre::{Result, WrapErr};
+use eyre::{Result, WrapErr, ensure};
 use longwave::bench::Host;
 use longwave::files;
 use tokio::runtime::Runtime;
@@ -33,12 +33,18 @@ const JITTER_MS: usize = 200;
 /// Between what holds and what breaks, at last: a larger number by that share is looked for no closer.
 const CLOSE_ENOUGH: f64 = 1.1;
 
+/// Listeners that the daemon lets in.
+const MOST: usize = 100_000;
+
+/// Sessions that it draws: of 64 lanes one is the station's, and one hears prompts.
+const MOST_SESSIONS: usize = 62;
+
 /// Loads a daemon with listeners, or with sessions that come and go.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// How many listeners; with --sessions, how many of those at once.
     #[arg(long, value_name = "N", default_value_t = 500,
-        value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=MOST as u64))]
     clients: usize,
     /// How long.
     #[arg(long, value_name = "M", default_value_t = 10.0)]
@@ -69,6 +75,10 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    ensure!(
+        !arguments.sessions || arguments.clients <= MOST_SESSIONS,
+        "{MOST_SESSIONS} sessions at once are the most: name fewer by --clients"
+    );
     let dir = tempfile::tempdir().wrap_err("no temporary directory")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -135,7 +145,7 @@ fn head(arguments: &Arguments) -> String {
 
 fn config(arguments: &Arguments, n_sessions: usize) -> String {
     format!(
-        "model = \"{}\"\noverload = true\n[card]\nenabled = true\nlead_ms = 300\n[network]\nmax_listeners = 100000\n\
+        "model = \"{}\"\noverload = true\n[card]\nenabled = true\nlead_ms = 300\n[network]\nmax_listeners = {MOST}\n\
          [sessions]\nmax = {n_sessions}\n[[station]]\nname = \"piano\"\nseed = {SEED}\nwatch = false\n",
         arguments.model
     )
@@ -242,7 +252,8 @@ fn of_listeners(arguments: &Arguments, dir: &Path, runtime: &Runtime) -> Result<
 /// How many to try next, between the most that were borne and the fewest that were not.
 fn next(most_borne: usize, least_broken: Option<usize>) -> Option<usize> {
     let Some(least_broken) = least_broken else {
-        return Some((most_borne * 3 / 2).max(most_borne + 1));
+        return Some((most_borne * 3 / 2).clamp(most_borne + 1, MOST))
+            .filter(|_| most_borne < MOST);
     };
     let is_known = (least_broken as f64) < most_borne as f64 * CLOSE_ENOUGH;
     let middle = (most_borne + least_broken) / 2;

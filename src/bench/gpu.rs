@@ -7,7 +7,7 @@ use super::measure::AGE;
 use super::models::wide as wide_model;
 use super::record::{CaseResult, Record};
 use super::{Plan, Seen};
-use crate::engine::{self, DeviceError, Settings};
+use crate::engine::{self, DeviceError, LaneCounts, Settings};
 use crate::model::Model;
 
 /// Lanes are looked for in steps of so many.
@@ -55,7 +55,12 @@ fn is_in_time(result: &CaseResult, model: &Model) -> bool {
 
 /// Steps of so many lanes, timed by the chunk.
 fn measure(model: &Arc<Model>, plan: &Plan, n_lanes: usize) -> Result<CaseResult, DeviceError> {
-    let opened = engine::open_on(plan.device, model, &Settings::default(), n_lanes, n_lanes)?;
+    // When it fails nobody wants to know how the processor goes on.
+    let lanes = LaneCounts {
+        all: n_lanes,
+        lasting: 1,
+    };
+    let opened = engine::open_on(plan.device, model, &Settings::default(), lanes)?;
     let mut engine = opened.decoder;
     engine.age(0, AGE);
     // Noise takes long to make: once will do.

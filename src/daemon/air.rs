@@ -33,7 +33,7 @@ pub(super) struct OnAir {
     pub seat: Seat,
     pub station: net::Station,
     pub recorder: Option<Recorder>,
-    /// Of an engine that may fail, until it has.
+    /// Of its engine, until the rest of what is on the air has it.
     omen: Option<Arc<Omen>>,
 }
 
@@ -77,6 +77,11 @@ pub(super) struct Air {
     pub load: Load,
     /// Numbers that are somebody's, or were.
     pub given: Numbers,
+    /// Engines that have failed.
+    pub n_fallen: usize,
+    /// Of engines that may fail, by their numbers, with the names of their models. One that sessions alone are
+    /// left on has no station.
+    omens: BTreeMap<usize, (String, Arc<Omen>)>,
     /// The network's list.
     roster: watch::Sender<Vec<net::Station>>,
 }
@@ -88,6 +93,8 @@ impl Air {
             stations,
             load,
             given,
+            n_fallen: 0,
+            omens: BTreeMap::new(),
             roster: watch::Sender::default(),
         };
         air.show();
@@ -108,25 +115,30 @@ impl Air {
     /// Engines that have failed since it was last asked, each once, by the names of their models; their
     /// stations, and those of them that are `leaving`, say from now on what plays.
     pub fn fallen(&mut self, leaving: &mut [OnAir]) -> Vec<(String, Fall)> {
-        let mut fallen = BTreeMap::new();
-        for on_air in self.stations.iter().chain(&*leaving) {
-            if let Some(fall) = on_air.omen.as_ref().and_then(|omen| omen.get()) {
+        for on_air in self.stations.iter_mut().chain(&mut *leaving) {
+            if let Some(omen) = on_air.omen.take() {
                 let model = on_air.seat.model.name.clone();
-                fallen.insert(on_air.seat.engine, (model, fall.clone()));
+                let engine = self.omens.entry(on_air.seat.engine);
+                engine.or_insert((model, omen));
             }
         }
-        // Only now: it may have failed while we looked, and all its stations are told at once.
-        for on_air in self.stations.iter_mut().chain(leaving) {
+        let omens = self.omens.iter();
+        let fallen = omens.filter_map(|(engine, (model, omen))| {
+            let fall = omen.get()?.clone();
+            Some((*engine, (model.clone(), fall)))
+        });
+        let fallen: BTreeMap<usize, (String, Fall)> = fallen.collect();
+        // Of an engine that has left nobody else has one.
+        self.omens.retain(|engine, (_, omen)| {
+            !fallen.contains_key(engine) && Arc::strong_count(omen) > 1
+        });
+        for on_air in self.stations.iter().chain(&*leaving) {
             if let Some((_, fall)) = fallen.get(&on_air.seat.engine) {
-                on_air.omen = None;
                 on_air.station.desk.tell_isa(fall.isa);
             }
         }
-        for engine in fallen.keys() {
-            if let Some(load) = self.load.engines.get_mut(engine) {
-                load.unknown();
-            }
-        }
+        fallen.keys().for_each(|engine| self.load.give_up(*engine));
+        self.n_fallen += fallen.len();
         fallen.into_values().collect()
     }
 
@@ -179,6 +191,17 @@ impl Load {
         let capacity = Capacity::new(engines.collect(), STATIONS_MAX).with_reserve(self.reserve);
         let place = |engine: &usize| self.engines.keys().position(|number| number == engine);
         (capacity, stations.iter().filter_map(place).collect())
+    }
+
+    /// Nobody knows any more what an engine takes, and it has no sessions.
+    fn give_up(&mut self, engine: usize) {
+        if let Some(load) = self.engines.get_mut(&engine) {
+            load.give_up();
+        }
+        let mut with_sessions = self.engines.range(..self.n_with_sessions);
+        if with_sessions.all(|(_, load)| !load.is_known()) {
+            self.reserve = 0.0;
+        }
     }
 
     /// Takes over what was measured of engines that have come; of the others it may be known better by now.
@@ -268,6 +291,30 @@ mod tests {
         air.load.admit(before);
         air.tell_lanes(&telemetry);
         assert_eq!(lanes(), (2, 2));
+    }
+
+    #[test]
+    fn an_engine_that_sessions_alone_are_left_on_is_told_too_and_nothing_is_kept_free_for_them() {
+        let (mut setup, mut air) = mortal();
+        air.load.n_with_sessions = 1;
+        air.load.reserve = 0.1;
+        assert!(air.fallen(&mut []).is_empty());
+        air.stations.clear();
+        setup.engines[0].decoder.open(1);
+        assert_eq!(air.fallen(&mut []).len(), 1);
+        assert!(air.fallen(&mut []).is_empty(), "it was told");
+        assert_eq!((air.n_fallen, air.load.reserve), (1, 0.0));
+        let words = air
+            .load
+            .of(&[0, 0])
+            .0
+            .judge(&[0, 0], true)
+            .unwrap()
+            .unwrap();
+        assert!(
+            words.contains("tiny 2, not measured since its GPU has failed"),
+            "{words}"
+        );
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl Keeping {
         if self.is_under_way || !(self.is_to_write || is_to_show) {
             return true;
         }
-        match controls.keep(number, self.kept.room()) {
+        match controls.keep(number, || self.kept.room()) {
             Ok(()) => self.is_under_way = true,
             Err(ControlError::Stuck) => return false,
             Err(error) => {

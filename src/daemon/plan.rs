@@ -62,6 +62,13 @@ pub(super) struct Wish {
     pub asked: Asked,
 }
 
+impl Plan {
+    /// Whether somebody comes.
+    pub fn grows(&self) -> bool {
+        !self.newcomers.waiting.is_empty()
+    }
+}
+
 impl Present {
     /// Everything that may fail, before anything is changed.
     pub fn plan(mut self, config: Config) -> Result<Plan, DaemonError> {

@@ -61,8 +61,8 @@ pub(super) struct Reloader {
 /// How far a reload is.
 enum Stage {
     Idle,
-    /// Nothing is changed yet.
-    Planning(JoinHandle<Result<Plan, DaemonError>>),
+    /// Nothing is changed yet; how many engines had failed before.
+    Planning(JoinHandle<Result<Plan, DaemonError>>, usize),
     /// All is as it shall be, but for those who leave.
     Parting(Parting),
 }
@@ -126,7 +126,10 @@ impl Reloader {
     pub fn go_on(&mut self, reread: Reread<'_>, mut hands: Hands<'_>) {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle if std::mem::take(&mut self.is_asked) => self.begin(reread),
-            Stage::Planning(thread) if thread.is_finished() => match thread.join() {
+            Stage::Planning(thread, n_fallen) if thread.is_finished() => match thread.join() {
+                Ok(Ok(plan)) if plan.grows() && n_fallen < self.air.n_fallen => refused(
+                    &"a GPU has failed meanwhile, and nobody knows what else the processor has time for",
+                ),
                 Ok(Ok(plan)) => Stage::Parting(self.carry_out(plan, &mut hands)),
                 Ok(Err(error)) => refused(&error),
                 Err(_) => refused(&"reading the configuration again failed, which is a bug"),
@@ -158,7 +161,7 @@ impl Reloader {
         };
         let thread = thread::Builder::new().name("reload".into());
         match thread.spawn(|| present.plan(config)) {
-            Ok(thread) => Stage::Planning(thread),
+            Ok(thread) => Stage::Planning(thread, self.air.n_fallen),
             Err(error) => refused(&error),
         }
     }

@@ -33,6 +33,8 @@ use crate::model::{Model, V};
 pub struct CpuDecoder<O> {
     ops: O,
     weights: Arc<PackedWeights>,
+    /// Bytes that a lane takes.
+    state_len: usize,
     first: Worker<O>,
     /// Each is locked by its own thread, for a chunk, and by nobody else meanwhile.
     others: Vec<Mutex<Worker<O>>>,
@@ -51,14 +53,21 @@ impl<O: Ops> CpuDecoder<O> {
         let mut workers = seats
             .into_iter()
             .map(|seat| Worker::new(ops, weights.clone(), seat, n_lanes));
-        Self {
+        let mut new = Self {
             ops,
             first: workers.next().expect("a team has a first"),
             others: workers.map(Mutex::new).collect(),
             team,
             prefill: Prefill::default(),
             weights,
+            state_len: 0,
+        };
+        if n_lanes > 0 {
+            let mut len = 0;
+            new.state(0, &mut |piece| len += piece.len());
+            new.state_len = len;
         }
+        new
     }
 
     /// Every worker's part of a lane, the first one's first.
@@ -173,10 +182,8 @@ impl<O: Ops> Decoder for CpuDecoder<O> {
         }
     }
 
-    fn state_len(&mut self) -> usize {
-        let mut len = 0;
-        self.state(0, &mut |piece| len += piece.len());
-        len
+    fn state_len(&self) -> usize {
+        self.state_len
     }
 
     fn save(&mut self, lane: usize, bytes: &mut [u8]) {

@@ -339,7 +339,7 @@ impl Fallible for CudaDecoder {
         self.positions.len()
     }
 
-    fn state_len(&mut self) -> usize {
+    fn state_len(&self) -> usize {
         state_len(&self.config)
     }
 
@@ -362,7 +362,7 @@ impl Perform for CudaDecoder {
         Fallible::n_lanes(self)
     }
 
-    fn state_len(&mut self) -> usize {
+    fn state_len(&self) -> usize {
         Fallible::state_len(self)
     }
 

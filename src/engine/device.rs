@@ -38,22 +38,29 @@ pub struct Opened {
     pub why: Option<String>,
 }
 
-/// An engine on a device, of whose lanes the first `n_lasting` play on when a GPU fails. `settings` are the
-/// processor's; its instruction set is one that it has.
+/// How many lanes an engine shall have.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneCounts {
+    /// All of them.
+    pub all: usize,
+    /// The first of them, which play on when a GPU fails.
+    pub lasting: usize,
+}
+
+/// An engine on a device. `settings` are the processor's; its instruction set is one that it has.
 pub fn open_on(
     device: Device,
     model: &Arc<Model>,
     settings: &Settings,
-    n_lanes: usize,
-    n_lasting: usize,
+    lanes: LaneCounts,
 ) -> Result<Opened, DeviceError> {
     let on_cpu = |why| Opened {
-        decoder: super::open(model, settings, n_lanes).expect("the instruction set is available"),
+        decoder: super::open(model, settings, lanes.all).expect("the instruction set is available"),
         why,
     };
     match device {
         Device::Cpu => Ok(on_cpu(None)),
-        Device::Cuda(number) => match on_gpu(model, settings, number, [n_lanes, n_lasting]) {
+        Device::Cuda(number) => match on_gpu(model, settings, number, lanes) {
             Ok((decoder, name)) => Ok(Opened {
                 decoder,
                 why: Some(format!("on GPU {number}, {name}, as asked for")),
@@ -62,7 +69,7 @@ pub fn open_on(
         },
         // Who asks for an instruction set or for threads wants the processor.
         Device::Auto if settings.isa.is_some() => Ok(on_cpu(None)),
-        Device::Auto => Ok(match on_gpu(model, settings, 0, [n_lanes, n_lasting]) {
+        Device::Auto => Ok(match on_gpu(model, settings, 0, lanes) {
             Ok((decoder, name)) => Opened {
                 decoder,
                 why: Some(format!("on GPU 0, {name}, because it is there")),
@@ -78,12 +85,12 @@ fn on_gpu(
     model: &Arc<Model>,
     settings: &Settings,
     number: usize,
-    [n_lanes, n_lasting]: [usize; 2],
+    lanes: LaneCounts,
 ) -> Result<(Box<dyn Decoder>, String), String> {
-    match super::CudaDecoder::open(model, number, n_lanes) {
+    match super::CudaDecoder::open(model, number, lanes.all) {
         Ok(decoder) => {
             let name = decoder.gpu_name().to_owned();
-            let decoder = super::Fallback::new(decoder, model, settings, n_lasting);
+            let decoder = super::Fallback::new(decoder, model, settings, lanes.lasting);
             Ok((Box::new(decoder), name))
         }
         Err(error) => Err(error.to_string()),
@@ -95,7 +102,7 @@ fn on_gpu(
     _: &Arc<Model>,
     _: &Settings,
     _: usize,
-    _: [usize; 2],
+    _: LaneCounts,
 ) -> Result<(Box<dyn Decoder>, String), String> {
     Err("this longwave was built without the feature `cuda`".to_owned())
 }
@@ -152,11 +159,12 @@ mod tests {
     fn where_there_is_no_such_gpu_auto_takes_the_processor_and_the_rest_say_why() {
         let model = Arc::new(Model::load(Path::new("models/tiny")).unwrap());
         let settings = Settings::default();
-        let cpu = open_on(Device::Cpu, &model, &settings, 1, 1).unwrap();
+        let lanes = LaneCounts { all: 1, lasting: 1 };
+        let cpu = open_on(Device::Cpu, &model, &settings, lanes).unwrap();
         assert_eq!(cpu.why, None);
-        let auto = open_on(Device::Auto, &model, &settings, 1, 1).unwrap();
+        let auto = open_on(Device::Auto, &model, &settings, lanes).unwrap();
         assert!(auto.why.unwrap().starts_with("on "));
-        let error = open_on(Device::Cuda(99), &model, &settings, 1, 1)
+        let error = open_on(Device::Cuda(99), &model, &settings, lanes)
             .err()
             .unwrap();
         assert!(

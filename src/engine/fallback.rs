@@ -31,7 +31,7 @@ pub trait Fallible: Send {
     fn n_lanes(&self) -> usize;
 
     /// [`Decoder::state_len`]
-    fn state_len(&mut self) -> usize;
+    fn state_len(&self) -> usize;
 
     /// [`Decoder::position`]
     fn position(&self, lane: usize) -> u64;
@@ -107,10 +107,8 @@ impl<E: Fallible> Fallback<E> {
             self.omen.get_or_init(|| fall);
         }
     }
-}
 
-impl<E: Fallible> Fallback<E> {
-    fn attempt(&mut self, mut work: Work<'_, '_>) {
+    fn carry_out(&mut self, mut work: Work<'_, '_>) {
         if let Playing::First(engine, pasts) = &mut self.playing {
             match engine.attempt(&mut work) {
                 Ok(()) => return note(&work, engine, pasts),
@@ -138,11 +136,13 @@ impl<E: Fallible> Fallback<E> {
 impl<E: Fallible> Perform for Fallback<E> {
     fn perform(&mut self, work: Work<'_, '_>) {
         match work {
-            Work::Score(lane, codes, see) => self.attempt(Work::Score(lane, codes, &mut once(see))),
-            Work::GenerateSeen(turn, see) => {
-                self.attempt(Work::GenerateSeen(turn, &mut once(see)));
+            Work::Score(lane, codes, see) => {
+                self.carry_out(Work::Score(lane, codes, &mut once(see)))
             }
-            work => self.attempt(work),
+            Work::GenerateSeen(turn, see) => {
+                self.carry_out(Work::GenerateSeen(turn, &mut once(see)));
+            }
+            work => self.carry_out(work),
         }
     }
 
@@ -150,8 +150,8 @@ impl<E: Fallible> Perform for Fallback<E> {
         self.n_lanes
     }
 
-    fn state_len(&mut self) -> usize {
-        match &mut self.playing {
+    fn state_len(&self) -> usize {
+        match &self.playing {
             Playing::First(engine, _) => engine.state_len(),
             Playing::Second(cpu, _) => cpu.state_len(),
         }
@@ -187,7 +187,7 @@ impl<E: Fallible> Perform for Fallback<E> {
     }
 }
 
-/// Shows nothing twice of what has to be done again: those logits are the same.
+/// Shows nothing twice of what has to be done again: those logits are the same, or as near as what plays on comes.
 fn once(see: See<'_>) -> impl FnMut(usize, &[f32]) {
     let mut n_shown = 0;
     move |index, logits| {

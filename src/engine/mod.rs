@@ -19,7 +19,7 @@ pub use crate::model::DrawParams;
 pub use cpu::CpuDecoder;
 #[cfg(feature = "cuda")]
 pub use cuda::{CudaDecoder, GpuError, GpuFacts, gpus};
-pub use device::{Device, DeviceError, Opened, open_on};
+pub use device::{Device, DeviceError, LaneCounts, Opened, open_on};
 pub use draw::{draw, uniform};
 pub use fallback::{Fall, Fallback, Fallible, Omen};
 pub use footprint::Footprint;
@@ -93,8 +93,8 @@ pub struct Turn<'a> {
 
 /// The seam between those who compute and those who need sound.
 ///
-/// In the CPU engine `open`, `copy`, `save`, `restore` and `generate` allocate nothing, `prime` and `score` only for more
-/// than [`STEPPED_MAX`] codes. Lanes are numbered `0..n_lanes()`; naming another, or one lane twice in a call, is a bug
+/// In the CPU engine `open`, `copy`, `save`, `restore` and `generate` allocate nothing, `prime` and `score`
+/// only for more than [`STEPPED_MAX`] codes. Lanes are numbered `0..n_lanes()`; naming another, or one lane twice in a call, is a bug
 /// of the caller and panics.
 pub trait Decoder: Send {
     /// How many streams this engine can hold at once.
@@ -109,7 +109,7 @@ pub trait Decoder: Send {
     fn copy(&mut self, from: usize, to: usize);
 
     /// Bytes that a lane's state takes; none of an engine that no station plays on, such as the reference.
-    fn state_len(&mut self) -> usize {
+    fn state_len(&self) -> usize {
         0
     }
 

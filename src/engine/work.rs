@@ -60,6 +60,10 @@ impl Work<'_, '_> {
                 }
                 (n_own > 0).then_some(Self::Generate(own))
             }
+            Self::GenerateSeen(turn, _) if turn.lane >= n_lanes => {
+                turn.codes.fill(mulaw::SILENCE);
+                None
+            }
             work => work.is_within(n_lanes).then_some(work),
         }
     }
@@ -124,7 +128,7 @@ pub trait Perform: Send {
     fn n_lanes(&self) -> usize;
 
     /// [`Decoder::state_len`]
-    fn state_len(&mut self) -> usize;
+    fn state_len(&self) -> usize;
 
     /// [`Decoder::position`]
     fn position(&self, lane: usize) -> u64;
@@ -156,7 +160,7 @@ impl<P: Perform> Decoder for P {
         self.perform(Work::Copy(from, to));
     }
 
-    fn state_len(&mut self) -> usize {
+    fn state_len(&self) -> usize {
         Perform::state_len(self)
     }
 

@@ -82,6 +82,17 @@ impl Visitor {
         self.headers.get(header::HOST)?.to_str().ok()
     }
 
+    /// Where a browser says that a page comes from; other programs do not, and are welcome.
+    fn origin(&self) -> Option<&str> {
+        let origin = self.headers.get(header::ORIGIN)?;
+        Some(origin.to_str().unwrap_or("an unreadable origin"))
+    }
+
+    fn is_ours(&self, origin: &str) -> bool {
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        matches!((authority, self.host()), (Some(a), Some(h)) if a.eq_ignore_ascii_case(h))
+    }
+
     /// A program on this machine that speaks to us itself, and no other site's page or proxy speaks through it.
     fn is_here(&self) -> bool {
         let host = self.host().unwrap_or_default();
@@ -96,6 +107,7 @@ impl Visitor {
             .is_some_and(|peer| peer.to_canonical().is_loopback())
             && HERE.contains(&name)
             && site.is_none_or(|site| site == "same-origin" || site == "none")
+            && self.origin().is_none_or(|origin| self.is_ours(origin))
             && forwarded
                 .iter()
                 .all(|name| !self.headers.contains_key(*name))
@@ -169,17 +181,12 @@ impl Lobby {
         tokens.signer(link.expires, &link.signature, now_s)
     }
 
-    /// Browsers tell where a page comes from; other programs do not, and are welcome.
     fn check_origin(&self, visitor: &Visitor) -> Result<(), Refusal> {
-        let Some(origin) = visitor.headers.get(header::ORIGIN) else {
+        let Some(origin) = visitor.origin() else {
             return Ok(());
         };
-        let origin = origin.to_str().unwrap_or("an unreadable origin");
-        let authority = origin.split_once("://").map(|(_, authority)| authority);
-        let is_ours =
-            matches!((authority, visitor.host()), (Some(a), Some(h)) if a.eq_ignore_ascii_case(h));
         let allowed = &self.settings.allowed_origins;
-        if is_ours || allowed.iter().any(|known| known == "*" || known == origin) {
+        if visitor.is_ours(origin) || allowed.iter().any(|known| known == "*" || known == origin) {
             return Ok(());
         }
         let sentence = format!(

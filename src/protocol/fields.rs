@@ -29,19 +29,11 @@ pub(super) fn plain_option<'de, D: Deserializer<'de>>(
     Ok(text.map(|text| plain(&text)))
 }
 
-/// A number with more digits than an `f32` holds reads as infinite, which nobody can write again.
+/// A number beyond what an `f32` holds reads as infinite, which nobody can write again.
 pub(super) fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
     let number = f32::deserialize(deserializer)?;
     let error = || D::Error::custom("a number is beyond all bounds");
     number.is_finite().then_some(number).ok_or_else(error)
-}
-
-pub(super) fn finite_option<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<f32>, D::Error> {
-    #[derive(Deserialize)]
-    struct Finite(#[serde(deserialize_with = "finite")] f32);
-    Ok(Option::<Finite>::deserialize(deserializer)?.map(|Finite(number)| number))
 }
 
 /// Beyond 2^53 a number is not what some readers take it for.

@@ -159,7 +159,10 @@ impl Ensemble {
         let due = |station: &&mut Station| station.is_due;
         let stations = self.stations.iter_mut().filter(due);
         let lost = stations.map(|station| station.deliver(now)).sum();
-        self.sessions.deliver(now);
+        // It may have failed just now, and what it would have drawn for sessions nobody has.
+        if !self.has_fallen() {
+            self.sessions.deliver(now);
+        }
         for station in self.stations.iter_mut().filter(due) {
             match station.look(&mut *self.decoder) {
                 Some(Collapse::Noise) => told.noise_collapses.add(1),

@@ -282,7 +282,7 @@ impl std::fmt::Debug for Stopped {
 }
 
 impl Stopped {
-    /// What a station goes on from; `None` if there is no such station, or its engine cannot say.
+    /// What a station goes on from; `None` if there is no such station.
     pub fn snapshot(&mut self, station: usize) -> Option<Snapshot> {
         let mut ensembles = self.0.ensembles.iter_mut();
         let (of, decoder) = ensembles.find_map(|ensemble| {
@@ -295,7 +295,7 @@ impl Stopped {
             ..Snapshot::default()
         };
         of.fill(&mut snapshot, decoder);
-        (!snapshot.bytes.is_empty()).then_some(snapshot)
+        Some(snapshot)
     }
 }
 

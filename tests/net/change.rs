@@ -197,13 +197,19 @@ async fn patch_as(server: &Server, headers: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_token_only_this_machines_own_programs_may_control() {
-    let (server, inbox) = Server::start_idle(Settings::default()).await;
+    let (server, inbox) = Server::start_idle(Settings {
+        allowed_origins: vec!["https://friend.example".into()],
+        ..Settings::default()
+    })
+    .await;
     let obeying = obey(inbox, vec![Ok(())]);
     for headers in [
-        // A page's own name for this machine, a proxy's word for somebody else, another page.
+        // A page's own name for this machine, a proxy's word for somebody else, another page, even one that may
+        // listen.
         "Host: evil.example",
         "Host: localhost\r\nX-Forwarded-For: 10.0.0.1",
         "Host: localhost\r\nOrigin: https://evil.example",
+        "Host: localhost\r\nOrigin: https://friend.example",
         "Host: localhost\r\nSec-Fetch-Site: cross-site",
     ] {
         let answer = patch_as(&server, headers).await;

@@ -135,7 +135,7 @@ fn a_stream_is_kept_once_its_fade_is_over_and_goes_on_from_there_to_the_bit() {
     let receipt = bench.controls.change(order.1, order.0).unwrap();
     bench.play(2);
     let faded_at = at(&receipt);
-    bench.controls.keep(0, vec![0xff; len]).unwrap();
+    bench.controls.keep(0, || vec![0xff; len]).unwrap();
     bench.play(3);
     assert!(bench.controls.kept().is_none(), "it fades");
     bench.play(20);

@@ -99,7 +99,7 @@ fn who_leaves_fades_out_and_its_engine_goes_with_the_last() {
     assert_eq!(engines.collect::<Vec<_>>(), [0]);
     let n = bench.sources[0].n_written() as usize;
     assert_eq!(published(&bench.sources[0]), rendered(0, n));
-    assert!(bench.controls.keep(7, Vec::new()).is_err());
+    assert!(bench.controls.keep(7, Vec::new).is_err());
 }
 
 #[test]

@@ -212,21 +212,27 @@ fn when_the_engine_fails_the_station_plays_on_and_sessions_end_with_a_reason() {
         };
         Bench::of(vec![engine], vec![opening(0, start)])
     };
-    let (mut sound, mut failing) = (quiet(usize::MAX), quiet(30));
-    let (_heard, _) = sound.open(1, begin(7, 0), None);
-    let (mut ring, receipt) = failing.open(1, begin(7, 0), None);
-    for bench in [&mut sound, &mut failing] {
+    let (mut sound, mut failing) = (quiet(usize::MAX), quiet(40));
+    let (heard, _) = sound.open(1, begin(7, 0), None);
+    let (ring, receipt) = failing.open(1, begin(7, 0), None);
+    let mut of_session = [Vec::new(), Vec::new()];
+    let both = [(&mut sound, heard), (&mut failing, ring)];
+    for ((bench, mut ring), codes) in both.into_iter().zip(&mut of_session) {
         for _ in 0..60 {
             bench.settle();
             bench.now += CHUNK;
+            let chunk = ring.read_chunk(ring.slots()).unwrap();
+            codes.extend(chunk);
         }
     }
     let (whole, with_a_fall) = (published(&sound.sources[0]), published(&failing.sources[0]));
     assert!(whole.len() >= 60 * SHAPE.len && whole == with_a_fall);
     assert_eq!(receipt.read(), Some(Err(Refusal::Shed)));
-    // What was drawn for it is there, and no more comes.
-    let n_left = ring.slots();
-    assert_eq!(ring.read_chunk(n_left).unwrap().len(), 10 * SHAPE.len);
+    // What was drawn for it came, and nothing else.
+    let [whole, broken_off] = of_session;
+    let n_chunks = [&whole, &broken_off].map(|codes| codes.len() / SHAPE.len);
+    assert!(0 < n_chunks[1] && n_chunks[1] < n_chunks[0], "{n_chunks:?}");
+    assert!(whole.starts_with(&broken_off));
     let (_ring, receipt) = failing.open(2, begin(8, 0), None);
     assert!(failing.body.obey());
     assert_eq!(receipt.read(), Some(Err(Refusal::Shed)));
