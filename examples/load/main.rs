@@ -43,7 +43,7 @@ const MOST_SESSIONS: usize = 62;
 #[derive(Debug, Parser)]
 struct Arguments {
     /// How many listeners; with --sessions, how many of those at once.
-    #[arg(long, value_name = "N", default_value_t = 500,
+    #[arg(long, value_name = "N", default_value_t = 500, default_value_if("sessions", "true", "50"),
         value_parser = RangedU64ValueParser::<usize>::new().range(1..=MOST as u64))]
     clients: usize,
     /// How long.
