@@ -256,7 +256,7 @@ impl Running {
     /// Says once of each engine that it has failed.
     fn tell_falls(&mut self) {
         for (model, fall) in self.reloader.fallen() {
-            let air = &mut self.reloader.air;
+            let air = &self.reloader.air;
             announce::fall(&model, &fall);
             self.telemetry.pump.engine_failures.add(1);
             air.tell_lanes(&self.telemetry);

@@ -142,11 +142,21 @@ impl Air {
         fallen.into_values().collect()
     }
 
+    /// Takes over what was measured for stations that are on the air now, and forgets who is not any more.
+    pub fn admit(&mut self, load: Load) {
+        self.load.admit(load);
+        self.load.keep(&self.engines());
+    }
+
     /// Says how much there is room for on the first station's engine, sessions or stations.
-    pub fn tell_lanes(&mut self, telemetry: &Telemetry) {
-        let engines: Vec<usize> = self.stations.iter().map(|s| s.seat.engine).collect();
-        let (capacity, places) = self.load.of(&engines);
+    pub fn tell_lanes(&self, telemetry: &Telemetry) {
+        let (capacity, places) = self.load.of(&self.engines());
         tell_lanes(&capacity, places[0], telemetry);
+    }
+
+    /// The number of each station's engine.
+    fn engines(&self) -> Vec<usize> {
+        self.stations.iter().map(|s| s.seat.engine).collect()
     }
 
     pub fn seats(&self) -> Vec<Seat> {
@@ -178,12 +188,16 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// What the engines of `stations`, by their numbers, take together, and `stations` as the judge wants
-    /// them: as places in the list of engines. Forgets engines that nobody plays on.
-    pub fn of(&mut self, stations: &[usize]) -> (Capacity, Vec<usize>) {
+    /// Forgets the engines that neither `stations`, by their engines' numbers, nor sessions play on.
+    pub fn keep(&mut self, stations: &[usize]) {
         let n_with_sessions = self.n_with_sessions;
         self.engines
             .retain(|number, _| *number < n_with_sessions || stations.contains(number));
+    }
+
+    /// What the engines take together with `stations` on them, and `stations` as the judge wants them: as
+    /// places in the list of engines.
+    pub fn of(&self, stations: &[usize]) -> (Capacity, Vec<usize>) {
         let engines = self.engines.iter().map(|(number, load)| {
             let n_lanes = stations.iter().filter(|engine| *engine == number).count();
             load.clone().with_lanes(n_lanes)
@@ -205,7 +219,7 @@ impl Load {
     }
 
     /// Takes over what was measured of engines that have come; of the others it may be known better by now.
-    pub fn admit(&mut self, other: Self) {
+    fn admit(&mut self, other: Self) {
         for (number, load) in other.engines {
             self.engines.entry(number).or_insert(load);
         }
@@ -283,14 +297,16 @@ mod tests {
         assert!(air.subject().ends_with(&format!(" on {}", fall.isa)));
         assert!(air.fallen(&mut []).is_empty(), "it was told");
         // What the processor has time for nobody knows: nobody else is let in, and a reload that was on its
-        // way does not know better.
+        // way does not know better. An engine that nobody plays on is forgotten.
+        let load = EngineLoad::new("tiny", 2, COSTS);
         let before = Load {
-            engines: BTreeMap::from([(0, EngineLoad::new("tiny", 2, COSTS))]),
+            engines: BTreeMap::from([(0, load.clone()), (1, load)]),
             ..air.load.clone()
         };
-        air.load.admit(before);
+        air.admit(before);
         air.tell_lanes(&telemetry);
         assert_eq!(lanes(), (2, 2));
+        assert!(air.load.engines.keys().eq(&[0]));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(super) struct Present {
     /// Of its stations, in their order.
     pub seats: Vec<Seat>,
     pub load: Load,
+    /// Engines that have failed.
+    pub n_fallen: usize,
     pub given: Numbers,
     pub settings: PumpSettings,
     /// Of the network, if there is one.
@@ -42,6 +44,8 @@ pub(super) struct Plan {
     pub recordings: Vec<usize>,
     pub newcomers: Newcomers,
     pub load: Load,
+    /// Engines that had failed when it was begun.
+    n_fallen: usize,
 }
 
 /// Stations that come, ready to play.
@@ -63,9 +67,15 @@ pub(super) struct Wish {
 }
 
 impl Plan {
-    /// Whether somebody comes.
-    pub fn grows(&self) -> bool {
-        !self.newcomers.waiting.is_empty()
+    /// Itself, unless somebody comes for whom there may be no time any more: `n_fallen` engines have
+    /// failed by now.
+    pub fn if_it_fits(self, n_fallen: usize) -> Result<Self, &'static str> {
+        match self.n_fallen < n_fallen && !self.newcomers.waiting.is_empty() {
+            true => Err(
+                "a GPU has failed meanwhile, and nobody knows what else the processor has time for",
+            ),
+            false => Ok(self),
+        }
     }
 }
 
@@ -108,6 +118,7 @@ impl Present {
         machine::give_way();
         let engines = self.measure(setup.as_mut(), engines);
         if is_grown {
+            self.load.keep(&engines);
             let (capacity, places) = self.load.of(&engines);
             let warning = capacity.judge(&places, config.overload)?;
             announce::capacity(&capacity, warning);
@@ -120,6 +131,7 @@ impl Present {
             recordings,
             newcomers: newcomers.unwrap_or_default(),
             load: self.load,
+            n_fallen: self.n_fallen,
         })
     }
 
@@ -194,4 +206,57 @@ fn wish(seat: &Seat, old: &StationConfig, new: &StationConfig) -> Result<Option<
         prompt,
         asked,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::capacity::{Costs, EngineLoad};
+
+    const PRESENT: &str = "overload = true\nmodel = \"models/tiny\"\n[[station]]\n";
+
+    /// What that configuration becomes where the tiny model plays once.
+    fn plan(config: &str) -> Plan {
+        let parse = |text| Config::parse(text, Path::new("c.toml")).unwrap();
+        let costs = Costs {
+            one: 0.01,
+            n_lanes: 1,
+            all: 0.01,
+        };
+        let first = parse(PRESENT);
+        let seat = Seat {
+            number: 0,
+            engine: 0,
+            model: Arc::new(Model::load(Path::new("models/tiny")).unwrap()),
+        };
+        let present = Present {
+            config: first.clone(),
+            first,
+            seats: vec![seat],
+            load: Load {
+                engines: BTreeMap::from([(0, EngineLoad::new("tiny", 1, costs))]),
+                n_with_sessions: 0,
+                reserve: 0.0,
+            },
+            n_fallen: 1,
+            given: Numbers::default(),
+            settings: PumpSettings::default(),
+            keys: None,
+        };
+        present.plan(parse(config)).unwrap()
+    }
+
+    #[test]
+    fn nobody_comes_where_an_engine_has_failed_since_it_was_looked_for_room() {
+        let guest = format!("{PRESENT}[[station]]\nname = \"guest\"\n");
+        assert!(plan(&guest).if_it_fits(1).is_ok());
+        let why = plan(&guest).if_it_fits(2).err().unwrap();
+        assert!(why.contains("a GPU has failed meanwhile"), "{why}");
+        let changed = plan(&format!("{PRESENT}temperature = 0.9\n"));
+        assert_eq!(changed.wishes.len(), 1);
+        assert!(changed.if_it_fits(2).is_ok());
+    }
 }

@@ -61,8 +61,8 @@ pub(super) struct Reloader {
 /// How far a reload is.
 enum Stage {
     Idle,
-    /// Nothing is changed yet; how many engines had failed before.
-    Planning(JoinHandle<Result<Plan, DaemonError>>, usize),
+    /// Nothing is changed yet.
+    Planning(JoinHandle<Result<Plan, DaemonError>>),
     /// All is as it shall be, but for those who leave.
     Parting(Parting),
 }
@@ -126,11 +126,11 @@ impl Reloader {
     pub fn go_on(&mut self, reread: Reread<'_>, mut hands: Hands<'_>) {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle if std::mem::take(&mut self.is_asked) => self.begin(reread),
-            Stage::Planning(thread, n_fallen) if thread.is_finished() => match thread.join() {
-                Ok(Ok(plan)) if plan.grows() && n_fallen < self.air.n_fallen => refused(
-                    &"a GPU has failed meanwhile, and nobody knows what else the processor has time for",
-                ),
-                Ok(Ok(plan)) => Stage::Parting(self.carry_out(plan, &mut hands)),
+            Stage::Planning(thread) if thread.is_finished() => match thread.join() {
+                Ok(Ok(plan)) => match plan.if_it_fits(self.air.n_fallen) {
+                    Ok(plan) => Stage::Parting(self.carry_out(plan, &mut hands)),
+                    Err(why) => refused(&why),
+                },
                 Ok(Err(error)) => refused(&error),
                 Err(_) => refused(&"reading the configuration again failed, which is a bug"),
             },
@@ -155,13 +155,14 @@ impl Reloader {
             config: self.config.clone(),
             seats: self.air.seats(),
             load: self.air.load.clone(),
+            n_fallen: self.air.n_fallen,
             given: self.air.given,
             settings: self.settings,
             keys: self.keys.clone(),
         };
         let thread = thread::Builder::new().name("reload".into());
         match thread.spawn(|| present.plan(config)) {
-            Ok(thread) => Stage::Planning(thread, self.air.n_fallen),
+            Ok(thread) => Stage::Planning(thread),
             Err(error) => refused(&error),
         }
     }
@@ -182,7 +183,7 @@ impl Reloader {
         for number in plan.recordings {
             parting.writing.extend(self.record_otherwise(number));
         }
-        self.air.load.admit(plan.load);
+        self.air.admit(plan.load);
         self.tell(hands);
         parting
     }
@@ -257,7 +258,7 @@ impl Reloader {
     }
 
     /// Tells everybody else what is on the air now.
-    fn tell(&mut self, hands: &mut Hands<'_>) {
+    fn tell(&self, hands: &mut Hands<'_>) {
         self.air.tell_lanes(&self.telemetry);
         hands.heart.set_subject(self.air.subject());
         let stations = self.air.stations.iter();
