@@ -51,13 +51,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|&start| bits_of(&plan, &codes[start..][..WINDOW]))
         .sum();
     println!("{:.3} bits per sample", bits / WINDOWS as f64);
-    for (may_leap, what) in [
-        (true, "reach"),
-        (false, "that of a stream that may not leap"),
+    for (may_leap, max_click, what) in [
+        (true, None, "reach"),
+        (false, None, "that of a stream that may not leap"),
+        (false, Some(3.5), "it, or where clicks are held to 3.5"),
     ] {
         let beyond: usize = starts
             .par_iter()
-            .map(|&start| n_beyond(&plan, &codes[start..][..WINDOW], may_leap))
+            .map(|&start| n_beyond(&plan, &codes[start..][..WINDOW], may_leap, max_click))
             .sum();
         println!(
             "1 code of {:.0} beyond {what}",
@@ -73,10 +74,12 @@ fn n_heard(n_windows: usize) -> f64 {
 }
 
 /// How many of them lie beyond reach.
-fn n_beyond(plan: &[FilterPlan], codes: &[u8], may_leap: bool) -> usize {
+fn n_beyond(plan: &[FilterPlan], codes: &[u8], may_leap: bool, max_click: Option<f32>) -> usize {
     let mut predictor = Predictor::of(plan).expect("a cascade that has filters");
     let mut is_beyond = |code: &u8| {
-        let is_beyond = !predictor.within_reach(may_leap).contains(code);
+        let is_beyond = !predictor
+            .within_reach::<Plain>(may_leap, max_click)
+            .contains(code);
         predictor.hear::<Plain>(*code);
         is_beyond
     };

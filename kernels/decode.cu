@@ -144,16 +144,21 @@ struct Step {
     __device__ uint32_t choose(int at, float uniform, bool is_drawn) {
         Own<S>& own = site.crewed();
         const Turn& turn = own.turn;
-        const int n_filters = site.plan.n_filters;
         const float* logits = site.returned(site.crew);
         if (is_drawn && turn.logits) {
             for (int c = site.lane; c < kCodes; c += 32) turn.logits[at * kCodes + c] = logits[c];
         }
         if (turn.forced) return turn.forced[at];
         Draw draw{turn, logits, own.scratch, own.scratch + kCodes, Codes(), own.head};
-        if (n_filters) {
+        if (site.plan.n_filters) {
             const bool may_leap = turn.leveling == 0.0f;
-            draw.codes = Codes(own.head, n_filters, site.rooms().samples, may_leap);
+            const FilterPlan& first = site.plan.filter[0];
+            Going going;
+            if (turn.max_click < kAnyClick && first.taps >= kCurves + 4) {
+                const float* ring = site.filters(site.crew) + first.heard;
+                going = Going(ring, own.head.newest[0], first.ring - 1, turn.max_click);
+            }
+            draw.codes = Codes(own.head, site.rooms().samples, going, may_leap);
         }
         return draw.draw(uniform, reinterpret_cast<uint64_t*>(own.scratch + 2 * kCodes));
     }

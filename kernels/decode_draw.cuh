@@ -8,17 +8,19 @@ struct Codes {
 
     __device__ Codes() : first(0), end(kCodes) {}
 
-    // Within reach of what a predictor expects.
-    __device__ Codes(const LaneHead& head, int n_filters, const float* samples, bool may_leap) {
+    // Within reach of what a predictor expects, and near where a sample goes on that has stood out.
+    __device__ Codes(const LaneHead& head, const float* samples, const Going& going, bool may_leap) {
         const float error = may_leap ? head.error : smaller(head.error, head.usual);
         const float reach = kReach * (error + kFaint);
-        const float at = head.places[n_filters - 1] * 256.0f + 0.5f;
-        const int nearest = at > 0.0f ? (at < 255.0f ? (int)at : 255) : 0;
-        const int below = samples_below<false>(samples, head.expected - reach);
-        const int above = samples_below<false>(samples, head.expected + reach);
+        const float least = head.expected - reach, most = head.expected + reach;
+        const float towards = larger(smaller(head.expected, going.most), going.least);
+        const float nearest = larger(smaller(towards, most), least);
+        const int code = code_of(samples, nearest);
+        const int below = samples_below<false>(samples, larger(least, smaller(going.least, nearest)));
+        const int above = samples_below<false>(samples, smaller(most, larger(going.most, nearest)));
         const int low = below < 255 ? below : 255, high = (above > 1 ? above : 1) - 1;
-        first = low < nearest ? low : nearest;
-        end = (high > nearest ? high : nearest) + 1;
+        first = low < code ? low : code;
+        end = (high > code ? high : code) + 1;
     }
 };
 

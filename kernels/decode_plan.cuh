@@ -98,8 +98,7 @@ struct Turn {
     float* logits;                // [n, V], or null
     float temperature, max_entropy, top_p, min_p;
     uint32_t is_drawn;  // whether logits are wanted
-    float max_rise, leveling;
-    uint32_t fill;
+    float max_rise, leveling, max_click;
 };
 
 __host__ __device__ constexpr int larger_of(int a, int b) { return a > b ? a : b; }

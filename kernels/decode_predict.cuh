@@ -5,6 +5,12 @@
 
 constexpr float kQuiet = 1e-7f, kErrorRate = 1.0f / 8.0f, kUsualRate = 1.0f / 64.0f, kReach = 8.0f, kFaint = 2e-4f;
 constexpr float kInaudible = 1e-12f;
+// Samples whose distances from the cubics through their neighbours are the usual ones; half the distance
+// of two codes, of a sample of 1.
+constexpr int kCurves = 32;
+constexpr float kHalfStep = 0.021745794f;
+// From here on all clicks are let pass.
+constexpr float kAnyClick = 100.0f;
 
 __device__ inline float harmonic(int i) {
     // 1, 2, 3, 4, 6, 8, 12, …: octaves and the fifths between them.
@@ -35,6 +41,11 @@ __device__ inline float place_of(const float* samples, float x) {
     return ((float)(below - 1) + (x - low) / (high - low)) / 256.0f;
 }
 
+// The code whose sample is the nearest.
+__device__ inline int code_of(const float* samples, float x) {
+    return (int)(place_of(samples, x) * 256.0f + 0.5f);
+}
+
 __device__ inline float place_of_spread(float spread) {
     const float kept = smaller(larger(spread, 1.0f / 16.0f), 256.0f);
     const float octaves = (float)__float_as_uint(kept) / 8388608.0f - 127.0f;
@@ -59,6 +70,33 @@ struct Heard {
         error = moved(head.error, fabsf(off), kErrorRate);
         usual = moved(head.usual, fabsf(off), kUsualRate);
         rest = head.expected + held(off, most);
+    }
+};
+
+// Where a stream may go on without what it has just drawn being a click.
+struct Going {
+    float least, most;
+
+    __device__ Going() : least(-INFINITY), most(INFINITY) {}
+
+    // After a ring's newest samples, from `head` on.
+    __device__ Going(const float* ring, int head, int mask, float max_click) {
+        const int j = thread_index() % 16;
+        float sum = 0.0f;
+#pragma unroll
+        for (int c = 0; c < kCurves; c += 16) {
+            const int at = head + c + j;
+            const float a = ring[at & mask], b = ring[(at + 1) & mask], x = ring[(at + 2) & mask];
+            const float d = ring[(at + 3) & mask], e = ring[(at + 4) & mask];
+            sum = sum + fabsf((a + e) - 4.0f * (b + d) + 6.0f * x);
+        }
+        const float mean = sum_of_sixteen(sum) / (6.0f * (float)kCurves);
+        const float a = ring[head & mask], b = ring[(head + 1) & mask], c = ring[(head + 2) & mask];
+        const float at = 2.5f * a - 2.0f * b + 0.5f * c;
+        const float half_step = kHalfStep * (fabsf(a) + 1.0f / 255.0f);
+        const float width = 3.0f * max_click * (mean + half_step);
+        least = at - width;
+        most = at + width;
     }
 };
 

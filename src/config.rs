@@ -101,6 +101,8 @@ pub struct StationConfig {
     pub max_rise: Option<f32>,
     /// See [`DrawParams::leveling`].
     pub leveling: Option<f32>,
+    /// See [`DrawParams::max_click`].
+    pub max_click: Option<f32>,
     /// See [`DrawParams::top_p`].
     pub top_p: Option<f32>,
     /// See [`DrawParams::min_p`].
@@ -146,6 +148,7 @@ impl Default for StationConfig {
             max_entropy: None,
             max_rise: None,
             leveling: None,
+            max_click: None,
             top_p: None,
             min_p: None,
             prompt: None,
@@ -335,6 +338,7 @@ impl StationConfig {
             max_entropy: self.max_entropy.unwrap_or(usual.max_entropy),
             max_rise: self.max_rise.unwrap_or(usual.max_rise),
             leveling: self.leveling.unwrap_or(usual.leveling),
+            max_click: self.max_click.unwrap_or(usual.max_click),
             top_p: self.top_p.unwrap_or(usual.top_p),
             min_p: self.min_p.unwrap_or(usual.min_p),
         }
@@ -352,6 +356,7 @@ impl StationConfig {
             (limits::MAX_ENTROPY, "max_entropy", self.max_entropy),
             (limits::MAX_RISE, "max_rise", self.max_rise),
             (limits::LEVELING, "leveling", self.leveling),
+            (limits::MAX_CLICK, "max_click", self.max_click),
             (limits::TOP_P, "top_p", self.top_p),
             (limits::MIN_P, "min_p", self.min_p),
         ]

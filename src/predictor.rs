@@ -38,6 +38,11 @@ const REACH: f32 = 8.0;
 /// Added to the mean error there: −74 dBFS, so that sound can begin.
 const FAINT: f32 = 2e-4;
 
+/// Samples whose distances from the cubics through their neighbours are the usual ones.
+const CURVES: usize = 32;
+/// Half the distance of two codes, of a sample of 1: the slope of mu-law.
+const HALF_STEP: f32 = 0.021_745_794;
+
 /// Rests that are smaller count as none, and mean errors are not smaller: −240 dBFS.
 pub const INAUDIBLE: f32 = 1e-12;
 
@@ -174,20 +179,31 @@ impl Predictor {
         own + shift.abs() * (self.samples[neighbour] - own)
     }
 
-    /// The codes that a stream may go on with: none that lies so far from what is expected that no
-    /// recording would, which is how a rare draw becomes a click. Where it may not leap, one wild code
-    /// does not let the next be wilder.
-    pub fn within_reach(&self, may_leap: bool) -> RangeInclusive<u8> {
+    /// The codes that a stream may go on with. None lies so far from what is expected that no
+    /// recording would, which is how a rare draw becomes a click: where it may not leap, one wild code
+    /// does not let the next be wilder. And after a sample that stands out by more than `max_click` usual
+    /// distances, none goes back as if nothing had been.
+    #[inline(always)]
+    pub fn within_reach<F: Sixteen>(
+        &self,
+        may_leap: bool,
+        max_click: Option<f32>,
+    ) -> RangeInclusive<u8> {
         let error = match may_leap {
             true => self.error,
             false => self.error.min(self.usual),
         };
         let reach = REACH * (error + FAINT);
-        let nearest = (self.places[self.filters.len() - 1] * CODES + 0.5) as u8;
+        let (least, most) = (self.expected - reach, self.expected + reach);
+        let going = max_click.and_then(|max_click| self.filters[0].going::<F>(max_click));
+        let going = going.unwrap_or(f32::NEG_INFINITY..=f32::INFINITY);
+        let towards = self.expected.min(*going.end()).max(*going.start());
+        let nearest = towards.min(most).max(least);
+        let code = (place_of(&self.samples, nearest) * CODES + 0.5) as u8;
         let below = |x: f32| self.samples.partition_point(|sample| *sample < x);
-        let first = below(self.expected - reach).min(255) as u8;
-        let end = below(self.expected + reach).max(1) - 1;
-        first.min(nearest)..=(end as u8).max(nearest)
+        let first = below(going.start().min(nearest).max(least)).min(255) as u8;
+        let end = below(going.end().max(nearest).min(most)).max(1) - 1;
+        first.min(code)..=(end as u8).max(code)
     }
 
     /// Where the next code is expected, as shares of the scale from 0 to 1: by the first filter, by
@@ -323,6 +339,32 @@ impl Filter {
         self.head = (head as usize).min(self.weights.len());
         visit(bytemuck::bytes_of_mut(&mut self.energy));
         visit(bytemuck::bytes_of_mut(&mut self.prediction));
+    }
+
+    /// Where samples may go on after the newest, or it would be a click of more than `max_click` usual
+    /// distances. A sample's distance is that from the cubic through its four neighbours (as the audit of
+    /// clicks has it: Godsill & Rayner, *Digital Audio Restoration*, 1998, ch. 5). Two of these are yet to
+    /// come, so the next is held near the mean of the line and the parabola through the last: one that
+    /// returns from a sample that lies off by d is 2.5 d away from there.
+    #[inline(always)]
+    fn going<F: Sixteen>(&self, max_click: f32) -> Option<RangeInclusive<f32>> {
+        if self.weights.len() < CURVES + 4 {
+            return None;
+        }
+        let heard = &self.heard[self.head..];
+        let mut sum = F::splat(0.0);
+        for at in (0..CURVES).step_by(LANES) {
+            let of = |back: usize| F::load(heard[at + back..].first_chunk().expect("so many"));
+            let outer = of(0).add(of(4));
+            let inner = of(1).add(of(3)).mul(F::splat(4.0));
+            sum = sum.add(outer.sub(inner).add(of(2).mul(F::splat(6.0))).abs());
+        }
+        let mean = sum.sum() / (6.0 * CURVES as f32);
+        let [a, b, c] = [heard[0], heard[1], heard[2]];
+        let at = 2.5 * a - 2.0 * b + 0.5 * c;
+        let half_step = HALF_STEP * (a.abs() + 1.0 / 255.0);
+        let width = 3.0 * max_click * (mean + half_step);
+        Some(at - width..=at + width)
     }
 
     /// Corrects the weights by the error of the last prediction, takes in `newest`, and predicts

@@ -336,6 +336,9 @@ pub struct Patch {
     /// See [`Draw::leveling`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leveling: Option<f32>,
+    /// See [`Draw::max_click`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_click: Option<f32>,
     /// See [`Draw::top_p`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
@@ -373,6 +376,7 @@ impl Patch {
             max_entropy: self.max_entropy.unwrap_or(now.max_entropy),
             max_rise: self.max_rise.unwrap_or(now.max_rise),
             leveling: self.leveling.unwrap_or(now.leveling),
+            max_click: self.max_click.unwrap_or(now.max_click),
             top_p: self.top_p.unwrap_or(now.top_p),
             min_p: self.min_p.unwrap_or(now.min_p),
         }
@@ -406,6 +410,10 @@ pub struct Draw {
     /// leaves it.
     #[serde(deserialize_with = "finite")]
     pub leveling: f32,
+    /// How far a sample may stand out of its neighbours, in usual distances, before the next must follow
+    /// it; 100 lets all pass.
+    #[serde(deserialize_with = "finite")]
+    pub max_click: f32,
     /// The fewest codes whose probabilities reach this sum are kept.
     #[serde(deserialize_with = "finite")]
     pub top_p: f32,

@@ -57,20 +57,21 @@ fn engines_within(
 
 /// Ways to draw that differ from lane to lane.
 fn draw(lane: usize) -> DrawParams {
-    let draw = |temperature, max_entropy, max_rise, leveling, top_p, min_p| DrawParams {
+    let draw = |temperature, max_entropy, max_rise, leveling, max_click, top_p, min_p| DrawParams {
         temperature,
         max_entropy,
         max_rise,
         leveling,
+        max_click,
         top_p,
         min_p,
     };
     match lane % 5 {
-        0 => draw(1.0, 8.0, 8.0, 0.0, 1.0, 0.0),
-        1 => draw(1.06, 4.0, 0.8, 0.012, 1.0, 0.0),
-        2 => draw(0.9, 3.0, 8.0, 0.2, 0.95, 0.01),
-        3 => draw(0.0, 8.0, 8.0, 0.1, 1.0, 0.0),
-        _ => draw(1.3, 8.0, 0.3, 0.0, 1.0, 0.05),
+        0 => draw(1.0, 8.0, 8.0, 0.0, 100.0, 1.0, 0.0),
+        1 => draw(1.06, 4.0, 0.8, 0.012, 4.0, 1.0, 0.0),
+        2 => draw(0.9, 3.0, 8.0, 0.2, 100.0, 0.95, 0.01),
+        3 => draw(0.0, 8.0, 8.0, 0.1, 1.0, 1.0, 0.0),
+        _ => draw(1.3, 8.0, 0.3, 0.0, 2.0, 1.0, 0.05),
     }
 }
 

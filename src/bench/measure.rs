@@ -69,6 +69,7 @@ const DRAW: DrawParams = DrawParams {
     max_entropy: 4.0,
     max_rise: 1.0,
     leveling: 0.0,
+    max_click: 4.0,
     top_p: 1.0,
     min_p: 0.0,
 };

@@ -257,6 +257,13 @@ pub struct StreamArgs {
         value_parser = within::<f32>(limits::LEVELING))]
     pub leveling: Option<f32>,
 
+    /// How far a sample may stand out of its neighbours, in usual distances, before the next must follow it:
+    /// what nothing follows is a click. For models whose predictor begins with a filter of 48 taps or more;
+    /// 100 lets all pass [default: the model's]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = within::<f32>(limits::MAX_CLICK))]
+    pub max_click: Option<f32>,
+
     /// Keep the fewest codes whose probabilities reach P; 1 keeps all [default: the model's]
     #[arg(long, value_name = "P", allow_negative_numbers = true,
         value_parser = within::<f32>(limits::TOP_P))]
@@ -489,6 +496,7 @@ impl StreamArgs {
             station.max_entropy = self.max_entropy.or(station.max_entropy);
             station.max_rise = self.max_rise.or(station.max_rise);
             station.leveling = self.leveling.or(station.leveling);
+            station.max_click = self.max_click.or(station.max_click);
             station.top_p = self.top_p.or(station.top_p);
             station.min_p = self.min_p.or(station.min_p);
             station.prompt = self.prompt.clone().or(station.prompt.take());

@@ -65,6 +65,7 @@ fn change(changed: Changed, prompts: &[(Option<String>, Vec<u8>)]) -> eyre::Resu
             max_entropy: draw.max_entropy,
             max_rise: draw.max_rise,
             leveling: draw.leveling,
+            max_click: draw.max_click,
             top_p: draw.top_p,
             min_p: draw.min_p,
         }),

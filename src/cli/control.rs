@@ -93,8 +93,14 @@ fn line(station: &str, changed: &Changed) -> String {
     } = changed;
     format!(
         "{station}: from position {since} seed={seed} temperature={} max_entropy={} max_rise={} \
-         leveling={} top_p={} min_p={} volume_db={volume_db} mute={mute}",
-        draw.temperature, draw.max_entropy, draw.max_rise, draw.leveling, draw.top_p, draw.min_p
+         leveling={} max_click={} top_p={} min_p={} volume_db={volume_db} mute={mute}",
+        draw.temperature,
+        draw.max_entropy,
+        draw.max_rise,
+        draw.leveling,
+        draw.max_click,
+        draw.top_p,
+        draw.min_p
     )
 }
 

@@ -51,6 +51,7 @@ fn a_station_is_drawn_as_its_model_unless_it_says_otherwise_key_by_key() {
         max_entropy: 4.4,
         max_rise: 1.0,
         leveling: 0.01,
+        max_click: 4.0,
         top_p: 0.9,
         min_p: 0.01,
     };
@@ -68,6 +69,7 @@ fn a_station_is_drawn_as_its_model_unless_it_says_otherwise_key_by_key() {
     let own = DrawParams {
         max_rise: 8.0,
         leveling: 0.0,
+        max_click: 4.0,
         top_p: 0.7,
         min_p: 0.0,
         ..own

@@ -145,6 +145,7 @@ fn facts(name: &str, start: &Start, engine: &ModelEngine, chunk: ChunkShape) -> 
             max_entropy: start.draw.max_entropy,
             max_rise: start.draw.max_rise,
             leveling: start.draw.leveling,
+            max_click: start.draw.max_click,
             top_p: start.draw.top_p,
             min_p: start.draw.min_p,
         },

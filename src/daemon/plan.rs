@@ -191,6 +191,7 @@ fn wish(seat: &Seat, old: &StationConfig, new: &StationConfig) -> Result<Option<
         max_entropy: has(draw.max_entropy != before.max_entropy, draw.max_entropy),
         max_rise: has(draw.max_rise != before.max_rise, draw.max_rise),
         leveling: has(draw.leveling != before.leveling, draw.leveling),
+        max_click: has(draw.max_click != before.max_click, draw.max_click),
         top_p: has(draw.top_p != before.top_p, draw.top_p),
         min_p: has(draw.min_p != before.min_p, draw.min_p),
         ..Patch::default()

@@ -22,7 +22,7 @@ use self::weights::PackedWeights;
 use self::worker::{Choose, Lane, Place, Worker};
 use super::{
     Decoder, DrawParams, See, Settings, Turn, check_turns,
-    draw::{WHOLE, draw_by},
+    draw::{draw_by, within_reach},
     noise,
 };
 use crate::compute::{Ops, Plain, Stage, lanewise};
@@ -119,8 +119,7 @@ impl<O: Ops> Stage for Draw<'_, O> {
             recent,
             ..
         } = self.place;
-        let may_leap = self.params.may_leap();
-        let within = predictor.map_or(WHOLE, |of| of.within_reach(may_leap));
+        let within = within_reach::<O::F>(predictor, self.params);
         draw_by::<O::F>(logits, &within, self.params, recent, self.uniform)
     }
 }

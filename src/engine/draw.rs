@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::compute::{Plain, Sixteen, lanewise};
 use crate::model::{DrawParams, V};
+use crate::predictor::Predictor;
 
 /// The distance of two uniforms. A code less likely than this share of the likeliest is never
 /// drawn: the first code in order would be drawn whenever the uniform is 0, once in 17 minutes at
@@ -79,8 +80,18 @@ pub fn draw(logits: &[f32], params: &DrawParams, uniform: f32) -> u8 {
     draw_by::<Plain>(logits, &WHOLE, params, &mut Recent::default(), uniform)
 }
 
+/// The codes that a stream may go on with: all, unless the model has a predictor.
+#[inline(always)]
+pub(super) fn within_reach<F: Sixteen>(
+    predictor: Option<&Predictor>,
+    params: &DrawParams,
+) -> RangeInclusive<u8> {
+    let reach = |of: &Predictor| of.within_reach::<F>(params.may_leap(), params.click_limit());
+    predictor.map_or(WHOLE, reach)
+}
+
 /// All codes.
-pub(super) const WHOLE: RangeInclusive<u8> = 0..=255;
+const WHOLE: RangeInclusive<u8> = 0..=255;
 
 /// The same of the codes `within` a range, in vectors of some instruction set.
 #[inline(always)]
@@ -263,6 +274,7 @@ mod tests {
         max_entropy: DrawParams::MAX_ENTROPY_BITS,
         max_rise: 8.0,
         leveling: 0.0,
+        max_click: 100.0,
         top_p: 1.0,
         min_p: 0.0,
     };

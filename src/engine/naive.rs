@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::draw::{Recent, WHOLE, draw_by};
+use super::draw::{Recent, draw_by, within_reach};
 use super::{Decoder, See, Turn, check_turns, noise};
 use crate::compute::Plain;
 use crate::model::pattern::{Hasher, Rings};
@@ -96,7 +96,7 @@ impl NaiveDecoder {
             let lane = &mut self.lanes[turn.lane];
             see(i, &lane.logits);
             let predictor = lane.predictor.as_ref();
-            let within = predictor.map_or(WHOLE, |of| of.within_reach(turn.draw.may_leap()));
+            let within = within_reach::<Plain>(predictor, &turn.draw);
             let Lane { logits, recent, .. } = lane;
             *code = draw_by::<Plain>(logits, &within, &turn.draw, recent, *uniform);
             lane.last = *code;

@@ -373,6 +373,7 @@ mod tests {
             ("max_entropy", 8.5),
             ("max_rise", -1.0),
             ("leveling", 0.3),
+            ("max_click", 0.9),
             ("top_p", 0.0),
             ("min_p", 1.0),
         ] {

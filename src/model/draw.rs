@@ -23,6 +23,10 @@ pub struct DrawParams {
     /// middling in the last eighth of a second, and falls for each that it has been louder; a stream
     /// that is held so may not leap, either. 0 leaves both.
     pub leveling: f32,
+    /// How far a sample may stand out of its neighbours, in usual distances, before the next must follow
+    /// it: what nothing follows is a click. It holds for models whose predictor begins with a filter of 48
+    /// taps or more; 100 lets all pass.
+    pub max_click: f32,
     /// Keep the fewest codes whose probabilities reach this sum; 1 keeps all.
     pub top_p: f32,
     /// Keep codes at least this likely, as a share of the likeliest; 0 keeps all.
@@ -36,6 +40,7 @@ impl Default for DrawParams {
             max_entropy: Self::MAX_ENTROPY_BITS,
             max_rise: Self::MAX_ENTROPY_BITS,
             leveling: 0.0,
+            max_click: Self::ANY_CLICK,
             top_p: 1.0,
             min_p: 0.0,
         }
@@ -50,6 +55,7 @@ impl fmt::Display for DrawParams {
             max_entropy,
             max_rise,
             leveling,
+            max_click,
             top_p,
             min_p,
         } = self;
@@ -59,6 +65,9 @@ impl fmt::Display for DrawParams {
         }
         if *leveling > 0.0 {
             write!(f, ", leveled by {leveling} an octave")?;
+        }
+        if *max_click < Self::ANY_CLICK {
+            write!(f, ", clicks up to {max_click}")?;
         }
         write!(f, ", top-p {top_p}, min-p {min_p}")
     }
@@ -75,12 +84,21 @@ impl DrawParams {
 
     /// Shares of the temperature: a stream is four octaves from middling at most.
     pub const LEVELINGS: RangeInclusive<f32> = 0.0..=0.2;
+    /// How far samples may stand out, up to where all may.
+    pub const MAX_CLICKS: RangeInclusive<f32> = 1.0..=Self::ANY_CLICK;
+    /// See [`DrawParams::max_click`].
+    pub const ANY_CLICK: f32 = 100.0;
     /// Rises.
     pub const MAX_RISES: RangeInclusive<f32> = 0.0..=Self::MAX_ENTROPY_BITS;
 
     /// Whether a wild code may let the next one be wilder, as the hiss of speech does.
     pub fn may_leap(&self) -> bool {
         self.leveling == 0.0
+    }
+
+    /// The click that is let pass, unless all are.
+    pub fn click_limit(&self) -> Option<f32> {
+        (self.max_click < Self::ANY_CLICK).then_some(self.max_click)
     }
 
     /// Refuses what nothing can be drawn with, in words that name the key.
@@ -99,6 +117,9 @@ impl DrawParams {
         }
         if !Self::LEVELINGS.contains(&self.leveling) {
             return refuse("leveling", self.leveling, "from 0 to 0.2");
+        }
+        if !Self::MAX_CLICKS.contains(&self.max_click) {
+            return refuse("max_click", self.max_click, "from 1 to 100");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse("top_p", self.top_p, "above 0 and at most 1");

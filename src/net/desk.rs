@@ -229,6 +229,7 @@ pub(super) fn params(draw: &Draw) -> DrawParams {
         max_entropy: draw.max_entropy,
         max_rise: draw.max_rise,
         leveling: draw.leveling,
+        max_click: draw.max_click,
         top_p: draw.top_p,
         min_p: draw.min_p,
     }

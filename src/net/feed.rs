@@ -152,6 +152,7 @@ pub(super) mod tests {
                 max_entropy: 8.0,
                 max_rise: 8.0,
                 leveling: 0.0,
+                max_click: 100.0,
                 top_p: 1.0,
                 min_p: 0.0,
             },

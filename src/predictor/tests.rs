@@ -165,7 +165,7 @@ fn what_follows_a_sound_is_within_reach() {
     let mut predictor = Predictor::new(&plan());
     let mut n_beyond = 0;
     for (at, code) in codes.iter().enumerate() {
-        let reach = predictor.within_reach(true);
+        let reach = predictor.within_reach::<Plain>(true, None);
         n_beyond += u32::from(!reach.contains(code));
         if at > 4_000 {
             assert!(reach.end() - reach.start() < 160, "{at}: {reach:?}");
@@ -184,12 +184,73 @@ fn wild_samples_do_not_let_the_next_ones_be_ever_wilder() {
     }
     let (error, usual) = (predictor.error, predictor.usual);
     for _ in 0..6 {
-        let wildest = *predictor.within_reach(false).end();
+        let wildest = *predictor.within_reach::<Plain>(false, None).end();
         predictor.hear::<Plain>(wildest);
     }
     // Grown by 7/64 of itself six times is less than twice, by 7/8 more than forty times.
     assert!(predictor.usual < 2.0 * usual, "{}", predictor.usual / usual);
     assert!(predictor.error > 2.0 * error, "{}", predictor.error / error);
+}
+
+/// Where samples may go on, by the definition, in double precision.
+fn naive_going(heard: &[f32], max_click: f64) -> [f64; 2] {
+    let x = |back: usize| f64::from(heard[back]);
+    let distances = (0..32).map(|i| {
+        let cubic = (4.0 * (x(i + 1) + x(i + 3)) - x(i) - x(i + 4)) / 6.0;
+        (x(i + 2) - cubic).abs()
+    });
+    let mean = distances.sum::<f64>() / 32.0;
+    let half_step = 256f64.ln() / 255.0 * (x(0).abs() + 1.0 / 255.0);
+    let (line, parabola) = (2.0 * x(0) - x(1), 3.0 * x(0) - 3.0 * x(1) + x(2));
+    let width = 3.0 * max_click * (mean + half_step);
+    [-width, width].map(|width| (line + parabola) / 2.0 + width)
+}
+
+#[test]
+fn samples_may_go_on_where_the_definition_says() {
+    let plan = FilterPlan {
+        taps: 48,
+        rate: 0.1,
+        leak: 0.0,
+    };
+    let mut predictor = Predictor::new(&[plan]);
+    for code in chord(3_000) {
+        predictor.hear::<Plain>(code);
+        let filter = &predictor.filters[0];
+        let going = filter.going::<Plain>(4.0).unwrap();
+        let expected = naive_going(&filter.heard[filter.head..], 4.0);
+        for (bound, expected) in [*going.start(), *going.end()].into_iter().zip(expected) {
+            assert!(
+                (f64::from(bound) - expected).abs() < 1e-6,
+                "{bound}, {expected}"
+            );
+        }
+    }
+    let short = FilterPlan { taps: 32, ..plan };
+    assert_eq!(
+        Predictor::new(&[short]).filters[0].going::<Plain>(4.0),
+        None
+    );
+}
+
+#[test]
+fn what_stands_out_is_followed_and_what_does_not_goes_on_as_before() {
+    let codes = chord(8_000);
+    let mut predictor = Predictor::new(&plan());
+    let within = |predictor: &Predictor, most| predictor.within_reach::<Plain>(true, most);
+    let mut n_beyond = 0;
+    for code in &codes[..6_000] {
+        let (all, some) = (within(&predictor, None), within(&predictor, Some(4.0)));
+        assert!(all.contains(some.start()) && all.contains(some.end()));
+        n_beyond += u32::from(all.contains(code) && !some.contains(code));
+        predictor.hear::<Plain>(*code);
+    }
+    assert!(n_beyond < 6, "{n_beyond}");
+    let (now, next) = (codes[6_000], codes[6_001]);
+    predictor.hear::<Plain>(mulaw::encode(mulaw::decode(now) + 0.05).unwrap());
+    let (all, some) = (within(&predictor, None), within(&predictor, Some(2.0)));
+    assert!(all.contains(&next), "{all:?}, {next}");
+    assert!(*some.start() > next, "{some:?}, {next}");
 }
 
 #[test]
@@ -222,7 +283,7 @@ fn no_sound_however_wild_leads_it_out_of_the_scale() {
     let mut predictor = Predictor::new(&plan());
     for code in wild {
         predictor.hear::<Plain>(code);
-        let reach = predictor.within_reach(true);
+        let reach = predictor.within_reach::<Plain>(true, None);
         assert!(reach.start() <= reach.end());
         assert!(predictor.expected.is_finite() && predictor.error.is_finite());
         for filter in &predictor.filters {

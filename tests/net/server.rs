@@ -46,6 +46,7 @@ pub fn facts(station: &str) -> Facts {
             max_entropy: 8.0,
             max_rise: 8.0,
             leveling: 0.0,
+            max_click: 100.0,
             top_p: 1.0,
             min_p: 0.0,
         },

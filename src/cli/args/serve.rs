@@ -76,7 +76,7 @@ pub struct ControlArgs {
     #[arg(value_name = "STATION")]
     pub station: String,
 
-    /// What to change: seed, temperature, max_entropy, max_rise, leveling, top_p, min_p; volume_db (-60 to
+    /// What to change: seed, temperature, max_entropy, max_rise, leveling, max_click, top_p, min_p; volume_db (-60 to
     /// 0) and mute of the card. Without any, how it plays is printed
     #[arg(value_name = "KEY=VALUE")]
     pub changes: Vec<String>,

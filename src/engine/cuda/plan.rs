@@ -75,8 +75,7 @@ pub struct TurnPlan {
     pub is_drawn: u32,
     pub max_rise: f32,
     pub leveling: f32,
-    /// Nothing: bytes that are sent have no holes.
-    pub fill: u32,
+    pub max_click: f32,
 }
 
 /// The part of a lane that changes as a whole.

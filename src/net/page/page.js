@@ -125,6 +125,7 @@ class Page {
       `at most ${draw.max_entropy} bits`,
       ...(draw.max_rise < 8 ? [`${draw.max_rise} more than lately`] : []),
       ...(draw.leveling ? [`leveled by ${draw.leveling} an octave`] : []),
+      ...(draw.max_click < 100 ? [`clicks up to ${draw.max_click}`] : []),
       `top-p ${draw.top_p}`,
       `min-p ${draw.min_p}`,
       `${rateHz / 1000} kHz`,
