@@ -82,6 +82,8 @@ impl Daemon {
         let mut child = Command::new(longwave)
             .args(["serve", "--config", text(config)])
             .env("ALSA_CONFIG_PATH", card.dir.join("asound.conf"))
+            // As the units have it.
+            .env("MALLOC_ARENA_MAX", "1")
             .env_remove("RUST_LOG")
             .env_remove("LONGWAVE_ISA")
             .stdin(Stdio::null())
