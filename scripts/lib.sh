@@ -27,6 +27,7 @@ has() {
     case $1 in
         alsa | opus) pkg-config --exists "$1" 2>/dev/null ;;
         pip) python3 -m pip --version >/dev/null 2>&1 ;;
+        alsa-pulse) ls /usr/lib/*/alsa-lib/libasound_module_pcm_pulse.so >/dev/null 2>&1 ;;
         *) command -v "$1" >/dev/null 2>&1 ;;
     esac
 }
@@ -37,6 +38,8 @@ package_of() {
         c++) echo g++ ;;
         node) echo nodejs ;;
         pip) echo python3-pip ;;
+        pactl) echo pulseaudio-utils ;;
+        alsa-pulse) echo libasound2-plugins ;;
         dpkg-shlibdeps) echo dpkg-dev ;;
         alsa) echo libasound2-dev ;;
         opus) echo libopus-dev ;;

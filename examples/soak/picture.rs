@@ -116,7 +116,7 @@ impl Chart<'_> {
             .y_desc(self.unit)
             .axis_desc_style((FONT, 17))
             .label_style((FONT, 14))
-            .y_label_formatter(&|y| format!("{y:.0}"))
+            .y_label_formatter(&|y| format!("{}", (y * 10.0).round() / 10.0))
             .x_label_formatter(&|x| format!("{x:.0}"))
             .light_line_style(TRANSPARENT)
             .bold_line_style(GRID)

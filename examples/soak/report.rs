@@ -103,7 +103,7 @@ fn head(record: &Record, judgements: &[Judgement], place: &Place) -> String {
          A daemon on a sound card that fails again and again, {N_SEATS} listeners who come and go beside one who stays, \
          and a configuration that changes. `{command}` writes this page; `examples/soak/` is what it does. The card is \
          one made of software (`tests/fakecard`), so a real driver's own faults are not in here, and it has no sound \
-         server that could be killed: `eio` is the nearest to that.\n\n\
+         server that could be killed: `eio` is the nearest to that, and `scripts/check-sound-server` kills a real one.\n\n\
          {verdict}\n\n\
          | | |\n|---|---|\n\
          | began | {date} |\n\

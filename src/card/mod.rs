@@ -36,6 +36,13 @@ const SILENCE_MAX: Duration = Duration::from_millis(500);
 /// Large periods need more patience than [`SILENCE_MAX`].
 const PERIODS_DEAD: u32 = 16;
 
+/// After an xrun a device asks at once, or for [`PERIODS_TRIPPED`] at most, or never again, as PulseAudio's
+/// plugin for ALSA.
+const TRIPPED_MAX: Duration = Duration::from_millis(150);
+
+/// See [`TRIPPED_MAX`].
+const PERIODS_TRIPPED: u32 = 4;
+
 /// Sound servers may stall for seconds while a new stream wakes them up.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -152,7 +159,7 @@ impl Default for CardSettings {
         Self {
             output_device: None,
             lead_ms: 100,
-            period_ms: 10,
+            period_ms: 25,
             is_paced_elsewhere: false,
             volume: 1.0,
             channels: Vec::new(),
@@ -419,10 +426,11 @@ impl Supervisor {
                 return End::Lost("the device is gone");
             }
             let now = Instant::now();
-            if watchdog.is_dead(output.signals.n_callbacks(), now) {
+            let n_xruns = told.device_xruns.get();
+            if watchdog.is_dead(output.signals.n_callbacks(), n_xruns, now) {
                 return End::Lost("the device asks for nothing");
             }
-            drift.look(output.signals.lateness_ns(), told.device_xruns.get(), now);
+            drift.look(output.signals.lateness_ns(), n_xruns, now);
             told.drift_ppm.set(drift.ppm());
         }
     }
@@ -474,30 +482,39 @@ fn discard(output: Output) -> Option<Receiver<()>> {
 /// Sees whether callbacks keep coming: the only sign of life that every backend gives.
 struct Watchdog {
     n_seen: u64,
+    /// Xruns until then.
+    n_xruns: u64,
     since: Instant,
     born: Instant,
     patience: Duration,
+    /// The same where an xrun came last.
+    patience_tripped: Duration,
 }
 
 impl Watchdog {
     fn new(period: Duration, now: Instant) -> Self {
         Self {
             n_seen: 0,
+            n_xruns: 0,
             since: now,
             born: now,
             patience: SILENCE_MAX.max(period * PERIODS_DEAD),
+            patience_tripped: TRIPPED_MAX.max(period * PERIODS_TRIPPED),
         }
     }
 
-    fn is_dead(&mut self, n_callbacks: u64, now: Instant) -> bool {
+    fn is_dead(&mut self, n_callbacks: u64, n_xruns: u64, now: Instant) -> bool {
         if n_callbacks != self.n_seen {
-            self.n_seen = n_callbacks;
+            (self.n_seen, self.n_xruns) = (n_callbacks, n_xruns);
             self.since = now;
         }
+        let has_tripped = self.n_seen > 0 && n_xruns != self.n_xruns;
         let is_settling = now - self.born < SETTLE;
-        let patience = self
-            .patience
-            .max(if is_settling { SETTLE } else { Duration::ZERO });
+        let patience = match (has_tripped, is_settling) {
+            (true, _) => self.patience_tripped,
+            (false, true) => self.patience.max(SETTLE),
+            (false, false) => self.patience,
+        };
         now - self.since > patience
     }
 }
@@ -511,19 +528,40 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut watchdog = Watchdog::new(Duration::from_millis(10), start);
-        assert!(!watchdog.is_dead(0, at(2_900)), "it may be settling");
-        assert!(watchdog.is_dead(0, at(3_001)));
+        assert!(!watchdog.is_dead(0, 5, at(2_900)), "it may be settling");
+        assert!(watchdog.is_dead(0, 5, at(3_001)));
 
         let mut watchdog = Watchdog::new(Duration::from_millis(10), start);
-        assert!(!watchdog.is_dead(7, at(4_000)));
-        assert!(!watchdog.is_dead(7, at(4_500)));
-        assert!(watchdog.is_dead(7, at(4_501)));
-        assert!(!watchdog.is_dead(8, at(4_600)));
+        assert!(!watchdog.is_dead(7, 5, at(4_000)));
+        assert!(!watchdog.is_dead(7, 5, at(4_500)));
+        assert!(watchdog.is_dead(7, 5, at(4_501)));
+        assert!(!watchdog.is_dead(8, 5, at(4_600)));
 
         let mut patient = Watchdog::new(Duration::from_millis(200), start);
-        assert!(!patient.is_dead(1, at(4_000)));
-        assert!(!patient.is_dead(1, at(7_200)));
-        assert!(patient.is_dead(1, at(7_201)));
+        assert!(!patient.is_dead(1, 5, at(4_000)));
+        assert!(!patient.is_dead(1, 5, at(7_200)));
+        assert!(patient.is_dead(1, 5, at(7_201)));
+    }
+
+    #[test]
+    fn a_device_that_asks_for_nothing_after_an_xrun_is_given_up_sooner() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut watchdog = Watchdog::new(Duration::from_millis(10), start);
+        assert!(
+            !watchdog.is_dead(0, 5, at(100)),
+            "of those before it was opened"
+        );
+        assert!(!watchdog.is_dead(1, 5, at(200)));
+        assert!(!watchdog.is_dead(1, 6, at(350)));
+        assert!(watchdog.is_dead(1, 6, at(351)), "even while it settles");
+        assert!(!watchdog.is_dead(2, 6, at(360)), "it has gone on");
+        assert!(!watchdog.is_dead(2, 6, at(2_999)));
+
+        let mut patient = Watchdog::new(Duration::from_millis(200), start);
+        assert!(!patient.is_dead(1, 0, at(100)));
+        assert!(!patient.is_dead(1, 1, at(900)));
+        assert!(patient.is_dead(1, 1, at(901)));
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Default for CardConfig {
             // or a page fault may add to it, and nobody plays along with a station.
             lead_ms: 100,
             // Short enough for the ring's fill to pace the pump evenly, long enough for any card.
-            period_ms: 10,
+            period_ms: 25,
             volume_db: 0.0,
             channels: Vec::new(),
         }
