@@ -3,10 +3,10 @@
 //! [`Card::open`] starts a supervisor thread, "card", which owns the output for its whole life.
 //! Each time it opens one it makes a new ring of mono frames at the device's rate and hands the
 //! feeding end to the caller's `attach`; the device's callback takes from the other end. An xrun
-//! is only counted: to rebuild would turn a glitch into a dropout. An output that says it is
-//! lost, or has asked for nothing for too long, is given up and opened anew by its id, sooner or
-//! later; meanwhile `is_live` in the telemetry is 0 and the rest of the house plays on. It is live again
-//! when the new output was seen to ask for more than its buffer holds.
+//! is only counted: to rebuild would turn a glitch into a dropout. An output that says it is lost, has
+//! asked for nothing for too long, or asks for nothing after an xrun, is given up and opened anew by its
+//! id, sooner or later; meanwhile `is_live` in the telemetry is 0 and the rest of the house plays on. It
+//! is live again when the new output was seen to ask for more than its buffer holds.
 //!
 //! This module knows nothing of models, stations or networks, and is the only one that knows
 //! cpal.
