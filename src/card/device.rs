@@ -398,7 +398,10 @@ fn errors(
     telemetry: Arc<CardTelemetry>,
 ) -> impl FnMut(cpal::Error) + Send + 'static {
     move |error| match error.kind() {
-        ErrorKind::Xrun => telemetry.device_xruns.add(1),
+        ErrorKind::Xrun => {
+            telemetry.device_xruns.add(1);
+            signals.report_xrun();
+        }
         kind => {
             telemetry.backend_errors.add(1);
             if is_loss(kind) {
@@ -492,7 +495,7 @@ mod tests {
             heed(kind.into());
         }
         assert!(!signals.is_lost());
-        assert_eq!(telemetry.device_xruns.get(), 1);
+        assert_eq!((telemetry.device_xruns.get(), signals.n_xruns()), (1, 1));
         assert_eq!(telemetry.backend_errors.get(), 2);
         heed(ErrorKind::DeviceNotAvailable.into());
         assert!(signals.is_lost());

@@ -32,6 +32,8 @@ pub(super) struct Signals {
     is_lost: AtomicBool,
     /// Times the device asked for a period.
     n_callbacks: AtomicU64,
+    /// Times it said that it had nothing to play.
+    n_xruns: AtomicU64,
     /// See [`crate::card::drift`]: nanoseconds, signed.
     lateness_ns: AtomicI64,
 }
@@ -51,6 +53,14 @@ impl Signals {
 
     pub fn is_lost(&self) -> bool {
         self.is_lost.load(Ordering::Relaxed)
+    }
+
+    pub fn report_xrun(&self) {
+        self.n_xruns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn n_xruns(&self) -> u64 {
+        self.n_xruns.load(Ordering::Relaxed)
     }
 
     pub fn n_callbacks(&self) -> u64 {

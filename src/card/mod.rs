@@ -3,7 +3,7 @@
 //! [`Card::open`] starts a supervisor thread, "card", which owns the output for its whole life.
 //! Each time it opens one it makes a new ring of mono frames at the device's rate and hands the
 //! feeding end to the caller's `attach`; the device's callback takes from the other end. An xrun
-//! is only counted: to rebuild would turn a glitch into a dropout. An output that says it is lost, has
+//! is counted: to rebuild would turn a glitch into a dropout. An output that says it is lost, has
 //! asked for nothing for too long, or asks for nothing after an xrun, is given up and opened anew by its
 //! id, sooner or later; meanwhile `is_live` in the telemetry is 0 and the rest of the house plays on. It
 //! is live again when the new output was seen to ask for more than its buffer holds.
@@ -37,7 +37,7 @@ const SILENCE_MAX: Duration = Duration::from_millis(500);
 const PERIODS_DEAD: u32 = 16;
 
 /// After an xrun a device asks at once, or for [`PERIODS_TRIPPED`] at most, or never again, as PulseAudio's
-/// plugin for ALSA.
+/// plugin for ALSA. So long from when the xrun was seen, for the thread that reports it may have been late.
 const TRIPPED_MAX: Duration = Duration::from_millis(150);
 
 /// See [`TRIPPED_MAX`].
@@ -159,7 +159,7 @@ impl Default for CardSettings {
         Self {
             output_device: None,
             lead_ms: 100,
-            period_ms: 25,
+            period_ms: 20,
             is_paced_elsewhere: false,
             volume: 1.0,
             channels: Vec::new(),
@@ -426,8 +426,8 @@ impl Supervisor {
                 return End::Lost("the device is gone");
             }
             let now = Instant::now();
-            let n_xruns = told.device_xruns.get();
-            if watchdog.is_dead(output.signals.n_callbacks(), n_xruns, now) {
+            let (n_callbacks, n_xruns) = (output.signals.n_callbacks(), output.signals.n_xruns());
+            if watchdog.is_dead(n_callbacks, n_xruns, now) {
                 return End::Lost("the device asks for nothing");
             }
             drift.look(output.signals.lateness_ns(), n_xruns, now);
@@ -482,12 +482,13 @@ fn discard(output: Output) -> Option<Receiver<()>> {
 /// Sees whether callbacks keep coming: the only sign of life that every backend gives.
 struct Watchdog {
     n_seen: u64,
-    /// Xruns until then.
-    n_xruns: u64,
     since: Instant,
+    n_xruns: u64,
+    /// When the first xrun since then was seen.
+    tripped: Option<Instant>,
     born: Instant,
     patience: Duration,
-    /// The same where an xrun came last.
+    /// The same after an xrun.
     patience_tripped: Duration,
 }
 
@@ -495,8 +496,9 @@ impl Watchdog {
     fn new(period: Duration, now: Instant) -> Self {
         Self {
             n_seen: 0,
-            n_xruns: 0,
             since: now,
+            n_xruns: 0,
+            tripped: None,
             born: now,
             patience: SILENCE_MAX.max(period * PERIODS_DEAD),
             patience_tripped: TRIPPED_MAX.max(period * PERIODS_TRIPPED),
@@ -505,17 +507,19 @@ impl Watchdog {
 
     fn is_dead(&mut self, n_callbacks: u64, n_xruns: u64, now: Instant) -> bool {
         if n_callbacks != self.n_seen {
-            (self.n_seen, self.n_xruns) = (n_callbacks, n_xruns);
-            self.since = now;
+            (self.n_seen, self.since, self.tripped) = (n_callbacks, now, None);
         }
-        let has_tripped = self.n_seen > 0 && n_xruns != self.n_xruns;
-        let is_settling = now - self.born < SETTLE;
-        let patience = match (has_tripped, is_settling) {
-            (true, _) => self.patience_tripped,
-            (false, true) => self.patience.max(SETTLE),
-            (false, false) => self.patience,
+        // If both came since it last looked, the xrun may have been the later: who goes on asking shows.
+        if n_xruns != self.n_xruns {
+            self.n_xruns = n_xruns;
+            self.tripped.get_or_insert(now);
+        }
+        let (patience, patience_tripped) = match now - self.born < SETTLE {
+            true => (self.patience.max(SETTLE), self.patience),
+            false => (self.patience, self.patience_tripped),
         };
-        now - self.since > patience
+        let has_tripped = self.tripped.is_some_and(|at| now - at > patience_tripped);
+        has_tripped || now - self.since > patience
     }
 }
 
@@ -528,40 +532,53 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut watchdog = Watchdog::new(Duration::from_millis(10), start);
-        assert!(!watchdog.is_dead(0, 5, at(2_900)), "it may be settling");
-        assert!(watchdog.is_dead(0, 5, at(3_001)));
+        assert!(!watchdog.is_dead(0, 0, at(2_900)), "it may be settling");
+        assert!(watchdog.is_dead(0, 0, at(3_001)));
 
         let mut watchdog = Watchdog::new(Duration::from_millis(10), start);
-        assert!(!watchdog.is_dead(7, 5, at(4_000)));
-        assert!(!watchdog.is_dead(7, 5, at(4_500)));
-        assert!(watchdog.is_dead(7, 5, at(4_501)));
-        assert!(!watchdog.is_dead(8, 5, at(4_600)));
+        assert!(!watchdog.is_dead(7, 0, at(4_000)));
+        assert!(!watchdog.is_dead(7, 0, at(4_500)));
+        assert!(watchdog.is_dead(7, 0, at(4_501)));
+        assert!(!watchdog.is_dead(8, 0, at(4_600)));
 
         let mut patient = Watchdog::new(Duration::from_millis(200), start);
-        assert!(!patient.is_dead(1, 5, at(4_000)));
-        assert!(!patient.is_dead(1, 5, at(7_200)));
-        assert!(patient.is_dead(1, 5, at(7_201)));
+        assert!(!patient.is_dead(1, 0, at(4_000)));
+        assert!(!patient.is_dead(1, 0, at(7_200)));
+        assert!(patient.is_dead(1, 0, at(7_201)));
     }
 
     #[test]
     fn a_device_that_asks_for_nothing_after_an_xrun_is_given_up_sooner() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut watchdog = Watchdog::new(Duration::from_millis(10), start);
-        assert!(
-            !watchdog.is_dead(0, 5, at(100)),
-            "of those before it was opened"
-        );
-        assert!(!watchdog.is_dead(1, 5, at(200)));
-        assert!(!watchdog.is_dead(1, 6, at(350)));
-        assert!(watchdog.is_dead(1, 6, at(351)), "even while it settles");
-        assert!(!watchdog.is_dead(2, 6, at(360)), "it has gone on");
-        assert!(!watchdog.is_dead(2, 6, at(2_999)));
+        let watchdog = |period_ms| {
+            let mut watchdog = Watchdog::new(Duration::from_millis(period_ms), start);
+            assert!(!watchdog.is_dead(1, 0, at(4_000)));
+            watchdog
+        };
+        let mut still = watchdog(10);
+        assert!(!still.is_dead(1, 1, at(4_020)));
+        assert!(!still.is_dead(1, 900, at(4_170)), "a flood changes nothing");
+        assert!(still.is_dead(1, 900, at(4_171)));
 
-        let mut patient = Watchdog::new(Duration::from_millis(200), start);
-        assert!(!patient.is_dead(1, 0, at(100)));
-        assert!(!patient.is_dead(1, 1, at(900)));
-        assert!(patient.is_dead(1, 1, at(901)));
+        let mut late = watchdog(10);
+        assert!(!late.is_dead(1, 1, at(4_400)), "it was told of late");
+        assert!(!late.is_dead(2, 1, at(4_420)), "and goes on");
+        assert!(!late.is_dead(2, 1, at(4_900)));
+
+        let mut both = watchdog(10);
+        assert!(!both.is_dead(2, 1, at(4_020)));
+        assert!(both.is_dead(2, 1, at(4_171)));
+
+        let mut patient = watchdog(200);
+        assert!(!patient.is_dead(1, 1, at(4_100)));
+        assert!(!patient.is_dead(1, 1, at(4_900)));
+        assert!(patient.is_dead(1, 1, at(4_901)));
+
+        let mut settling = Watchdog::new(Duration::from_millis(10), start);
+        assert!(!settling.is_dead(1, 1, at(100)));
+        assert!(!settling.is_dead(1, 1, at(600)));
+        assert!(settling.is_dead(1, 1, at(601)));
     }
 
     #[test]

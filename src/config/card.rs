@@ -48,11 +48,12 @@ impl Default for CardConfig {
             enabled: CardUse::Auto,
             output_device: None,
             station: None,
-            // Ten periods: a busy desktop was seen to hold a thread back for 16 ms, a slow step
+            // Five periods: a busy desktop was seen to hold a thread back for 16 ms, a slow step
             // or a page fault may add to it, and nobody plays along with a station.
             lead_ms: 100,
-            // Short enough for the ring's fill to pace the pump evenly, long enough for any card.
-            period_ms: 25,
+            // Short enough for the ring's fill to pace the pump evenly; a sound server on a busy machine
+            // stumbles over 10 ms (docs/soak.md).
+            period_ms: 20,
             volume_db: 0.0,
             channels: Vec::new(),
         }

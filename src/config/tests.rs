@@ -120,7 +120,7 @@ fn a_value_out_of_its_limits_is_named_with_its_line() {
     );
     assert_eq!(
         refusal("[card]\nlead_ms = 15"),
-        "c.toml, line 2, `lead_ms = 15`: must be at least two periods of 25 ms, not 15"
+        "c.toml, line 2, `lead_ms = 15`: must be at least two periods of 20 ms, not 15"
     );
     assert!(refusal("[card]\nenabled = 3").contains("line 2, `enabled = 3`: must be \"auto\""));
     assert!(refusal("[network]\nlisten = \"8420\"").contains("HOST:PORT"));
