@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use eyre::{WrapErr, bail};
-use longwave::control::{Change, DrawParams};
+use longwave::control::Change;
+use longwave::net;
 use longwave::protocol::Changed;
 use longwave::state::prompt_sha256;
 use serde::Deserialize;
@@ -57,18 +58,9 @@ fn change(changed: Changed, prompts: &[(Option<String>, Vec<u8>)]) -> eyre::Resu
             ),
         },
     };
-    let draw = changed.draw;
     let change = Change {
         seed: Some(changed.seed),
-        draw: Some(DrawParams {
-            temperature: draw.temperature,
-            max_entropy: draw.max_entropy,
-            max_rise: draw.max_rise,
-            leveling: draw.leveling,
-            max_click: draw.max_click,
-            top_p: draw.top_p,
-            min_p: draw.min_p,
-        }),
+        draw: Some(net::draw_params(&changed.draw)),
         gain: None,
         prompt,
     };

@@ -27,7 +27,7 @@ pub const MAX_ENTROPY: Limits = Limits::within(DrawParams::MAX_ENTROPIES);
 pub const MAX_RISE: Limits = Limits::within(DrawParams::MAX_RISES);
 /// A share of the temperature an octave; 0 leaves it.
 pub const LEVELING: Limits = Limits::within(DrawParams::LEVELINGS);
-/// Mean distances; 100 is no limit.
+/// Usual distances; 100 is no limit.
 pub const MAX_CLICK: Limits = Limits::within(DrawParams::MAX_CLICKS);
 /// A sum of probabilities; at 0 nothing would be left to draw.
 pub const TOP_P: Limits = Limits::between(Bound::Excluded(0.0), Bound::Included(1.0));

@@ -66,10 +66,11 @@ fn a_station_is_drawn_as_its_model_unless_it_says_otherwise_key_by_key() {
     assert_eq!(station.draw(&usual), own);
     (station.top_p, station.min_p) = (Some(0.7), Some(0.0));
     (station.max_rise, station.leveling) = (Some(8.0), Some(0.0));
+    station.max_click = Some(3.0);
     let own = DrawParams {
         max_rise: 8.0,
         leveling: 0.0,
-        max_click: 4.0,
+        max_click: 3.0,
         top_p: 0.7,
         min_p: 0.0,
         ..own

@@ -153,7 +153,7 @@ impl Desk {
         let (codes, sha256) = prompt.map(|p| (p.codes, p.sha256)).unzip();
         let change = Change {
             seed: Some(changed.seed),
-            draw: Some(params(&changed.draw)),
+            draw: Some(draw_params(&changed.draw)),
             gain: Some(gain),
             prompt: codes,
         };
@@ -166,7 +166,7 @@ impl Desk {
             self.now.borrow().facts.station,
             changed.since,
             changed.seed,
-            params(&changed.draw),
+            draw_params(&changed.draw),
             if changed.prompt_sha256.is_some() {
                 ", a new prompt"
             } else {
@@ -187,7 +187,7 @@ impl Desk {
             volume_db: patch.volume_db.unwrap_or(now.volume_db),
             mute: patch.mute.unwrap_or(now.mute),
         };
-        params(&wanted.draw).check().map_err(bad)?;
+        draw_params(&wanted.draw).check().map_err(bad)?;
         if !VOLUMES_DB.contains(&wanted.volume_db) {
             let volume_db = wanted.volume_db;
             return Err(bad(format!(
@@ -222,8 +222,8 @@ async fn answer(receipt: Result<Receipt, ControlError>) -> Result<u64, Refusal> 
     }
 }
 
-/// As the engine has them.
-pub(super) fn params(draw: &Draw) -> DrawParams {
+/// How codes are drawn, from the wire, as the engine has it.
+pub fn draw_params(draw: &Draw) -> DrawParams {
     DrawParams {
         temperature: draw.temperature,
         max_entropy: draw.max_entropy,

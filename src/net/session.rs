@@ -1,7 +1,7 @@
 //! A session from its first request to its end.
 
 use super::Lobby;
-use super::desk::params;
+use super::desk::draw_params;
 use super::http::Refusal;
 use super::places::Share;
 use super::sessions::{Opened, Seat};
@@ -378,10 +378,10 @@ impl Player {
             volume_db: 0.0,
             mute: false,
         };
-        params(&changed.draw).check().map_err(Ended::Refused)?;
+        draw_params(&changed.draw).check().map_err(Ended::Refused)?;
         let change = Change {
             seed: Some(changed.seed),
-            draw: Some(params(&changed.draw)),
+            draw: Some(draw_params(&changed.draw)),
             gain: None,
             prompt,
         };

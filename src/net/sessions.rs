@@ -1,6 +1,6 @@
 //! What sessions there are, and opening one: the request, its prompt, a place in the pump.
 
-use super::desk::params;
+use super::desk::draw_params;
 use crate::control::{Change, Controls, Receipt};
 use crate::mulaw;
 use crate::protocol::{Facts, Format, PromptHead, Start};
@@ -156,7 +156,7 @@ impl Register {
             None => self.models[engine].facts.clone(),
         };
         facts.draw = start.draw.draw(facts.draw);
-        params(&facts.draw).check()?;
+        draw_params(&facts.draw).check()?;
         facts.seed = start
             .seed
             .unwrap_or(RandomState::new().hash_one(number) >> 32);
@@ -165,7 +165,7 @@ impl Register {
         }
         let begin = Change {
             seed: Some(facts.seed),
-            draw: Some(params(&facts.draw)),
+            draw: Some(draw_params(&facts.draw)),
             gain: None,
             prompt,
         };
