@@ -1,6 +1,6 @@
 //! Tells the program which compiler built it, and from which commit, where there is one to tell.
-//! Under `train-cuda` it also compiles `kernels/train.cu`, under `cuda` `kernels/decode.cu`; the
-//! results are embedded, so the GPU machine needs no compiler.
+//! Under `train-cuda` it also compiles `kernels/train.cu`, under `cuda` `kernels/decode.cu` and
+//! `kernels/prefill.cu`; the results are embedded, so the GPU machine needs no compiler.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +13,7 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
         // Products and sums round each by themselves, as on a CPU.
         compile_kernels("decode", "cuda", &["-fmad=false"]);
+        compile_kernels("prefill", "cuda", &["-fmad=false"]);
     }
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     if let Some(version) = answer(&rustc, &["--version"]) {

@@ -52,24 +52,44 @@ __device__ inline float place_of_spread(float spread) {
     return (octaves + 4.0f) / 16.0f;
 }
 
-// What a lane's code says: the first filter's input, and the mean errors after it.
+// What the predictor holds of the past when a code comes: where all filters expect it, as a place and as
+// a sample, and the mean errors.
+struct Past {
+    float place, expected, error, usual, spread;
+
+    __device__ Past(float place, float expected, float error, float usual, float spread)
+        : place(place), expected(expected), error(error), usual(usual), spread(spread) {}
+
+    __device__ Past(const LaneHead& head, int n_filters)
+        : Past(head.places[n_filters - 1], head.expected, head.error, head.usual, head.spread) {}
+};
+
+// A code's sample, and those of the codes below and above it.
+struct Around {
+    int code;
+    float below, own, above;
+
+    __device__ Around(int code, const float* samples) : code(code), own(samples[code]) {
+        below = samples[code > 0 ? code - 1 : 0];
+        above = samples[code < 255 ? code + 1 : 255];
+    }
+};
+
+// What a code says: the first filter's input, and the mean errors after it.
 struct Heard {
     float rest, error, usual, spread;
 
-    __device__ Heard(const LaneHead& head, int n_filters, const float* samples) {
-        const int code = head.last;
-        const float missed = head.places[n_filters - 1] * 256.0f - (float)code;
-        const float trust = 1.0f / (1.0f + 4.0f * head.spread * head.spread);
+    __device__ Heard(const Around& around, const Past& past) {
+        const float missed = past.place * 256.0f - (float)around.code;
+        const float trust = 1.0f / (1.0f + 4.0f * past.spread * past.spread);
         const float shift = trust * held(missed, 0.5f);
-        const int below = code > 0 ? code - 1 : 0, above = code < 255 ? code + 1 : 255;
-        const int neighbour = shift < 0.0f ? below : above;
-        const float own = samples[code];
-        const float finer = own + fabsf(shift) * (samples[neighbour] - own);
-        spread = moved(head.spread, fabsf(missed), kErrorRate);
-        const float off = finer - head.expected, most = kReach * (head.error + kFaint);
-        error = moved(head.error, fabsf(off), kErrorRate);
-        usual = moved(head.usual, fabsf(off), kUsualRate);
-        rest = head.expected + held(off, most);
+        const float neighbour = shift < 0.0f ? around.below : around.above;
+        const float finer = around.own + fabsf(shift) * (neighbour - around.own);
+        spread = moved(past.spread, fabsf(missed), kErrorRate);
+        const float off = finer - past.expected, most = kReach * (past.error + kFaint);
+        error = moved(past.error, fabsf(off), kErrorRate);
+        usual = moved(past.usual, fabsf(off), kUsualRate);
+        rest = past.expected + held(off, most);
     }
 };
 
@@ -140,7 +160,8 @@ struct Prediction {
     __device__ void step(int r, int f) {
         Own<S>& own = site.own(r);
         const FilterPlan& plan = site.plan.filter[f];
-        const Heard heard(own.head, site.plan.n_filters, site.rooms().samples);
+        const Past past(own.head, site.plan.n_filters);
+        const Heard heard(Around(own.head.last, site.rooms().samples), past);
         float newest = heard.rest, error = 0.0f;
         for (int i = 0; i <= f; i++) {
             if (i > 0) newest = error;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, LaunchConfig};
 use cudarc::nvrtc::Ptx;
 use longwave::engine::{
-    self, CudaDecoder, Decoder, DrawParams, Fallback, Fallible, GpuError, Settings, Turn, Work,
-    uniform,
+    self, CudaDecoder, Decoder, DrawParams, Fallback, Fallible, GpuError, STEPPED_MAX, Settings,
+    Turn, Work, uniform,
 };
 use longwave::model::{Model, ModelConfig, V};
 
@@ -272,21 +272,65 @@ fn a_lane_moves_between_gpu_and_cpu_and_plays_on_to_the_bit() {
 }
 
 #[test]
-fn a_long_prompt_comes_to_what_stepping_through_it_does() {
+fn a_prompt_comes_to_what_stepping_through_it_does() {
+    for (model, n) in [
+        (tiny_of_rings(), 5_000),
+        (model("tiny"), 20_000),
+        (model("piano-16k"), 40_000),
+        (Arc::new(longwave::bench::wide_model()), 3_000),
+    ] {
+        let Some([_, mut gpu]) = engines(&model, 2) else {
+            return;
+        };
+        let codes = some_codes(steps(n));
+        // A stream that begins, and one whose caches are full.
+        for is_old in [false, true] {
+            for lane in [0, 1] {
+                gpu.open(lane);
+                if is_old {
+                    gpu.age(lane, 123_456_789_012);
+                }
+            }
+            let (first, rest) = codes.split_at(64);
+            let (second, rest) = rest.split_at(103);
+            for codes in [first, second, rest] {
+                gpu.prime(0, codes);
+                codes
+                    .chunks(STEPPED_MAX)
+                    .for_each(|codes| gpu.prime(1, codes));
+                let states = [0, 1].map(|lane| state_of(&mut *gpu, lane));
+                let differ = states[0].iter().zip(&states[1]).map(|(a, b)| a != b);
+                let differ: Vec<usize> = (0..)
+                    .zip(differ)
+                    .filter(|(_, is)| *is)
+                    .map(|(i, _)| i)
+                    .collect();
+                assert!(
+                    differ.is_empty(),
+                    "{}, old: {is_old}, {} codes: {} bytes of {} differ, at {:?}",
+                    model.name,
+                    codes.len(),
+                    differ.len(),
+                    states[0].len(),
+                    &differ[..differ.len().min(40)]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_prompt_is_the_cpu_engines() {
     let model = model("piano-16k");
     let Some([mut cpu, mut gpu]) = engines(&model, 2) else {
         return;
     };
     let prompt = some_codes(65_536);
-    let begin = std::time::Instant::now();
-    for codes in prompt.chunks(1_600) {
-        gpu.prime(0, codes);
+    for lane in [0, 1] {
+        let begin = std::time::Instant::now();
+        gpu.prime(lane, &prompt);
+        eprintln!("65,536 codes of prompt: {:?}", begin.elapsed());
     }
-    let sliced = begin.elapsed();
-    let begin = std::time::Instant::now();
-    gpu.prime(1, &prompt);
-    let whole = begin.elapsed();
-    eprintln!("65,536 codes of prompt: {whole:?}, {sliced:?} in slices of 1,600");
     cpu.prime(0, &prompt);
     cpu.copy(0, 1);
     same_codes(&mut [cpu, gpu], &[0, 1], steps(500));

@@ -334,7 +334,7 @@ pub(super) fn time_apart(engine: &mut dyn Decoder, n_codes: usize, time: Duratio
 }
 
 /// Seconds of the median call, of one at least.
-fn time_prompt(engine: &mut dyn Decoder, prompt: &[u8], time: Duration) -> f64 {
+pub(super) fn time_prompt(engine: &mut dyn Decoder, prompt: &[u8], time: Duration) -> f64 {
     let until = Instant::now() + time;
     let mut ns = Vec::new();
     while ns.is_empty() || Instant::now() < until {

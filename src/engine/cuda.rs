@@ -1,5 +1,5 @@
 //! The GPU engine: the int8 arithmetic of the CPU engine, to the last bit, in one launch for a
-//! chunk of codes of all lanes (`kernels/decode.cu`).
+//! chunk of codes of all lanes (`kernels/decode.cu`), and prompts layer by layer (`kernels/prefill.cu`).
 //!
 //! Called by one thread. Weights and lanes live in the GPU's memory; a call sends uniforms, waits,
 //! and fetches codes. Should the GPU fail while it plays, a call says so, and no later one succeeds:
@@ -8,6 +8,7 @@
 mod device;
 mod image;
 mod plan;
+mod prefill;
 
 use std::sync::Arc;
 
@@ -15,8 +16,9 @@ pub use self::device::GpuError;
 use self::device::{Gpu, Kernel, Memory, bytes_of, count};
 use self::plan::lane::{from_state, state_len, to_state};
 use self::plan::{Block, HEAD_BYTES, LaneHead, Layout, Plan, SLOT_BLOCK, TurnPlan};
+use self::prefill::Prefill;
 use super::work::Perform;
-use super::{Decoder, DrawParams, Fallible, See, Settings, Turn, Work, check_turns, noise};
+use super::{DrawParams, Fallible, STEPPED_MAX, See, Turn, Work, check_turns, noise};
 use crate::compute::{Plain, lanewise};
 use crate::model::{Model, ModelConfig, Rotary, V};
 use crate::mulaw;
@@ -25,13 +27,8 @@ use crate::mulaw;
 const CHUNK: usize = 4096;
 /// The most codes of one launch that shows its logits.
 const SEEN: usize = 1024;
-/// Codes of a prompt from which on the processor takes it in: bringing a lane there and back takes as long as
-/// some 3,000 steps.
-const TILED: usize = 4096;
-
 /// The engine on one GPU.
 pub struct CudaDecoder {
-    model: Arc<Model>,
     config: ModelConfig,
     layout: Layout,
     gpu: Gpu,
@@ -46,8 +43,8 @@ pub struct CudaDecoder {
     exchange: Exchange,
     /// Of one lane, for as many codes as one launch shows.
     logits: Memory,
-    /// Takes in long prompts, once there has been one.
-    cpu: Option<Box<dyn Decoder>>,
+    /// Takes in prompts, where the GPU has room for it.
+    prefill: Option<Prefill>,
 }
 
 /// What a launch takes in and gives out besides the lanes.
@@ -91,10 +88,11 @@ impl CudaDecoder {
         let layout = Layout::of(&config).map_err(GpuError::Model)?;
         let gpu = Gpu::open(number)?;
         let n_multiprocessors = gpu.n_multiprocessors()?;
-        let blocks = layout.blocks(most_shared.min(gpu.most_shared()?));
+        let most_shared = most_shared.min(gpu.most_shared()?);
+        let blocks = layout.blocks(most_shared);
         let kernels = blocks.map_err(GpuError::Model)?.into_iter();
         let kernels = kernels
-            .map(|block| Ok((gpu.kernel(block.name, block.shared)?, block)))
+            .map(|block| Ok((gpu.decode_kernel(block.name, block.shared)?, block)))
             .collect::<Result<Vec<_>, GpuError>>()?;
         let tables = [
             gpu.holding(&image::of(model))?,
@@ -113,8 +111,7 @@ impl CudaDecoder {
                 codes: vec![0; n_lanes * CHUNK],
             },
             logits: gpu.zeroed(SEEN * V * size_of::<f32>())?,
-            cpu: None,
-            model: model.clone(),
+            prefill: Prefill::new(&gpu, &config, most_shared)?,
             config,
             layout,
             gpu,
@@ -401,18 +398,16 @@ impl CudaDecoder {
         Ok(())
     }
 
-    /// A long prompt the processor takes in, by tiles, which is sooner done than to step through it here.
+    /// Feeds codes to a lane: a few step by step, more as a prompt.
     fn take_in(&mut self, lane: usize, codes: &[u8]) -> Result<(), GpuError> {
-        if codes.len() >= TILED {
-            let mut state = self.save_lane(lane)?;
-            let cpu = self.cpu.get_or_insert_with(|| {
-                let cpu = super::open(&self.model, &Settings::default(), 1);
-                cpu.expect("the best of this CPU")
-            });
-            cpu.restore(0, &state);
-            cpu.prime(0, codes);
-            cpu.save(0, &mut state);
-            return self.restore_lane(lane, &state);
+        let address = self.lanes.address() + self.start(lane) as u64;
+        if let Some(prefill) = &mut self.prefill
+            && codes.len() > STEPPED_MAX
+        {
+            let at = (address, self.positions[lane]);
+            prefill.take_in(&self.gpu, &self.plan, at, codes)?;
+            self.positions[lane] += codes.len() as u64;
+            return self.gpu.wait();
         }
         for codes in codes.chunks(CHUNK) {
             self.advance(&[(lane, Task::TakeIn(codes))], codes.len(), false)?;

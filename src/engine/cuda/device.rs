@@ -1,5 +1,5 @@
-//! The GPU: memory on it, and launches of `kernels/decode.cu`. The only file of the engine that
-//! names CUDA.
+//! The GPU: memory on it, and launches of `kernels/decode.cu` and `kernels/prefill.cu`. The only file of
+//! the engine that names CUDA.
 
 // Kernels are launched by address: no compiler can check what they do there.
 #![allow(unsafe_code)]
@@ -14,9 +14,11 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use super::plan::{Plan, THREADS};
+use super::prefill::{Grid, Prompt};
 
 /// Machine code for Hopper, and PTX from which a driver makes it for other GPUs; see `build.rs`.
-static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
+static DECODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
+static PREFILL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/prefill.fatbin"));
 
 /// Why there is no GPU to compute on.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +59,8 @@ pub enum GpuError {
 pub struct Gpu {
     context: Arc<CudaContext>,
     queue: Arc<CudaStream>,
-    module: Arc<CudaModule>,
+    decode: Arc<CudaModule>,
+    prefill: Arc<CudaModule>,
     /// In the driver's words.
     pub name: String,
 }
@@ -67,6 +70,8 @@ pub struct Memory(CudaSlice<u8>, u64);
 
 // SAFETY: a plan is plain numbers, laid out as the kernel's.
 unsafe impl DeviceRepr for Plan {}
+// SAFETY: a plan and plain numbers, laid out as the kernels'.
+unsafe impl DeviceRepr for Prompt {}
 
 /// How many GPUs there are; none without a driver.
 pub fn count() -> usize {
@@ -95,11 +100,12 @@ impl Gpu {
         // SAFETY: events order memory between queues; there is one, and everything goes through it.
         unsafe { context.disable_event_tracking() };
         let queue = context.new_stream()?;
-        let module = context.load_module(Ptx::from_binary(FATBIN.to_vec()))?;
+        let module = |fatbin: &[u8]| context.load_module(Ptx::from_binary(fatbin.to_vec()));
         Ok(Self {
+            decode: module(DECODE)?,
+            prefill: module(PREFILL)?,
             context,
             queue,
-            module,
             name,
         })
     }
@@ -109,13 +115,14 @@ impl Gpu {
         Ok(self.context.mem_get_info()?)
     }
 
-    /// A kernel that may have so much shared memory.
-    pub fn kernel(&self, name: &str, shared: usize) -> Result<Kernel, GpuError> {
-        let function = self.module.load_function(name)?;
-        let attribute =
-            sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        function.set_attribute(attribute, shared as i32)?;
-        Ok(Kernel(function))
+    /// A kernel of `decode.cu` that may have so much shared memory.
+    pub fn decode_kernel(&self, name: &str, shared: usize) -> Result<Kernel, GpuError> {
+        kernel(&self.decode, name, shared)
+    }
+
+    /// The same of `prefill.cu`.
+    pub fn prefill_kernel(&self, name: &str, shared: usize) -> Result<Kernel, GpuError> {
+        kernel(&self.prefill, name, shared)
     }
 
     /// Its multiprocessors: a block of the kernels fills one.
@@ -158,6 +165,11 @@ impl Gpu {
         Ok(self.queue.synchronize()?)
     }
 
+    /// Waits until all that was asked for is done.
+    pub fn wait(&self) -> Result<(), GpuError> {
+        Ok(self.queue.synchronize()?)
+    }
+
     /// Clears bytes.
     pub fn clear(&self, memory: &mut Memory, range: Range<usize>) -> Result<(), GpuError> {
         Ok(self.queue.memset_zeros(&mut memory.0.slice_mut(range))?)
@@ -176,7 +188,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Puts a launch into the queue.
+    /// Puts a launch of a kernel of `decode.cu` into the queue.
     pub fn launch(
         &self,
         kernel: &Kernel,
@@ -190,7 +202,23 @@ impl Gpu {
         // SAFETY: the arguments have the types and the order of the kernel's. `plan` and the turns
         // name memory of this GPU that the caller holds and that is as large as `Layout` says;
         // whoever frees it does so in the order of the same queue.
-        unsafe { launch.launch(config(n_blocks, shared)) }?;
+        unsafe { launch.launch(config((n_blocks as u32, 1), THREADS, shared)) }?;
+        Ok(())
+    }
+
+    /// Puts a launch of a kernel of `prefill.cu` into the queue.
+    pub fn launch_prompt(
+        &self,
+        kernel: &Kernel,
+        prompt: &Prompt,
+        grid: Grid,
+    ) -> Result<(), GpuError> {
+        let mut launch = self.queue.launch_builder(&kernel.0);
+        launch.arg(prompt);
+        // SAFETY: the only argument is of the kernel's type. It names a lane and the scratch of
+        // `Prefill`, which the caller holds and whose parts are as large as a piece; whoever frees them
+        // does so in the order of the same queue.
+        unsafe { launch.launch(config(grid.blocks, grid.threads, grid.shared)) }?;
         Ok(())
     }
 }
@@ -214,10 +242,17 @@ impl Memory {
     }
 }
 
-fn config(n_blocks: usize, shared: usize) -> LaunchConfig {
+fn kernel(module: &Arc<CudaModule>, name: &str, shared: usize) -> Result<Kernel, GpuError> {
+    let function = module.load_function(name)?;
+    let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    function.set_attribute(attribute, shared as i32)?;
+    Ok(Kernel(function))
+}
+
+fn config(blocks: (u32, u32), threads: u32, shared: usize) -> LaunchConfig {
     LaunchConfig {
-        grid_dim: (n_blocks as u32, 1, 1),
-        block_dim: (THREADS, 1, 1),
+        grid_dim: (blocks.0, blocks.1, 1),
+        block_dim: (threads, 1, 1),
         shared_mem_bytes: shared as u32,
     }
 }

@@ -59,6 +59,24 @@ pub struct Plan {
     filter: [FilterPlan; MOST_FILTERS],
 }
 
+impl Plan {
+    /// How many layers.
+    pub fn n_layers(&self) -> u32 {
+        self.n_layers
+    }
+
+    /// How many filters.
+    pub fn n_filters(&self) -> u32 {
+        self.n_filters
+    }
+
+    /// A layer's stride and rows.
+    pub fn spacing(&self, layer: usize) -> (u64, u64) {
+        let layer = &self.layers[layer];
+        (u64::from(layer.stride), u64::from(layer.rows))
+    }
+}
+
 /// One lane's part in a launch.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -347,7 +365,7 @@ pub const HEAD_BYTES: usize = 384;
 pub const TILE_ROWS: usize = 16;
 
 /// Places of a filter's ring: as many as it sees, at least, and a power of two.
-fn ring(taps: usize) -> usize {
+pub fn ring(taps: usize) -> usize {
     taps.next_power_of_two()
 }
 
