@@ -21,9 +21,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::engine::{Device, DrawParams};
+use crate::draw::{self, DrawPatch};
+use crate::engine::Device;
 use fault::{Fault, blame, fault, locate, out_of, path_of, value_error};
 use find::is_bare_name;
 
@@ -85,7 +86,7 @@ pub struct SessionsConfig {
 
 /// One `[[station]]`: a stream that all its listeners share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default, remote = "Self")]
 pub struct StationConfig {
     /// Its place in addresses: `/v1/stations/NAME/stream`.
     pub name: String,
@@ -93,20 +94,9 @@ pub struct StationConfig {
     pub model: Option<PathBuf>,
     /// The same seed and model play the same for ever; from the clock when absent.
     pub seed: Option<u64>,
-    /// See [`DrawParams::temperature`]; the model's when absent, as with the next four.
-    pub temperature: Option<f32>,
-    /// See [`DrawParams::max_entropy`].
-    pub max_entropy: Option<f32>,
-    /// See [`DrawParams::max_rise`].
-    pub max_rise: Option<f32>,
-    /// See [`DrawParams::leveling`].
-    pub leveling: Option<f32>,
-    /// See [`DrawParams::max_click`].
-    pub max_click: Option<f32>,
-    /// See [`DrawParams::top_p`].
-    pub top_p: Option<f32>,
-    /// See [`DrawParams::min_p`].
-    pub min_p: Option<f32>,
+    /// How it is drawn, key by key; as the model says when absent.
+    #[serde(flatten, skip_deserializing, serialize_with = "draw::given")]
+    pub draw: DrawPatch,
     /// A WAV file the model hears first and then continues; from silence when absent.
     pub prompt: Option<PathBuf>,
     /// Whether it returns by itself from noise and from silence that does not end.
@@ -144,13 +134,7 @@ impl Default for StationConfig {
             // New music at each start; the log tells the seed, so it can be played again.
             seed: None,
             // What a model was found to play best with is its own.
-            temperature: None,
-            max_entropy: None,
-            max_rise: None,
-            leveling: None,
-            max_click: None,
-            top_p: None,
-            min_p: None,
+            draw: DrawPatch::default(),
             prompt: None,
             // It costs two lanes of memory and next to no time, and nobody sits beside a daemon.
             watch: true,
@@ -330,20 +314,22 @@ impl Config {
     }
 }
 
-impl StationConfig {
-    /// How this station chooses its codes, of a model that is drawn from as `usual`.
-    pub fn draw(&self, usual: &DrawParams) -> DrawParams {
-        DrawParams {
-            temperature: self.temperature.unwrap_or(usual.temperature),
-            max_entropy: self.max_entropy.unwrap_or(usual.max_entropy),
-            max_rise: self.max_rise.unwrap_or(usual.max_rise),
-            leveling: self.leveling.unwrap_or(usual.leveling),
-            max_click: self.max_click.unwrap_or(usual.max_click),
-            top_p: self.top_p.unwrap_or(usual.top_p),
-            min_p: self.min_p.unwrap_or(usual.min_p),
-        }
+impl<'de> Deserialize<'de> for StationConfig {
+    fn deserialize<D: Deserializer<'de>>(table: D) -> Result<Self, D::Error> {
+        let mut draw = DrawPatch::default();
+        // What is derived bears the same name and knows nothing of how it is drawn.
+        let station = Self::deserialize(draw.among(table))?;
+        Ok(Self { draw, ..station })
     }
+}
 
+impl Serialize for StationConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl StationConfig {
     fn first_fault(&self, index: &str) -> Option<Fault> {
         let at = |key| ["station", index, key];
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -351,18 +337,9 @@ impl StationConfig {
             let why = "must be 1 to 64 letters, digits, '-' or '_': it is part of an address";
             return fault(&at("name"), why.into());
         }
-        [
-            (limits::TEMPERATURE, "temperature", self.temperature),
-            (limits::MAX_ENTROPY, "max_entropy", self.max_entropy),
-            (limits::MAX_RISE, "max_rise", self.max_rise),
-            (limits::LEVELING, "leveling", self.leveling),
-            (limits::MAX_CLICK, "max_click", self.max_click),
-            (limits::TOP_P, "top_p", self.top_p),
-            (limits::MIN_P, "min_p", self.min_p),
-        ]
-        .into_iter()
-        .find_map(|(limits, key, value)| out_of(limits, &at(key), value?))
-        .or_else(|| self.record.as_ref()?.first_fault(index))
+        let mut draw = self.draw.each().into_iter();
+        draw.find_map(|(parameter, value)| out_of(parameter.limits, &at(parameter.key), value?))
+            .or_else(|| self.record.as_ref()?.first_fault(index))
     }
 }
 

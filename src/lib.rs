@@ -7,6 +7,7 @@
 pub mod access;
 pub mod capacity;
 pub mod files;
+pub mod limits;
 pub mod machine;
 pub mod mulaw;
 pub mod plot;
@@ -14,6 +15,7 @@ pub mod sound;
 pub mod telemetry;
 
 pub mod broadcast;
+pub mod draw;
 pub mod protocol;
 pub mod resample;
 

@@ -9,9 +9,10 @@
 mod fields;
 mod session;
 
+use crate::draw::{self, DrawParams, DrawPatch};
 use crate::mulaw;
-use fields::{as_string, finite, plain_option, plain_string, seed_option, seed_text};
-use serde::{Deserialize, Serialize};
+use fields::{as_string, finite, finite_draw, plain_option, plain_string, seed_option, seed_text};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use fields::plain;
 pub use session::{PromptHead, Start, Wish};
@@ -276,7 +277,8 @@ pub struct Facts {
     #[serde(with = "as_string")]
     pub seed: u64,
     /// How codes are drawn.
-    pub draw: Draw,
+    #[serde(deserialize_with = "finite_draw")]
+    pub draw: DrawParams,
     /// The position from which seed and draw have been so.
     pub since: u64,
     /// What computes, for the record: every instruction set gives the same codes.
@@ -303,7 +305,8 @@ pub struct Changed {
     #[serde(with = "as_string")]
     pub seed: u64,
     /// How codes are drawn.
-    pub draw: Draw,
+    #[serde(deserialize_with = "finite_draw")]
+    pub draw: DrawParams,
     /// Of the codes that the stream goes over to, in hexadecimal; absent where it goes on from its own
     /// past.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -318,39 +321,36 @@ pub struct Changed {
 
 /// What is asked of a station; what is absent stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default, remote = "Self")]
 pub struct Patch {
     /// See [`Facts::seed`]; a number is understood, too.
     #[serde(deserialize_with = "seed_option", serialize_with = "seed_text")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// See [`Draw::temperature`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f32>,
-    /// See [`Draw::max_entropy`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_entropy: Option<f32>,
-    /// See [`Draw::max_rise`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_rise: Option<f32>,
-    /// See [`Draw::leveling`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub leveling: Option<f32>,
-    /// See [`Draw::max_click`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_click: Option<f32>,
-    /// See [`Draw::top_p`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_p: Option<f32>,
-    /// See [`Draw::min_p`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_p: Option<f32>,
+    /// How codes are drawn, key by key.
+    #[serde(flatten, skip_deserializing, serialize_with = "draw::given")]
+    pub draw: DrawPatch,
     /// See [`Changed::volume_db`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_db: Option<f32>,
     /// See [`Changed::mute`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mute: Option<bool>,
+}
+
+impl<'de> Deserialize<'de> for Patch {
+    fn deserialize<D: Deserializer<'de>>(object: D) -> Result<Self, D::Error> {
+        let mut draw = DrawPatch::default();
+        // What is derived bears the same name and knows nothing of how codes are drawn.
+        let patch = Self::deserialize(draw.among(object))?;
+        Ok(Self { draw, ..patch })
+    }
+}
+
+impl Serialize for Patch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 impl Patch {
@@ -368,19 +368,6 @@ impl Patch {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-
-    /// These parameters, changed as it says.
-    pub fn draw(&self, now: Draw) -> Draw {
-        Draw {
-            temperature: self.temperature.unwrap_or(now.temperature),
-            max_entropy: self.max_entropy.unwrap_or(now.max_entropy),
-            max_rise: self.max_rise.unwrap_or(now.max_rise),
-            leveling: self.leveling.unwrap_or(now.leveling),
-            max_click: self.max_click.unwrap_or(now.max_click),
-            top_p: self.top_p.unwrap_or(now.top_p),
-            min_p: self.min_p.unwrap_or(now.min_p),
-        }
-    }
 }
 
 /// The model, so that a stream can be computed again.
@@ -392,34 +379,6 @@ pub struct ModelFacts {
     /// Of its weights, in hexadecimal.
     #[serde(deserialize_with = "plain_string")]
     pub sha256: String,
-}
-
-/// How codes are drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Draw {
-    /// Divides the logits.
-    #[serde(deserialize_with = "finite")]
-    pub temperature: f32,
-    /// Bits that are left to a draw, about; 8 leaves all.
-    #[serde(deserialize_with = "finite")]
-    pub max_entropy: f32,
-    /// Bits that a draw may hold more than the last ones did; 8 leaves all.
-    #[serde(deserialize_with = "finite")]
-    pub max_rise: f32,
-    /// The share by which the temperature rises for each octave that the stream is too quiet; 0
-    /// leaves it.
-    #[serde(deserialize_with = "finite")]
-    pub leveling: f32,
-    /// How far a sample may stand out of its neighbours, in usual distances, before the next must follow
-    /// it; 100 lets all pass.
-    #[serde(deserialize_with = "finite")]
-    pub max_click: f32,
-    /// The fewest codes whose probabilities reach this sum are kept.
-    #[serde(deserialize_with = "finite")]
-    pub top_p: f32,
-    /// Codes at least this likely are kept, as a share of the likeliest.
-    #[serde(deserialize_with = "finite")]
-    pub min_p: f32,
 }
 
 /// The first message of a connection.

@@ -151,7 +151,7 @@ impl Setup {
         let snapshot = state.snapshot;
         self.starts[0] = Start {
             seed: asked.seed.unwrap_or(snapshot.seed),
-            draw: asked.draw(&snapshot.draw),
+            draw: asked.draw.unwrap_or(snapshot.draw),
             prompt: Vec::new(),
             kept: Some(Arc::new(snapshot)),
         };
@@ -256,7 +256,7 @@ fn start(station: &StationConfig, index: u64, model: &Model) -> Result<Start, Se
     Ok(Start {
         // Stations that leave the seed to the clock shall not play the same.
         seed: station.seed.unwrap_or_else(|| seed_from_clock() + index),
-        draw: station.draw(&model.config.draw),
+        draw: station.draw.unwrap_or(model.config.draw),
         prompt: prompt.map_or_else(|| Ok(Vec::new()), |path| prompt_codes(path, model))?,
         kept: None,
     })

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::control::{DrawParams, Snapshot};
+use crate::control::Snapshot;
+use crate::draw::{DrawParams, or_neutral};
 use crate::files;
 
 const TITLE: &[u8] = b"longwave state 1\n";
@@ -38,6 +39,7 @@ pub struct Asked {
     /// None that the clock has chosen.
     pub seed: Option<u64>,
     /// How it is drawn.
+    #[serde(deserialize_with = "or_neutral")]
     pub draw: DrawParams,
     /// Of the codes that it hears first, if any.
     pub prompt_sha256: Option<String>,
@@ -92,6 +94,7 @@ struct Head {
     model_sha256: String,
     asked: Asked,
     seed: u64,
+    #[serde(deserialize_with = "or_neutral")]
     draw: DrawParams,
     gain: f32,
     position: u64,

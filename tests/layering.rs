@@ -13,6 +13,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("access", &[]),
     ("capacity", &[]),
     ("files", &[]),
+    ("limits", &[]),
     ("machine", &[]),
     ("mulaw", &[]),
     ("plot", &[]),
@@ -20,14 +21,15 @@ const LAW: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("tls", &[]),
     ("broadcast", &[]),
-    ("protocol", &["mulaw"]),
+    ("draw", &["limits"]),
+    ("protocol", &["draw", "mulaw"]),
     ("resample", &[]),
     ("wav", &["resample"]),
     ("control", &["engine", "resample", "telemetry"]),
     ("corpus", &["files", "resample", "wav"]),
     ("compute", &[]),
     ("predictor", &["compute", "mulaw"]),
-    ("model", &["files", "predictor"]),
+    ("model", &["draw", "files", "predictor"]),
     (
         "engine",
         &["machine", "model", "compute", "mulaw", "predictor"],
@@ -98,10 +100,10 @@ const LAW: &[(&str, &[&str])] = &[
         "record",
         &["broadcast", "files", "mulaw", "telemetry", "wav"],
     ),
-    // Values only: how a stream draws, the names of instruction sets and of a recording's formats.
-    ("config", &["engine", "record"]),
+    // Values only: how a stream draws, devices, the names of instruction sets and of a recording's formats.
+    ("config", &["draw", "engine", "limits", "record"]),
     ("signals", &[]),
-    ("state", &["control", "files"]),
+    ("state", &["control", "draw", "files"]),
     (
         "setup",
         &[

@@ -65,13 +65,10 @@ impl Times {
 
 /// As the models that are shipped are drawn from: holding the entropy is the dearest part of it.
 const DRAW: DrawParams = DrawParams {
-    temperature: 1.0,
     max_entropy: 4.0,
     max_rise: 1.0,
-    leveling: 0.0,
     max_click: 4.0,
-    top_p: 1.0,
-    min_p: 0.0,
+    ..DrawParams::NEUTRAL
 };
 
 /// Puts every lane into its hundredth hour.

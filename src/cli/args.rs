@@ -4,6 +4,7 @@
 //! defaults that the help names are compared with [`Config::default`] by a test.
 
 pub mod audit;
+pub mod draw;
 pub mod eval;
 pub mod prepare;
 pub mod serve;
@@ -24,6 +25,7 @@ use longwave::engine::{Device, Isa};
 use longwave::wav::WavFormat;
 
 use audit::AuditArgs;
+use draw::DrawArgs;
 use eval::EvalArgs;
 use prepare::PrepareArgs;
 use serve::{ControlArgs, LinkArgs, ServeArgs};
@@ -234,46 +236,8 @@ pub struct StreamArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
-    /// Below 1 the likely becomes likelier, 0 takes the likeliest always [default: the model's]
-    #[arg(long, value_name = "T", allow_negative_numbers = true,
-        value_parser = within::<f32>(limits::TEMPERATURE))]
-    pub temperature: Option<f32>,
-
-    /// Lower the temperature of steps that are less certain, until about so many bits are left; 8
-    /// leaves all as they are [default: the model's]
-    #[arg(long, value_name = "BITS", allow_negative_numbers = true,
-        value_parser = within::<f32>(limits::MAX_ENTROPY))]
-    pub max_entropy: Option<f32>,
-
-    /// Do the same to steps that are so many bits less certain than the last milliseconds; 8 leaves
-    /// all as they are [default: the model's]
-    #[arg(long, value_name = "BITS", allow_negative_numbers = true,
-        value_parser = within::<f32>(limits::MAX_RISE))]
-    pub max_rise: Option<f32>,
-
-    /// Raise the temperature by this share for each octave that the stream is quieter than middling, and
-    /// lower it for each that it is louder; 0 leaves it [default: the model's]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true,
-        value_parser = within::<f32>(limits::LEVELING))]
-    pub leveling: Option<f32>,
-
-    /// How far a sample may stand out of its neighbours, in usual distances, before the next must follow it:
-    /// what nothing follows is a click. For models whose predictor begins with a filter of 48 taps or more;
-    /// 100 lets all pass [default: the model's]
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-        value_parser = within::<f32>(limits::MAX_CLICK))]
-    pub max_click: Option<f32>,
-
-    /// Keep the fewest codes whose probabilities reach P; 1 keeps all [default: the model's]
-    #[arg(long, value_name = "P", allow_negative_numbers = true,
-        value_parser = within::<f32>(limits::TOP_P))]
-    pub top_p: Option<f32>,
-
-    /// Keep codes at least P times as likely as the likeliest; 0 keeps all [default: the
-    /// model's]
-    #[arg(long, value_name = "P", allow_negative_numbers = true,
-        value_parser = within::<f32>(limits::MIN_P))]
-    pub min_p: Option<f32>,
+    #[command(flatten)]
+    pub draw: DrawArgs,
 
     /// A WAV file, of any rate, that the model hears first and then continues
     #[arg(long, value_name = "F.wav", value_hint = ValueHint::FilePath)]
@@ -492,13 +456,7 @@ impl StreamArgs {
     fn apply(self, config: &mut Config) {
         for station in &mut config.stations {
             station.seed = self.seed.or(station.seed);
-            station.temperature = self.temperature.or(station.temperature);
-            station.max_entropy = self.max_entropy.or(station.max_entropy);
-            station.max_rise = self.max_rise.or(station.max_rise);
-            station.leveling = self.leveling.or(station.leveling);
-            station.max_click = self.max_click.or(station.max_click);
-            station.top_p = self.top_p.or(station.top_p);
-            station.min_p = self.min_p.or(station.min_p);
+            station.draw = self.draw.0.or(station.draw);
             station.prompt = self.prompt.clone().or(station.prompt.take());
         }
     }

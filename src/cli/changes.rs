@@ -4,7 +4,6 @@ use std::path::Path;
 
 use eyre::{WrapErr, bail};
 use longwave::control::Change;
-use longwave::net;
 use longwave::protocol::Changed;
 use longwave::state::prompt_sha256;
 use serde::Deserialize;
@@ -60,7 +59,7 @@ fn change(changed: Changed, prompts: &[(Option<String>, Vec<u8>)]) -> eyre::Resu
     };
     let change = Change {
         seed: Some(changed.seed),
-        draw: Some(net::draw_params(&changed.draw)),
+        draw: Some(changed.draw),
         gain: None,
         prompt,
     };

@@ -91,16 +91,12 @@ fn line(station: &str, changed: &Changed) -> String {
         mute,
         ..
     } = changed;
+    let draw = draw
+        .each()
+        .map(|(parameter, value)| format!("{}={value} ", parameter.key));
     format!(
-        "{station}: from position {since} seed={seed} temperature={} max_entropy={} max_rise={} \
-         leveling={} max_click={} top_p={} min_p={} volume_db={volume_db} mute={mute}",
-        draw.temperature,
-        draw.max_entropy,
-        draw.max_rise,
-        draw.leveling,
-        draw.max_click,
-        draw.top_p,
-        draw.min_p
+        "{station}: from position {since} seed={seed} {}volume_db={volume_db} mute={mute}",
+        draw.concat()
     )
 }
 
@@ -236,7 +232,7 @@ mod tests {
     #[test]
     fn what_is_typed_becomes_a_change_or_a_sentence() {
         let change = typed(&["temperature=1.02", "seed=18446744073709551615"]).unwrap();
-        assert_eq!(change.temperature, Some(1.02));
+        assert_eq!(change.draw.temperature, Some(1.02));
         assert_eq!(change.seed, Some(u64::MAX));
         assert!(typed(&[]).unwrap().is_empty());
         for (words, why) in [

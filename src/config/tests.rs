@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::draw::{KEYS, PARAMETERS};
 
 fn refusal(text: &str) -> String {
     Config::parse(text, Path::new("c.toml"))
@@ -46,36 +47,27 @@ fn the_example_holds_every_key_and_its_default() {
 
 #[test]
 fn a_station_is_drawn_as_its_model_unless_it_says_otherwise_key_by_key() {
-    let usual = DrawParams {
-        temperature: 1.1,
-        max_entropy: 4.4,
-        max_rise: 1.0,
-        leveling: 0.01,
-        max_click: 4.0,
-        top_p: 0.9,
-        min_p: 0.01,
+    let station = |line: &str| {
+        let config = Config::parse(&format!("[[station]]\n{line}"), Path::new("c.toml"));
+        config.map(|config| config.stations[0].draw)
     };
-    let mut station = StationConfig::default();
-    assert_eq!(station.draw(&usual), usual);
-    (station.temperature, station.max_entropy) = (Some(0.5), Some(3.0));
-    let own = DrawParams {
-        temperature: 0.5,
-        max_entropy: 3.0,
-        ..usual
-    };
-    assert_eq!(station.draw(&usual), own);
-    (station.top_p, station.min_p) = (Some(0.7), Some(0.0));
-    (station.max_rise, station.leveling) = (Some(8.0), Some(0.0));
-    station.max_click = Some(3.0);
-    let own = DrawParams {
-        max_rise: 8.0,
-        leveling: 0.0,
-        max_click: 3.0,
-        top_p: 0.7,
-        min_p: 0.0,
-        ..own
-    };
-    assert_eq!(station.draw(&usual), own);
+    assert_eq!(station("").unwrap(), DrawPatch::default());
+    for &key in KEYS {
+        let expected = PARAMETERS.map(|parameter| (parameter.key == key).then_some(1.0));
+        match station(&format!("{key} = 1.0")) {
+            Ok(draw) => assert_eq!(draw, expected),
+            // Some begin or end before.
+            Err(why) => assert!(
+                why.to_string().contains(&format!("line 2, `{key} = 1.0`")),
+                "{why}"
+            ),
+        }
+        let why = station(&format!("{key} = -1.0")).unwrap_err().to_string();
+        assert!(
+            why.contains(&format!("line 2, `{key} = -1.0`: must be ")),
+            "{why}"
+        );
+    }
 }
 
 #[test]
@@ -89,7 +81,10 @@ fn what_is_printed_can_be_read() {
     });
     config.stations.push(StationConfig {
         name: "second".into(),
-        temperature: Some(0.7),
+        draw: DrawPatch {
+            temperature: Some(0.7),
+            ..DrawPatch::default()
+        },
         ..StationConfig::default()
     });
     config.cards[0].enabled = CardUse::Off;

@@ -9,7 +9,7 @@ use crate::control::{ChunkShape, Controls};
 use crate::engine::Omen;
 use crate::model::Model;
 use crate::net::{self, Desk};
-use crate::protocol::{Draw, Facts, ModelFacts};
+use crate::protocol::{Facts, ModelFacts};
 use crate::pump::{Engine, Opening, PumpSettings, Start};
 use crate::setup::{ModelEngine, Setup};
 use crate::state;
@@ -140,15 +140,7 @@ fn facts(name: &str, start: &Start, engine: &ModelEngine, chunk: ChunkShape) -> 
             sha256: engine.model.sha256.clone(),
         },
         seed: start.seed,
-        draw: Draw {
-            temperature: start.draw.temperature,
-            max_entropy: start.draw.max_entropy,
-            max_rise: start.draw.max_rise,
-            leveling: start.draw.leveling,
-            max_click: start.draw.max_click,
-            top_p: start.draw.top_p,
-            min_p: start.draw.min_p,
-        },
+        draw: start.draw,
         since: start.first_position(),
         isa: engine.decoder.isa().to_owned(),
         sample_rate_hz: chunk.rate_hz,

@@ -183,17 +183,11 @@ impl Present {
 /// What of a station that plays is to be otherwise.
 fn wish(seat: &Seat, old: &StationConfig, new: &StationConfig) -> Result<Option<Wish>, SetupError> {
     let model: &Model = &seat.model;
-    let (before, draw) = (old.draw(&model.config.draw), new.draw(&model.config.draw));
-    let has = |is_new: bool, value: f32| is_new.then_some(value);
+    let usual = model.config.draw;
+    let (before, draw) = (old.draw.unwrap_or(usual), new.draw.unwrap_or(usual));
     let patch = Patch {
         seed: new.seed.filter(|_| new.seed != old.seed),
-        temperature: has(draw.temperature != before.temperature, draw.temperature),
-        max_entropy: has(draw.max_entropy != before.max_entropy, draw.max_entropy),
-        max_rise: has(draw.max_rise != before.max_rise, draw.max_rise),
-        leveling: has(draw.leveling != before.leveling, draw.leveling),
-        max_click: has(draw.max_click != before.max_click, draw.max_click),
-        top_p: has(draw.top_p != before.top_p, draw.top_p),
-        min_p: has(draw.min_p != before.min_p, draw.min_p),
+        draw: draw.zip(before, |new, old| (new != old).then_some(new)),
         ..Patch::default()
     };
     let heard = |path| setup::prompt_codes(path, model);

@@ -269,15 +269,7 @@ mod tests {
         logits
     }
 
-    const ALL: DrawParams = DrawParams {
-        temperature: 1.0,
-        max_entropy: DrawParams::MAX_ENTROPY_BITS,
-        max_rise: 8.0,
-        leveling: 0.0,
-        max_click: 100.0,
-        top_p: 1.0,
-        min_p: 0.0,
-    };
+    const ALL: DrawParams = DrawParams::NEUTRAL;
 
     #[test]
     fn philox_gives_the_known_answers_of_its_authors() {

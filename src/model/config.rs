@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::pattern::{self, Layer};
 use super::{DrawParams, ModelError, checkpoint};
+use crate::draw::or_neutral;
 use crate::predictor::{self, FilterPlan};
 
 /// The sizes and the pattern of a model. Made only by [`ModelConfig::parse`], so all hold together.
@@ -73,7 +74,7 @@ struct ConfigFile {
     rope_harmonics: Vec<u32>,
     #[serde(default)]
     predictor: Vec<FilterPlan>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_neutral")]
     draw: DrawParams,
     sample_rate: u32,
     codec: String,

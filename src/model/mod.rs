@@ -9,16 +9,16 @@
 
 mod checkpoint;
 mod config;
-mod draw;
 pub mod pattern;
 mod rotary;
 
 pub use checkpoint::{LayerWeights, Weights, save};
 pub(crate) use config::lcm;
 pub use config::{Codec, ModelConfig};
-pub use draw::DrawParams;
 pub use pattern::{Head, Layer, Pattern, Placed, Spacing};
 pub use rotary::Rotary;
+
+pub use crate::draw::DrawParams;
 
 use std::path::{Path, PathBuf};
 

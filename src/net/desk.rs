@@ -2,8 +2,8 @@
 //! told to all who listen.
 
 use super::http::Refusal;
-use crate::control::{Change, ControlError, Controls, DrawParams, Receipt, Whose};
-use crate::protocol::{Changed, Draw, Facts, Patch};
+use crate::control::{Change, ControlError, Controls, Receipt, Whose};
+use crate::protocol::{Changed, Facts, Patch};
 use crate::state::sha256_of;
 use axum::http::StatusCode;
 use std::collections::VecDeque;
@@ -153,7 +153,7 @@ impl Desk {
         let (codes, sha256) = prompt.map(|p| (p.codes, p.sha256)).unzip();
         let change = Change {
             seed: Some(changed.seed),
-            draw: Some(draw_params(&changed.draw)),
+            draw: Some(changed.draw),
             gain: Some(gain),
             prompt: codes,
         };
@@ -166,7 +166,7 @@ impl Desk {
             self.now.borrow().facts.station,
             changed.since,
             changed.seed,
-            draw_params(&changed.draw),
+            changed.draw,
             if changed.prompt_sha256.is_some() {
                 ", a new prompt"
             } else {
@@ -182,12 +182,12 @@ impl Desk {
         let wanted = Changed {
             since: 0,
             seed: patch.seed.unwrap_or(now.facts.seed),
-            draw: patch.draw(now.facts.draw),
+            draw: patch.draw.unwrap_or(now.facts.draw),
             prompt_sha256: None,
             volume_db: patch.volume_db.unwrap_or(now.volume_db),
             mute: patch.mute.unwrap_or(now.mute),
         };
-        draw_params(&wanted.draw).check().map_err(bad)?;
+        wanted.draw.check().map_err(bad)?;
         if !VOLUMES_DB.contains(&wanted.volume_db) {
             let volume_db = wanted.volume_db;
             return Err(bad(format!(
@@ -219,19 +219,6 @@ async fn answer(receipt: Result<Receipt, ControlError>) -> Result<u64, Refusal> 
             }
             None => time::sleep(LOOK).await,
         }
-    }
-}
-
-/// How codes are drawn, from the wire, as the engine has it.
-pub fn draw_params(draw: &Draw) -> DrawParams {
-    DrawParams {
-        temperature: draw.temperature,
-        max_entropy: draw.max_entropy,
-        max_rise: draw.max_rise,
-        leveling: draw.leveling,
-        max_click: draw.max_click,
-        top_p: draw.top_p,
-        min_p: draw.min_p,
     }
 }
 

@@ -133,9 +133,9 @@ impl Feed {
 pub(super) mod tests {
     use super::*;
     use crate::broadcast;
-    use crate::control;
+    use crate::control::{self, DrawParams};
     use crate::net::{Desk, House, Settings, Station};
-    use crate::protocol::{Draw, Facts, ModelFacts};
+    use crate::protocol::{Facts, ModelFacts};
     use std::sync::Arc;
     use tokio::task::JoinSet;
 
@@ -147,15 +147,7 @@ pub(super) mod tests {
                 sha256: String::new(),
             },
             seed: 7,
-            draw: Draw {
-                temperature: 1.0,
-                max_entropy: 8.0,
-                max_rise: 8.0,
-                leveling: 0.0,
-                max_click: 100.0,
-                top_p: 1.0,
-                min_p: 0.0,
-            },
+            draw: DrawParams::default(),
             since: 0,
             isa: "portable".into(),
             sample_rate_hz: 16_000,

@@ -55,7 +55,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 use visitor::Peer;
 
-pub use desk::{Desk, draw_params};
+pub use desk::Desk;
 pub use readiness::Readiness;
 pub use sessions::{SessionModel, Sessions};
 pub use state::{Inquiry, STATES_MAX};

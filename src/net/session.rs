@@ -1,7 +1,6 @@
 //! A session from its first request to its end.
 
 use super::Lobby;
-use super::desk::draw_params;
 use super::http::Refusal;
 use super::places::Share;
 use super::sessions::{Opened, Seat};
@@ -373,15 +372,15 @@ impl Player {
         let changed = Changed {
             since: 0,
             seed: patch.seed.unwrap_or(facts.seed),
-            draw: patch.draw(facts.draw),
+            draw: patch.draw.unwrap_or(facts.draw),
             prompt_sha256: prompt.as_deref().map(crate::state::sha256_of),
             volume_db: 0.0,
             mute: false,
         };
-        draw_params(&changed.draw).check().map_err(Ended::Refused)?;
+        changed.draw.check().map_err(Ended::Refused)?;
         let change = Change {
             seed: Some(changed.seed),
-            draw: Some(draw_params(&changed.draw)),
+            draw: Some(changed.draw),
             gain: None,
             prompt,
         };

@@ -1,6 +1,5 @@
 //! What sessions there are, and opening one: the request, its prompt, a place in the pump.
 
-use super::desk::draw_params;
 use crate::control::{Change, Controls, Receipt};
 use crate::mulaw;
 use crate::protocol::{Facts, Format, PromptHead, Start};
@@ -155,8 +154,8 @@ impl Register {
             Some((_, _, facts)) => facts.clone(),
             None => self.models[engine].facts.clone(),
         };
-        facts.draw = start.draw.draw(facts.draw);
-        draw_params(&facts.draw).check()?;
+        facts.draw = start.draw.draw.unwrap_or(facts.draw);
+        facts.draw.check()?;
         facts.seed = start
             .seed
             .unwrap_or(RandomState::new().hash_one(number) >> 32);
@@ -165,7 +164,7 @@ impl Register {
         }
         let begin = Change {
             seed: Some(facts.seed),
-            draw: Some(draw_params(&facts.draw)),
+            draw: Some(facts.draw),
             gain: None,
             prompt,
         };

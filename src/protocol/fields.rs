@@ -1,6 +1,7 @@
 //! Fields of messages as strangers write them: each is read as what it may be and written so that everybody
 //! can read it.
 
+use crate::draw::{Draw, DrawParams};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serializer};
 
@@ -34,6 +35,17 @@ pub(super) fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, 
     let number = f32::deserialize(deserializer)?;
     let error = || D::Error::custom("a number is beyond all bounds");
     number.is_finite().then_some(number).ok_or_else(error)
+}
+
+/// All parameters, and each of them finite.
+pub(super) fn finite_draw<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<DrawParams, D::Error> {
+    #[derive(Deserialize)]
+    struct Finite(#[serde(deserialize_with = "finite")] f32);
+
+    let draw = Draw::<Finite>::deserialize(deserializer)?;
+    Ok(draw.map(|Finite(value)| value))
 }
 
 /// Beyond 2^53 a number is not what some readers take it for.

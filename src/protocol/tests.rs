@@ -20,7 +20,7 @@ fn hello() -> Hello {
                 sha256: "2f0c".repeat(16),
             },
             seed: u64::MAX,
-            draw: Draw {
+            draw: DrawParams {
                 temperature: 0.95,
                 max_entropy: 4.5,
                 max_rise: 1.25,
@@ -242,7 +242,10 @@ fn the_start_of_a_session_in_the_document_is_understood() {
     let Wish::Start(start) = Wish::from_json(&documented("start")).unwrap() else {
         panic!("it is no start");
     };
-    assert_eq!((start.seed, start.draw.temperature), (Some(7), Some(0.95)));
+    assert_eq!(
+        (start.seed, start.draw.draw.temperature),
+        (Some(7), Some(0.95))
+    );
     let prompt = start.prompt.unwrap();
     assert_eq!((prompt.rate_hz, prompt.n_bytes), (Some(48_000), 384_000));
     assert_eq!((start.budget_s, start.branch_of), (Some(60.0), None));

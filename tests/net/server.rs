@@ -3,10 +3,11 @@
 use futures_util::StreamExt;
 use longwave::broadcast::{self, Writer};
 use longwave::control::{self, ChunkShape, Inbox};
+use longwave::draw::DrawParams;
 use longwave::net::{
     self, Desk, House, Inquiry, Readiness, STATES_MAX, Sessions, Settings, Station,
 };
-use longwave::protocol::{Draw, Event, Facts, Hello, ModelFacts, Packet};
+use longwave::protocol::{Event, Facts, Hello, ModelFacts, Packet};
 use longwave::telemetry::Telemetry;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,14 +42,9 @@ pub fn facts(station: &str) -> Facts {
             sha256: "ab".repeat(32),
         },
         seed: 7,
-        draw: Draw {
+        draw: DrawParams {
             temperature: 0.95,
-            max_entropy: 8.0,
-            max_rise: 8.0,
-            leveling: 0.0,
-            max_click: 100.0,
-            top_p: 1.0,
-            min_p: 0.0,
+            ..DrawParams::default()
         },
         since: FIRST_POSITION,
         isa: "naive".into(),

@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, ValueHint};
 use longwave::config::limits;
 use longwave::config::{Config, ConfigError, StationConfig};
 use longwave::corpus::Split;
+use longwave::draw::KEYS;
 
 use super::{ModelArgs, StreamArgs, WatchArgs, split, within};
 
@@ -20,7 +21,7 @@ const STREAMS_MAX: usize = 256;
 pub struct AuditArgs {
     /// A recording to judge, at the reference's rate
     #[arg(value_name = "F.wav", value_hint = ValueHint::FilePath,
-        conflicts_with_all = ["minutes", "model", "seed", "temperature", "max_entropy", "max_rise", "leveling", "max_click", "top_p", "min_p", "prompt"])]
+        conflicts_with_all = [&["minutes", "model", "seed", "prompt"], KEYS].concat())]
     pub file: Option<PathBuf>,
 
     /// Judge what a model draws in so many minutes instead

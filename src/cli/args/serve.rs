@@ -7,6 +7,7 @@ use longwave::config::{CardUse, Config, ConfigError, TlsConfig};
 
 use super::{CardArgs, FileArgs, ModelArgs, StreamArgs, WatchArgs, address, replace, within};
 use longwave::config::limits;
+use longwave::draw::KEYS;
 
 /// `serve`
 #[derive(Clone, Debug, Args)]
@@ -76,9 +77,7 @@ pub struct ControlArgs {
     #[arg(value_name = "STATION")]
     pub station: String,
 
-    /// What to change: seed, temperature, max_entropy, max_rise, leveling, max_click, top_p, min_p; volume_db (-60 to
-    /// 0) and mute of the card. Without any, how it plays is printed
-    #[arg(value_name = "KEY=VALUE")]
+    #[arg(value_name = "KEY=VALUE", help = what_to_change())]
     pub changes: Vec<String>,
 
     /// The daemon
@@ -97,6 +96,14 @@ pub struct ControlArgs {
     /// Believe the certificate authorities in this file, and no others [default: the system's]
     #[arg(long, value_name = "F.pem", value_hint = ValueHint::FilePath)]
     pub ca: Option<PathBuf>,
+}
+
+fn what_to_change() -> String {
+    format!(
+        "What to change: seed, {}; volume_db (-60 to 0) and mute of the card. Without any, how it plays is \
+         printed",
+        KEYS.join(", ")
+    )
 }
 
 impl ServeArgs {

@@ -81,7 +81,7 @@ fn the_command_line_goes_before_the_defaults() {
     let config = config("longwave serve --listen 0.0.0.0:1 --open --seed 7 --top-p 0.5 -m tiny");
     assert_eq!(config.network.listen, "0.0.0.0:1");
     assert_eq!(
-        (config.stations[0].seed, config.stations[0].top_p),
+        (config.stations[0].seed, config.stations[0].draw.top_p),
         (Some(7), Some(0.5))
     );
     assert_eq!(config.model, PathBuf::from("tiny"));

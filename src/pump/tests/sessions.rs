@@ -201,12 +201,7 @@ fn when_the_engine_fails_the_station_plays_on_and_sessions_end_with_a_reason() {
             chunk: SHAPE,
             sessions: vec![1, 2],
         };
-        let plain = DrawParams {
-            max_rise: 8.0,
-            leveling: 0.0,
-            max_click: 100.0,
-            ..DrawParams::default()
-        };
+        let plain = DrawParams::default();
         let start = Start {
             draw: plain,
             ..start_of(0)
