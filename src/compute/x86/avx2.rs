@@ -1,17 +1,85 @@
-//! Integer kernels on 256-bit vectors. There is no exact 8-bit dot product here (`vpmaddubsw`
-//! saturates), so bytes are widened to 16 bits and multiplied by `vpmaddwd`, which leaves two
-//! halves of each sum to be added in the end.
+//! Integer kernels on 256-bit vectors without dot products. What there is, `vpmaddubsw`, adds two
+//! products of an unsigned and a signed byte in 16 bits, which 255 · 127 overflows: so the bytes that
+//! are broadcast are taken apart into halves of four bits. Their products leave room for some sums, and
+//! are put together in 32 bits.
 
 use std::arch::x86_64::*;
 
 use super::avx_vnni::{finish, finish_scores, store_up_to_8, take};
-use super::load_256;
+use super::{key_offset, load_256, quad};
 use crate::compute::Line;
 use crate::compute::cache::{BLOCKS_PER_SUM, Queries, SLOTS_PER_BLOCK, Slots};
-use crate::compute::matrix::{Activations, Panels};
+use crate::compute::matrix::{Activations, LINES_PER_QUAD, Panel, Panels};
 
-/// Sixteen sums, each in two neighbouring halves.
-type Halves = [__m256i; 4];
+/// Lines whose products with unsigned bytes add up in 16 bits: 8 · 2 · 15 · 127 < 2¹⁵.
+const UNSIGNED_AT_ONCE: usize = 8;
+/// The same of keys and the halves of queries: 4 · 2 · 255 · 15 < 2¹⁵.
+const SIGNED_AT_ONCE: usize = 4;
+
+/// Numbers, or sums of products with them: of the low four bits and of the high ones.
+#[derive(Clone, Copy)]
+struct Halves {
+    low: __m256i,
+    high: __m256i,
+}
+
+impl Halves {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn zero() -> Self {
+        let zero = _mm256_setzero_si256();
+        Self {
+            low: zero,
+            high: zero,
+        }
+    }
+
+    /// Four unsigned bytes, repeated.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn of_unsigned(bytes: &[u8; 4]) -> Self {
+        let (bytes, mask) = (_mm256_set1_epi32(quad(bytes)), _mm256_set1_epi8(15));
+        Self {
+            low: _mm256_and_si256(bytes, mask),
+            high: _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask),
+        }
+    }
+
+    /// Four signed bytes, repeated: the high half has the sign.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn of_signed(bytes: &[i8; 4]) -> Self {
+        let Self { low, high } = Self::of_unsigned(&bytes.map(|byte| byte as u8));
+        let sign = _mm256_set1_epi8(8);
+        let high = _mm256_sub_epi8(_mm256_xor_si256(high, sign), sign);
+        Self { low, high }
+    }
+
+    /// Adds two neighbouring products, each of unsigned and signed bytes.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add(&mut self, low: __m256i, high: __m256i) {
+        self.low = _mm256_add_epi16(self.low, low);
+        self.high = _mm256_add_epi16(self.high, high);
+    }
+
+    /// Eight sums in 32 bits.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn whole(self) -> __m256i {
+        let low = _mm256_madd_epi16(self.low, _mm256_set1_epi16(1));
+        _mm256_add_epi32(low, _mm256_madd_epi16(self.high, _mm256_set1_epi16(16)))
+    }
+}
+
+/// `sums += products`, of as many vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn put_together<const N: usize>(products: [Halves; N], sums: &mut [__m256i; N]) {
+    for (sum, products) in sums.iter_mut().zip(products) {
+        *sum = _mm256_add_epi32(*sum, products.whole());
+    }
+}
 
 /// One broadcast of four activations meets four columns of 32 rows.
 #[inline]
@@ -20,65 +88,43 @@ pub(super) fn matmul(panels: &Panels<'_>, x: &Activations, y: &mut [f32]) {
     let n_out = panels.n_out();
     for panel in panels.iter() {
         for (b, y) in y.chunks_exact_mut(n_out).enumerate() {
-            let mut halves = [[_mm256_setzero_si256(); 4]; 2];
-            for (lines, quad) in panel.lines.iter().zip(x.bytes(b).as_chunks::<4>().0) {
-                let x = widen(quad.map(i16::from));
-                for (halves, line) in halves.iter_mut().zip(lines) {
-                    multiply_add(signed(line), x, halves);
-                }
-            }
-            let [low, high] = halves.map(|halves| add_halves(halves));
-            let sums = [low[0], low[1], high[0], high[1]];
+            let sums = panel_sums(&panel, x.bytes(b).as_chunks().0);
             finish(&panel, sums, x.scale(b), &mut y[panel.first_row..]);
         }
     }
 }
 
-/// Four products for each sum, two into each half.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn multiply_add(a: Halves, b: __m256i, sums: &mut Halves) {
-    for (sum, a) in sums.iter_mut().zip(a) {
-        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a, b));
+fn panel_sums(panel: &Panel<'_>, quads: &[[u8; 4]]) -> [__m256i; 4] {
+    let mut sums = [_mm256_setzero_si256(); 4];
+    let (lines, lines_left) = panel.lines.as_chunks::<UNSIGNED_AT_ONCE>();
+    let (quads, quads_left) = quads.as_chunks::<UNSIGNED_AT_ONCE>();
+    for (lines, quads) in lines.iter().zip(quads) {
+        add_columns(lines, quads, &mut sums);
     }
+    add_columns(lines_left, quads_left, &mut sums);
+    sums
 }
 
-/// A line's bytes as 16-bit numbers.
+/// Adds the products of at most [`UNSIGNED_AT_ONCE`] times four columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn signed(line: &Line) -> [__m256i; 4] {
-    quarters(line).map(|bytes| _mm256_cvtepi8_epi16(bytes))
+fn add_columns(lines: &[[Line; LINES_PER_QUAD]], quads: &[[u8; 4]], sums: &mut [__m256i; 4]) {
+    let mut products = [Halves::zero(); 4];
+    for (lines, quad) in lines.iter().zip(quads) {
+        let x = Halves::of_unsigned(quad);
+        let [[a, b], [c, d]] = [load_256(&lines[0]), load_256(&lines[1])];
+        for (products, weights) in products.iter_mut().zip([a, b, c, d]) {
+            let low = _mm256_maddubs_epi16(x.low, weights);
+            products.add(low, _mm256_maddubs_epi16(x.high, weights));
+        }
+    }
+    put_together(products, sums);
 }
 
-/// The 16-byte pieces of a line.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn quarters(line: &Line) -> [__m128i; 4] {
-    let [low, high] = load_256(line);
-    [
-        _mm256_castsi256_si128(low),
-        _mm256_extracti128_si256::<1>(low),
-        _mm256_castsi256_si128(high),
-        _mm256_extracti128_si256::<1>(high),
-    ]
-}
-
-/// Four numbers, repeated.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn widen(quad: [i16; 4]) -> __m256i {
-    let [a, b, c, d] = quad.map(|number| u64::from(number as u16));
-    _mm256_set1_epi64x((a | b << 16 | c << 32 | d << 48) as i64)
-}
-
-/// The sixteen sums in order, eight and eight.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_halves([a, b, c, d]: Halves) -> [__m256i; 2] {
-    // The horizontal addition takes two vectors by 128-bit halves: their order is mended after it.
-    [(a, b), (c, d)]
-        .map(|(x, y)| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(x, y)))
-}
+/// Quads of a query that are taken apart once for all keys.
+const QUADS: usize = 8;
 
 /// Sixteen keys at a time.
 #[inline]
@@ -87,18 +133,41 @@ pub(super) fn scores(slots: &Slots<'_>, q: &Queries, scores: &mut [f32]) {
     let n_slots = slots.n_blocks() * SLOTS_PER_BLOCK;
     for (head, scores) in scores.chunks_exact_mut(n_slots).enumerate() {
         let (bytes, scale) = q.head(head);
+        let quads: &[[i8; 4]] = bytes.as_chunks().0;
+        let mut near = [Halves::zero(); QUADS];
+        for (near, quad) in near.iter_mut().zip(quads) {
+            *near = Halves::of_signed(quad);
+        }
+        let near = &near[..quads.len().min(QUADS)];
+        let offset = _mm256_set1_epi32(-key_offset(bytes));
         let blocks = slots.runs().flatten();
         for (block, scores) in blocks.zip(scores.as_chunks_mut::<SLOTS_PER_BLOCK>().0) {
-            let mut halves = [_mm256_setzero_si256(); 4];
-            for (line, quad) in block.keys.iter().zip(bytes.as_chunks::<4>().0) {
-                let keys = quarters(line).map(|bytes| {
-                    _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(128))
-                });
-                multiply_add(keys, widen(quad.map(i16::from)), &mut halves);
+            let mut sums = [offset; 2];
+            let lines = block.keys.chunks(SIGNED_AT_ONCE);
+            for (lines, quads) in lines.zip(near.chunks(SIGNED_AT_ONCE)) {
+                add_keys(lines, quads, &mut sums);
             }
-            finish_scores(add_halves(halves), &block.scales.keys, scale, scores);
+            for (line, quad) in block.keys.iter().zip(quads).skip(QUADS) {
+                let quad = Halves::of_signed(quad);
+                add_keys(std::slice::from_ref(line), &[quad], &mut sums);
+            }
+            finish_scores(sums, &block.scales.keys, scale, scores);
         }
     }
+}
+
+/// Adds the products of at most [`SIGNED_AT_ONCE`] times four dims.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_keys(lines: &[Line], quads: &[Halves], sums: &mut [__m256i; 2]) {
+    let mut products = [Halves::zero(); 2];
+    for (line, q) in lines.iter().zip(quads) {
+        for (products, keys) in products.iter_mut().zip(load_256(line)) {
+            let low = _mm256_maddubs_epi16(keys, q.low);
+            products.add(low, _mm256_maddubs_epi16(keys, q.high));
+        }
+    }
+    put_together(products, sums);
 }
 
 /// One broadcast of the weights of four slots meets their values in sixteen dims.
@@ -129,17 +198,22 @@ fn mix_16_dims(
     sixteen: usize,
 ) -> [__m256; 2] {
     let mut totals = [_mm256_setzero_ps(); 2];
-    let mut halves = [_mm256_setzero_si256(); 4];
+    let mut sums = [_mm256_setzero_si256(); 2];
     for (i, (block, weights)) in slots.runs().flatten().zip(weights).enumerate() {
+        let mut products = [Halves::zero(); 2];
         let lines = block.values[4 * sixteen..].iter();
         for (line, weights) in lines.zip(weights.as_chunks::<4>().0) {
-            multiply_add(signed(line), widen(weights.map(i16::from)), &mut halves);
+            let weights = Halves::of_unsigned(weights);
+            for (products, values) in products.iter_mut().zip(load_256(line)) {
+                let low = _mm256_maddubs_epi16(weights.low, values);
+                products.add(low, _mm256_maddubs_epi16(weights.high, values));
+            }
         }
+        put_together(products, &mut sums);
         if (i + 1) % BLOCKS_PER_SUM == 0 {
-            take(&mut add_halves(halves), &mut totals);
-            halves = [_mm256_setzero_si256(); 4];
+            take(&mut sums, &mut totals);
         }
     }
-    take(&mut add_halves(halves), &mut totals);
+    take(&mut sums, &mut totals);
     totals
 }
