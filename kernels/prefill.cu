@@ -23,7 +23,9 @@
 //       550 clocks, 65,536 times, at 1.98 GHz: 18 ms
 // takes 79 ms, of which hear 73, some 2,200 clocks a code, attend 2.8, finish 1.3, project 0.9 (H200, 2026-11-28:
 //       the whole by the bench, shares by Nsight Compute at a lower clock). With the weights in shared memory, and
-//       both sums by one warp, hear took 92
+//       both sums by one warp, hear took 92. By the machine code one of the four schedulers of its multiprocessor has
+//       some 1,800 instructions a code: two long filters' warps and a short one's, and in each of them some 300 that
+//       find what the code says, which one warp could do for all
 #include "prefill_attend.cuh"
 #include "prefill_hear.cuh"
 
