@@ -107,10 +107,18 @@ struct Stream {
         for (int c = 0; c < 2 * S::kOwn; c++) x[c] = x[c] + y[16 * c + j];
     }
 
+    // A row that nobody writes while the kernel runs.
     __device__ void load(const float* row) {
         const int j = thread_index() % 16;
 #pragma unroll
         for (int c = 0; c < 2 * S::kOwn; c++) x[c] = load_constant(row + 16 * c + j);
+    }
+
+    // A row that this warp writes itself when it is done with it.
+    __device__ void load_own(const float* row) {
+        const int j = thread_index() % 16;
+#pragma unroll
+        for (int c = 0; c < 2 * S::kOwn; c++) x[c] = row[16 * c + j];
     }
 
     // The elements that this thread owns, normed.

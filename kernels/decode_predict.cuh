@@ -54,14 +54,14 @@ __device__ inline float place_of_spread(float spread) {
 
 // What the predictor holds of the past when a code comes: where all filters expect it, as a place and as
 // a sample, and the mean errors.
-struct Past {
+struct Known {
     float place, expected, error, usual, spread;
 
-    __device__ Past(float place, float expected, float error, float usual, float spread)
+    __device__ Known(float place, float expected, float error, float usual, float spread)
         : place(place), expected(expected), error(error), usual(usual), spread(spread) {}
 
-    __device__ Past(const LaneHead& head, int n_filters)
-        : Past(head.places[n_filters - 1], head.expected, head.error, head.usual, head.spread) {}
+    __device__ Known(const LaneHead& head, int n_filters)
+        : Known(head.places[n_filters - 1], head.expected, head.error, head.usual, head.spread) {}
 };
 
 // A code's sample, and those of the codes below and above it.
@@ -79,17 +79,17 @@ struct Around {
 struct Heard {
     float rest, error, usual, spread;
 
-    __device__ Heard(const Around& around, const Past& past) {
-        const float missed = past.place * 256.0f - (float)around.code;
-        const float trust = 1.0f / (1.0f + 4.0f * past.spread * past.spread);
+    __device__ Heard(const Around& around, const Known& known) {
+        const float missed = known.place * 256.0f - (float)around.code;
+        const float trust = 1.0f / (1.0f + 4.0f * known.spread * known.spread);
         const float shift = trust * held(missed, 0.5f);
         const float neighbour = shift < 0.0f ? around.below : around.above;
         const float finer = around.own + fabsf(shift) * (neighbour - around.own);
-        spread = moved(past.spread, fabsf(missed), kErrorRate);
-        const float off = finer - past.expected, most = kReach * (past.error + kFaint);
-        error = moved(past.error, fabsf(off), kErrorRate);
-        usual = moved(past.usual, fabsf(off), kUsualRate);
-        rest = past.expected + held(off, most);
+        spread = moved(known.spread, fabsf(missed), kErrorRate);
+        const float off = finer - known.expected, most = kReach * (known.error + kFaint);
+        error = moved(known.error, fabsf(off), kErrorRate);
+        usual = moved(known.usual, fabsf(off), kUsualRate);
+        rest = known.expected + held(off, most);
     }
 };
 
@@ -160,8 +160,8 @@ struct Prediction {
     __device__ void step(int r, int f) {
         Own<S>& own = site.own(r);
         const FilterPlan& plan = site.plan.filter[f];
-        const Past past(own.head, site.plan.n_filters);
-        const Heard heard(Around(own.head.last, site.rooms().samples), past);
+        const Known known(own.head, site.plan.n_filters);
+        const Heard heard(Around(own.head.last, site.rooms().samples), known);
         float newest = heard.rest, error = 0.0f;
         for (int i = 0; i <= f; i++) {
             if (i > 0) newest = error;

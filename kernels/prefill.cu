@@ -12,12 +12,13 @@
 //       positions, 16 where D = 256; shared memory: `Embedding`, `Projection`, `Finishing`. attend: blocks of
 //       4 warps, [stride, parts] of 64 positions of a phase. keep: a warp for each position
 // needs sm_80. Shapes as decode.cu; 8 filters of 1,024 taps at most
-// twin  src/engine/cpu   test gpu_decode   bench `longwave bench --device cuda --case prefill`
+// twin  src/engine/cpu   test gpu_decode   bench `longwave bench --device cuda`
 //
 // 65,536 codes of piano-16k
-// sums  71 G products of weights, 26 G of attention: 0.2 ms of the tensor cores
-// bytes weights from L2, 190 KB a layer for each 32 codes: 2.3 GB, 0.5 ms; the stream and the heads through
-//       the GPU's memory, some 1.5 KB a layer and code: 0.6 GB, 0.2 ms
+// sums  71 G products of weights (1.09 M a code), 20 G of attention (0.3 M): 0.2 ms of the tensor cores
+// bytes weights from L2, 184 KB a layer for each 32 codes: 2.3 GB, 0.5 ms; through the GPU's memory, of each layer and
+//       code, the stream read twice and written (1.5 KB), heads and scales written and read (0.4), what they give out
+//       written and read (1.0): 1.2 GB, 0.3 ms
 // floor the filters: a code's weights are the next one's. The longest has 1,024 taps in 32 lanes, which is
 //       a chain of 64 additions of four clocks each, a hundred of shuffles and some two hundred around it:
 //       550 clocks, 65,536 times, at 1.98 GHz: 18 ms
@@ -84,8 +85,7 @@ __device__ void embed_prompt(const Prompt& prompt) {
     }
     __syncthreads();
     if (n_filters > 0) {
-        multiply<S>(Matrices<S>(prompt).predictor, S::D, n_places, room.in, room.out,
-                    [](float y) { return y; });
+        multiply<S>(Matrices<S>(prompt).predictor, S::D, n_places, room.in, room.out, plainly);
     }
     __syncthreads();
     for (int i = thread_index(); i < tile.n * S::D; i += kParty) {
@@ -94,15 +94,17 @@ __device__ void embed_prompt(const Prompt& prompt) {
     }
 }
 
+// Inputs of a convolution that come before a tile's, at most.
+constexpr int kBefore = kMostTaps - 1;
+
 template <class S>
 struct Projection {
-    // The inputs of a convolution that come before the tile's lie before them.
-    alignas(16) float normed[kMostTaps - 1 + tile_of<S>()][S::D];
+    alignas(16) float normed[kBefore + tile_of<S>()][S::D];
     Inputs<S, S::D> in;
     alignas(16) float out[tile_of<S>() * S::kQkv];
 };
 
-// The lane's own inputs of a convolution, of `back` positions before the piece. Zeros before its start.
+// Where a lane keeps the normed input of a position: `conv_width` places in turn, zeros before a stream begins.
 template <class S>
 __device__ float* kept_input(const Prompt& prompt, uint64_t position) {
     const int width = prompt.plan.conv_width;
@@ -146,26 +148,28 @@ __device__ void turn_head(const Prompt& prompt, size_t at, int head, const float
     if (j == 0) prompt.head_scales[to] = scale;
 }
 
+// Norms the stream of a tile's positions, and brings the inputs of a convolution that lie before them.
 template <class S>
-__device__ void project_prompt(const Prompt& prompt) {
-    Projection<S>& room = *reinterpret_cast<Projection<S>*>(shared_memory());
-    const Tile<S> tile(prompt);
-    constexpr int kBefore = kMostTaps - 1;
+__device__ void norm_tile(const Prompt& prompt, const Tile<S>& tile, Projection<S>& room) {
     const int width = prompt.plan.conv_width;
     for (int i = warp_index(); i < kBefore + tile.n; i += kPartyWarps) {
         const int at = tile.first + i - kBefore;
         if (at < 0 && at + width <= 0) continue;
         float own[S::kOwn];
         if (at >= 0) norm_of<S>(prompt, at, own);
+        // A width more is the same place, and never before the stream.
         const float* kept = at < 0 ? kept_input<S>(prompt, prompt.start + width + at) : nullptr;
 #pragma unroll
         for (int e = 0; e < S::kOwn; e++) {
             room.normed[i][element<S>(e)] = kept ? kept[element<S>(e)] : own[e];
         }
     }
-    __syncthreads();
-    const Matrices<S> matrices(prompt);
-    const float* taps = matrices.norms + 2 * S::D;
+}
+
+// Convolves and quantises them.
+template <class S>
+__device__ void convolve_tile(const Prompt& prompt, const Tile<S>& tile, Projection<S>& room) {
+    const float* taps = Matrices<S>(prompt).norms + 2 * S::D;
     for (int i = 0; i < Tile<S>::kOwnRows; i++) {
         const int row = tile.row(i);
         if (row >= tile.n) break;
@@ -174,15 +178,24 @@ __device__ void project_prompt(const Prompt& prompt) {
         for (int k = 0; k < S::kOwn; k++) {
             const int e = element<S>(k);
             sum[k] = 0.0f;
-            for (int j = 0; j < width; j++) {
-                sum[k] = fmaf(load_constant(taps + j * S::D + e), room.normed[kBefore + row - j][e],
-                              sum[k]);
+            for (int j = 0; j < (int)prompt.plan.conv_width; j++) {
+                const float normed = room.normed[kBefore + row - j][e];
+                sum[k] = fmaf(load_constant(taps + j * S::D + e), normed, sum[k]);
             }
         }
         room.in.put(row, sum);
     }
+}
+
+template <class S>
+__device__ void project_prompt(const Prompt& prompt) {
+    Projection<S>& room = *reinterpret_cast<Projection<S>*>(shared_memory());
+    const Tile<S> tile(prompt);
+    norm_tile(prompt, tile, room);
     __syncthreads();
-    multiply<S>(matrices.qkv, S::kQkv, S::D / 32, room.in, room.out, [](float y) { return y; });
+    convolve_tile(prompt, tile, room);
+    __syncthreads();
+    multiply<S>(Matrices<S>(prompt).qkv, S::kQkv, S::D / 32, room.in, room.out, plainly);
     __syncthreads();
     constexpr int kHeads = S::H + 2;
     static_assert(kHeads % 2 == 0);
@@ -230,51 +243,78 @@ struct Finishing {
     alignas(16) float out[tile_of<S>() * (S::F > S::D ? S::F : S::D)];
 };
 
-// From what the heads gave out to the stream behind the MLP.
+// What a warp does of a tile from what the heads gave out to the stream behind the MLP.
 template <class S>
-__device__ void finish_prompt(const Prompt& prompt) {
-    constexpr int kRows = Tile<S>::kOwnRows;
-    Finishing<S>& room = *reinterpret_cast<Finishing<S>*>(shared_memory());
-    const Tile<S> tile(prompt);
-    const Matrices<S> matrices(prompt);
-    const auto plainly = [](float y) { return y; };
+struct Finish {
+    static constexpr int kRows = Tile<S>::kOwnRows;
+
+    const Prompt& prompt;
+    Finishing<S>& room;
+    const Tile<S> tile;
+    const Matrices<S> matrices;
     Stream<S> streams[kRows];
+
+    __device__ explicit Finish(const Prompt& prompt)
+        : prompt(prompt), room(*reinterpret_cast<Finishing<S>*>(shared_memory())), tile(prompt),
+          matrices(prompt) {}
+
+    __device__ void load() {
 #pragma unroll
-    for (int i = 0; i < kRows; i++) {
-        // A row that is none is computed as the last one is, and not kept.
-        const size_t at = tile.at(min(tile.row(i), tile.n - 1)) * S::D;
-        streams[i].load(prompt.x + at);
-        room.in.put(tile.row(i), prompt.attended + at, S::D);
+        for (int i = 0; i < kRows; i++) {
+            // A row that is none is computed as the last one is, and not kept.
+            const size_t at = tile.at(min(tile.row(i), tile.n - 1)) * S::D;
+            streams[i].load_own(prompt.x + at);
+            room.in.put(tile.row(i), prompt.attended + at, S::D);
+        }
+        __syncthreads();
     }
-    __syncthreads();
-    multiply<S>(matrices.o, S::D, S::D / 32, room.in, room.out, plainly);
-    __syncthreads();
+
+    // The heads' share, and the norm of the sum.
+    __device__ void add_heads() {
+        multiply<S>(matrices.o, S::D, S::D / 32, room.in, room.out, plainly);
+        __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kRows; i++) {
-        streams[i].add(room.out + tile.row(i) * S::D);
-        float own[S::kOwn];
-        streams[i].norm(matrices.norms + S::D, prompt.plan.norm_eps, own);
-        room.in.put(tile.row(i), own);
+        for (int i = 0; i < kRows; i++) {
+            streams[i].add(room.out + tile.row(i) * S::D);
+            float own[S::kOwn];
+            streams[i].norm(matrices.norms + S::D, prompt.plan.norm_eps, own);
+            room.in.put(tile.row(i), own);
+        }
+        __syncthreads();
     }
-    __syncthreads();
-    multiply<S>(matrices.up, S::F, S::D / 32, room.in, room.out, [](float y) { return gelu(y); });
-    __syncthreads();
-    for (int i = 0; i < kRows; i++) {
-        room.wide.put(tile.row(i), room.out + tile.row(i) * S::F, S::F);
-    }
-    __syncthreads();
-    multiply<S>(matrices.down, S::D, S::F / 32, room.wide, room.out, plainly);
-    __syncthreads();
+
+    __device__ void add_mlp() {
+        multiply<S>(matrices.up, S::F, S::D / 32, room.in, room.out, [](float y) { return gelu(y); });
+        __syncthreads();
+        for (int i = 0; i < kRows; i++) {
+            room.wide.put(tile.row(i), room.out + tile.row(i) * S::F, S::F);
+        }
+        __syncthreads();
+        multiply<S>(matrices.down, S::D, S::F / 32, room.wide, room.out, plainly);
+        __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kRows; i++) {
-        streams[i].add(room.out + tile.row(i) * S::D);
-        if (tile.row(i) >= tile.n) continue;
-        // Both halves of the warp have all of it.
-        float* x = prompt.x + tile.at(tile.row(i)) * S::D;
-        for (int c = 0; c < 2 * S::kOwn; c++) {
-            if (thread_index() % 32 < 16) x[16 * c + thread_index() % 32] = streams[i].x[c];
+        for (int i = 0; i < kRows; i++) streams[i].add(room.out + tile.row(i) * S::D);
+    }
+
+    __device__ void store() const {
+        const int lane = thread_index() % 32;
+#pragma unroll
+        for (int i = 0; i < kRows; i++) {
+            // Both halves of the warp have all of it.
+            if (tile.row(i) >= tile.n || lane >= 16) continue;
+            float* x = prompt.x + tile.at(tile.row(i)) * S::D;
+            for (int c = 0; c < 2 * S::kOwn; c++) x[16 * c + lane] = streams[i].x[c];
         }
     }
+};
+
+template <class S>
+__device__ void finish_prompt(const Prompt& prompt) {
+    Finish<S> finish(prompt);
+    finish.load();
+    finish.add_heads();
+    finish.add_mlp();
+    finish.store();
 }
 
 #define PREFILL(D, rooms, ...)                                                                    \

@@ -28,12 +28,12 @@ struct Listener {
     int filter, head;
     float predictions[kMostHeard];
     float energy;
-    Past past;
+    Known known;
     Around code;
 
     __device__ Listener(const Prompt& prompt, Told& told, float* ring, int filter)
         : prompt(prompt), plan(prompt.plan.filter[filter]), told(told), ring(ring), filter(filter),
-          past(lane_head(), prompt.plan.n_filters), code(lane_head().last, told.samples) {
+          known(lane_head(), prompt.plan.n_filters), code(lane_head().last, told.samples) {
         const LaneHead& of_lane = lane_head();
         head = of_lane.newest[filter];
         energy = of_lane.energy[filter];
@@ -83,7 +83,7 @@ struct Listener {
         for (int i = 0; i < kMostHeard; i++) predictions[i] = told.predictions[at % 2][i];
         energy = told.energies[at % 2][filter];
         const float expected = expected_by(prompt.plan.n_filters - 1);
-        past = Past(place_of(told.samples, expected), held(expected, 1.0f), heard.error, heard.usual,
+        known = Known(place_of(told.samples, expected), held(expected, 1.0f), heard.error, heard.usual,
                     heard.spread);
         code = following;
     }
@@ -172,7 +172,7 @@ __device__ void listen(Listener& by) {
     for (int at = 0; at < (int)prompt.n; at++) {
         // Fetched a code ahead: the GPU's memory is far away.
         const int next = load_constant(prompt.codes + at);
-        const Heard heard(by.code, by.past);
+        const Heard heard(by.code, by.known);
         const float2 rest = by.left_over(heard.rest);
         by.see(rest.x);
         if (kIsPredictor) {
@@ -218,11 +218,11 @@ __device__ inline void leave(const Listener& by) {
     head.energy[f] = by.energy;
     head.newest[f] = by.head;
     if (f > 0) return;
-    head.places[n_filters] = place_of_spread(by.past.spread);
-    head.expected = by.past.expected;
-    head.error = by.past.error;
-    head.usual = by.past.usual;
-    head.spread = by.past.spread;
+    head.places[n_filters] = place_of_spread(by.known.spread);
+    head.expected = by.known.expected;
+    head.error = by.known.error;
+    head.usual = by.known.usual;
+    head.spread = by.known.spread;
     head.last = by.code.code;
     head.position = by.prompt.start + by.prompt.n;
 }

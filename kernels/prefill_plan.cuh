@@ -1,6 +1,8 @@
 // What a launch of prefill.cu is given, and what its kernels share. `src/engine/cuda/prefill.rs` holds
 // the same `Prompt`, in the same order.
 #pragma once
+#include <cstddef>
+
 #include "decode_predict.cuh"
 
 // A piece of a prompt: `n` codes that a lane takes in, and what is computed of each on the way.
@@ -19,6 +21,7 @@ struct Prompt {
     uint32_t n;
     uint32_t layer;
 };
+static_assert(sizeof(Prompt) == 1040 && offsetof(Prompt, n) == 1032, "as in prefill.rs");
 
 constexpr int kPartyWarps = 8;  // of a block of the kernels that take positions by tiles
 constexpr int kParty = 32 * kPartyWarps;
@@ -90,6 +93,8 @@ struct Inputs {
         if (lane == 0) scales[row] = range.entry();
     }
 };
+
+__device__ inline float plainly(float y) { return y; }
 
 // out[position][row] = f(matrix · input + bias) for a tile's positions: a warp takes sixteen rows at a
 // time, and all must have met before and meet again behind it. As `Site::multiply` of decode.cu, with

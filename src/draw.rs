@@ -2,7 +2,7 @@
 //! messages and the command line may say instead.
 //!
 //! Each parameter has its home in the list below. Whoever reads, writes, checks or changes parameters goes
-//! through [`PARAMETERS`] and [`Draw::zip`] and names none; what one does to a draw is the engines'
+//! through [`PARAMETERS`] and [`Draw::zip`] and names none, but for the sentence of `Display`; what one does to a draw is the engines'
 //! (`engine/draw.rs`, `kernels/`, and *Drawing* in `docs/model.md`). Values only; used on any thread.
 
 mod keys;
@@ -90,7 +90,7 @@ macro_rules! parameters {
 
 parameters! {
     /// Below 1 the likely becomes likelier, 0 takes the likeliest always
-    // Above every model is white noise; what lies nearer to 0 would let logits overflow.
+    // Divides the logits. Above every model is white noise; what lies nearer to 0 would let logits overflow.
     temperature: "T", 1.0, Limits::within(0.01..=10.0).or_zero();
 
     /// Lower the temperature of steps that are less certain, until about so many bits are left; 8 leaves all as
@@ -186,7 +186,8 @@ impl DrawParams {
     /// See [`Draw::max_click`].
     pub const ANY_CLICK: f32 = 100.0;
 
-    /// Whether a wild code may let the next one be wilder, as the hiss of speech does.
+    /// Whether a wild code may let the next one be wilder, as the hiss of speech does. A stream whose level is
+    /// held keeps to the smaller of two mean errors, or its leaps would become clicks.
     pub fn may_leap(&self) -> bool {
         self.leveling == 0.0
     }

@@ -12,6 +12,7 @@ use longwave::engine::{
     Turn, Work, uniform,
 };
 use longwave::model::{Model, ModelConfig, V};
+use longwave::predictor::FilterPlan;
 
 fn model(name: &str) -> Arc<Model> {
     Arc::new(Model::load(&Path::new("models").join(name)).unwrap())
@@ -271,18 +272,37 @@ fn a_lane_moves_between_gpu_and_cpu_and_plays_on_to_the_bit() {
     }
 }
 
+/// The wide model with as many filters as a GPU hears at once, of lengths that fill its warps and do not.
+fn wide_of_filters() -> Arc<Model> {
+    let mut model = longwave::bench::wide_model();
+    let filter = |taps| FilterPlan {
+        taps,
+        rate: 0.05,
+        leak: 1e-5,
+    };
+    let filters = [600, 1024, 208, 512, 128, 48, 32, 16].map(filter);
+    model.config.predictor = filters.to_vec();
+    let n = model.config.d_model * model.config.predictor_width();
+    let noise = (0..n as u64).map(|i| (uniform(5, i) - 0.5) * 0.1);
+    model.weights.predictor = noise.collect();
+    Arc::new(model)
+}
+
 #[test]
 fn a_prompt_comes_to_what_stepping_through_it_does() {
     for (model, n) in [
         (tiny_of_rings(), 5_000),
-        (model("tiny"), 20_000),
+        // What is left of two pieces is as much as one holds, and a code more.
+        (model("tiny"), 64 + 103 + 16_384),
+        (model("tiny"), 64 + 103 + 16_385),
         (model("piano-16k"), 40_000),
         (Arc::new(longwave::bench::wide_model()), 3_000),
+        (wide_of_filters(), 3_000),
     ] {
         let Some([_, mut gpu]) = engines(&model, 2) else {
             return;
         };
-        let codes = some_codes(steps(n));
+        let codes = some_codes(steps(n).max(200));
         // A stream that begins, and one whose caches are full.
         for is_old in [false, true] {
             for lane in [0, 1] {

@@ -39,7 +39,8 @@ use crate::model::Model;
 pub struct Plan {
     /// Which cases, in the order of [`Case::ALL`].
     pub cases: Vec<Case>,
-    /// A GPU is measured by cases of its own: one stream, and the most that it plays in time.
+    /// A GPU is measured by cases of its own, all of them: one stream, a prompt, and the most that it plays
+    /// in time.
     pub device: Device,
     /// Only this instruction set; otherwise the best, and in the first case every one the CPU has.
     pub isa: Option<Isa>,

@@ -198,6 +198,46 @@ fn mixed_values_match_portable_where_their_sums_outgrow_32_bits() {
     });
 }
 
+#[test]
+fn products_of_the_largest_bytes_match_portable() {
+    for n_in in [4, 32, 36, 64, 200] {
+        let mut x = Activations::new(2, n_in);
+        for row in 0..2 {
+            let (bytes, scale) = x.row_mut(row);
+            bytes.fill(255);
+            *scale = (1.0, 0);
+        }
+        for weight in [1.0, -1.0] {
+            let matrix = Matrix::pack(&vec![weight; 40 * n_in], n_in, &[]);
+            let expected = product(Portable, &matrix, &x, 2);
+            on_every_isa!(ops => assert_eq!(product(ops, &matrix, &x, 2), expected));
+        }
+    }
+}
+
+#[test]
+fn scores_of_the_largest_bytes_match_portable() {
+    for head_size in [4, 16, 32, 36, 80] {
+        for (key, query) in [(127, 127), (127, -127), (-127, 127), (-127, -127)] {
+            let mut cache = HeadCache::new(48, head_size);
+            for slot in 0..48 {
+                let bytes = vec![key; head_size];
+                cache.write(slot, (&bytes, 1.0), (&bytes, 1.0));
+            }
+            let mut q = Queries::new(2, head_size);
+            for head in 0..2 {
+                let (bytes, scale) = q.head_mut(head);
+                bytes.fill(query);
+                *scale = 1.0;
+            }
+            let runs = [0..20, 20..48];
+            let slots = cache.slots(&runs);
+            let expected = attended(Portable, &slots, &q);
+            on_every_isa!(ops => assert_eq!(attended(ops, &slots, &q), expected));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 

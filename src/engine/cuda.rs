@@ -27,6 +27,7 @@ use crate::mulaw;
 const CHUNK: usize = 4096;
 /// The most codes of one launch that shows its logits.
 const SEEN: usize = 1024;
+
 /// The engine on one GPU.
 pub struct CudaDecoder {
     config: ModelConfig,
@@ -43,7 +44,7 @@ pub struct CudaDecoder {
     exchange: Exchange,
     /// Of one lane, for as many codes as one launch shows.
     logits: Memory,
-    /// Takes in prompts, where the GPU has room for it.
+    /// Takes in prompts, of models whose filters a block has room for.
     prefill: Option<Prefill>,
 }
 
@@ -406,8 +407,9 @@ impl CudaDecoder {
         {
             let at = (address, self.positions[lane]);
             prefill.take_in(&self.gpu, &self.plan, at, codes)?;
+            self.gpu.wait()?;
             self.positions[lane] += codes.len() as u64;
-            return self.gpu.wait();
+            return Ok(());
         }
         for codes in codes.chunks(CHUNK) {
             self.advance(&[(lane, Task::TakeIn(codes))], codes.len(), false)?;

@@ -72,7 +72,7 @@ impl Job for Open<'_> {
 }
 
 /// As many codes as [`Decoder::prime`] takes in one after the other, which needs no memory of its own;
-/// more are taken in by tiles.
+/// more are taken in together, by the CPU in tiles and by a GPU layer by layer.
 pub const STEPPED_MAX: usize = 63;
 
 /// Who looks on: gets the index of a code and the logits `[V]` that the model held for its place.

@@ -9,8 +9,8 @@ use super::stream::Stream;
 use crate::control::{Change, ChunkShape, Order, Refusal};
 use crate::engine::{Decoder, STEPPED_MAX, Turn};
 
-/// Codes of a prompt that are taken in at a time: a millisecond or two of work, which any lead bears, and
-/// nothing is allocated for them.
+/// Codes of a prompt that are taken in at a time: one to three milliseconds of work, which any lead bears,
+/// and nothing is allocated for them.
 const TILE: usize = STEPPED_MAX;
 
 #[derive(Debug)]

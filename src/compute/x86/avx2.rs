@@ -11,10 +11,16 @@ use crate::compute::Line;
 use crate::compute::cache::{BLOCKS_PER_SUM, Queries, SLOTS_PER_BLOCK, Slots};
 use crate::compute::matrix::{Activations, LINES_PER_QUAD, Panel, Panels};
 
-/// Lines whose products with unsigned bytes add up in 16 bits: 8 · 2 · 15 · 127 < 2¹⁵.
+/// Lines whose products with halves of unsigned bytes add up in 16 bits.
 const UNSIGNED_AT_ONCE: usize = 8;
-/// The same of keys and the halves of queries: 4 · 2 · 255 · 15 < 2¹⁵.
+/// The same of keys and the halves of queries.
 const SIGNED_AT_ONCE: usize = 4;
+const _: () = {
+    assert!(UNSIGNED_AT_ONCE * 2 * 15 * 127 < 1 << 15);
+    assert!(SIGNED_AT_ONCE * 2 * 255 * 15 < 1 << 15);
+    // The values of a block are added up at once.
+    assert!(SLOTS_PER_BLOCK / 4 <= UNSIGNED_AT_ONCE);
+};
 
 /// Numbers, or sums of products with them: of the low four bits and of the high ones.
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! A model's weights as `kernels/decode.cu` takes them in: all norms and taps, then every matrix,
+//! A model's weights as `kernels/decode.cu` and `kernels/prefill.cu` take them in: all norms and taps, then every matrix,
 //! quantised as by the CPU engine, in the order of a step.
 
 use super::plan::TILE_ROWS;

@@ -1,4 +1,4 @@
-//! What `kernels/decode.cu` is given, as `kernels/decode_plan.cuh` has it, and what a model must be
+//! What `kernels/decode.cu` is given, and `kernels/prefill.cu` too, as `kernels/decode_plan.cuh` has it, and what a model must be
 //! for it.
 
 pub mod lane;

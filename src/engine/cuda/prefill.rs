@@ -17,11 +17,12 @@ const ATTEND_THREADS: u32 = 4 * 32;
 const ATTEND_ROWS: u64 = 64;
 /// What `PREFILL` allows the kernels that take positions by tiles.
 const ROOMS: usize = 96 << 10;
+/// `kMostHeard`: filters that are heard at once.
+const MOST_HEARD_FILTERS: usize = 8;
+/// 32 times `kMostPairs`: taps of one of them.
+const MOST_FILTER_TAPS: usize = 1024;
 /// `Told`, as floats.
-const TOLD: usize = 4 * MOST_HEARD + V;
-/// `kMostHeard`: filters, and 32 times `kMostPairs`: taps of a filter.
-const MOST_HEARD: usize = 8;
-const MOST_TAPS: usize = 1024;
+const TOLD: usize = 4 * MOST_HEARD_FILTERS + V;
 
 /// A launch: `Prompt` of `kernels/prefill_plan.cuh`.
 #[repr(C)]
@@ -41,6 +42,9 @@ pub struct Prompt {
     n: u32,
     layer: u32,
 }
+
+// The kernels' says the same.
+const _: () = assert!(size_of::<Prompt>() == 1040 && std::mem::offset_of!(Prompt, n) == 1032);
 
 /// How many blocks, of how many threads, with how many bytes of shared memory.
 #[derive(Clone, Copy, Debug)]
@@ -70,8 +74,8 @@ pub struct Prefill {
 const N_PARTS: usize = 8;
 
 impl Prefill {
-    /// For a model that the kernels of `decode.cu` take; nothing where its filters are too many or too long, or a block
-    /// has no room for them.
+    /// For a model that the kernels of `decode.cu` take; nothing where its filters are too many or too
+    /// long, or a block has no room for them.
     pub fn new(
         gpu: &Gpu,
         config: &ModelConfig,
@@ -79,8 +83,8 @@ impl Prefill {
     ) -> Result<Option<Self>, GpuError> {
         let filters = &config.predictor;
         let hearing = size_of::<f32>() * (TOLD + hearing_floats(config));
-        if filters.len() > MOST_HEARD
-            || filters.iter().any(|of| of.taps > MOST_TAPS)
+        if filters.len() > MOST_HEARD_FILTERS
+            || filters.iter().any(|of| of.taps > MOST_FILTER_TAPS)
             || hearing.max(ROOMS) > most_shared
         {
             return Ok(None);
