@@ -96,31 +96,14 @@ struct Attention {
 
     // Half a warp turns and quantises a query or the key, or quantises the value.
     __device__ void quantise_heads() {
-        constexpr int kHalf = S::K / 2;
         static_assert(S::H + 2 <= 2 * kCrew && S::D <= 32 * kCrew);
         Own<S>& own = site.crewed();
-        const int head = turned(), j = site.lane % 16, i = 32 * site.member + site.lane;
+        const int head = turned(), i = 32 * site.member + site.lane;
         if (i < S::D) own.mixed[i] = 0;
         if (2 * (kCrew - 1 - site.member) >= S::H + 2) return;
-        const bool is_on = head < S::H + 2, is_pair = is_on && j < kHalf;
-        const float* v = site.returned(site.crew) + head * S::K;
-        float a = is_pair ? v[j] : 0.0f, b = is_pair ? v[j + kHalf] : 0.0f;
-        if (is_pair && head <= S::H) {
-            const float low = fmaf(a, cos, b * (0.0f - sin));
-            b = fmaf(a, sin, b * cos);
-            a = low;
-        }
-        const float largest = largest_of_sixteen(larger(fabsf(a), fabsf(b)));
-        const float inverse = largest > kTiny ? 127.0f / largest : 0.0f;
-        float scale = largest / 127.0f;
-        if (head < S::H) scale = scale * site.plan.score_unit;
-        if (is_pair) {
-            own.heads[head][j] = __float_as_uint(fmaf(a, inverse, kMagic));
-            own.heads[head][kHalf + j] = __float_as_uint(fmaf(b, inverse, kMagic));
-        }
-        // Products are 32 deep.
-        for (int k = S::K + j; is_on && k < 32; k += 16) own.heads[head][k] = 0;
-        if (is_on && j == 0) own.head_scales[head] = scale;
+        Head<S> v(site.returned(site.crew) + head * S::K, head < S::H + 2);
+        if (v.is_pair && head <= S::H) v.turn(cos, sin);
+        v.quantise(own.heads[head], own.head_scales + head, head < S::H, site.plan.score_unit);
     }
 
     // Stores the newest key and value.

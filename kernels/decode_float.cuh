@@ -94,6 +94,54 @@ __device__ inline int element(int i) {
     return 16 * (lane / 16 * S::kOwn + i) + lane % 16;
 }
 
+// The range of a vector whose elements the threads of a warp own.
+template <class S>
+__device__ inline Range range_of(const float (&own)[S::kOwn]) {
+    float low = 0.0f, high = 0.0f;
+#pragma unroll
+    for (int i = 0; i < S::kOwn; i++) {
+        low = larger(low, -own[i]);
+        high = larger(high, own[i]);
+    }
+    return Range(largest_of_warp(low), largest_of_warp(high));
+}
+
+// A query, a key or a value, of which thread j of sixteen has the elements j and j + K / 2; nothing where
+// it is not `is_on`.
+template <class S>
+struct Head {
+    static constexpr int kHalf = S::K / 2;
+
+    const int j = thread_index() % 16;
+    const bool is_on, is_pair;
+    float low, high;
+
+    __device__ Head(const float* v, bool is_on) : is_on(is_on), is_pair(is_on && j < kHalf) {
+        low = is_pair ? v[j] : 0.0f;
+        high = is_pair ? v[j + kHalf] : 0.0f;
+    }
+
+    __device__ void turn(float cos, float sin) {
+        const float turned = fmaf(low, cos, high * (0.0f - sin));
+        high = fmaf(low, sin, high * cos);
+        low = turned;
+    }
+
+    // Leaves its 32 bytes, for products are 32 deep, and what one is worth in `unit`s.
+    __device__ void quantise(unsigned char* bytes, float* worth, bool has_unit, float unit) const {
+        const float largest = largest_of_sixteen(larger(fabsf(low), fabsf(high)));
+        const float inverse = largest > kTiny ? 127.0f / largest : 0.0f;
+        float scale = largest / 127.0f;
+        if (has_unit) scale = scale * unit;
+        if (is_pair) {
+            bytes[j] = __float_as_uint(fmaf(low, inverse, kMagic));
+            bytes[kHalf + j] = __float_as_uint(fmaf(high, inverse, kMagic));
+        }
+        for (int k = S::K + j; is_on && k < 32; k += 16) bytes[k] = 0;
+        if (is_on && j == 0) *worth = scale;
+    }
+};
+
 // The residual stream of a lane, in the registers of each warp that leads it: thread j of sixteen
 // holds the elements j, j + 16, …
 template <class S>

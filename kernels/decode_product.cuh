@@ -158,13 +158,7 @@ struct Site {
 
     // The leader quantises the elements that its threads own.
     __device__ void quantise(const float (&v)[S::kOwn]) const {
-        float low = 0.0f, high = 0.0f;
-#pragma unroll
-        for (int i = 0; i < S::kOwn; i++) {
-            low = larger(low, -v[i]);
-            high = larger(high, v[i]);
-        }
-        const Range range(largest_of_warp(low), largest_of_warp(high));
+        const Range range = range_of<S>(v);
         unsigned char* bytes = rooms().input[crew];
 #pragma unroll
         for (int i = 0; i < S::kOwn; i++) bytes[element<S>(i)] = range.byte(v[i]);

@@ -122,30 +122,15 @@ __device__ void norm_of(const Prompt& prompt, size_t at, float (&own)[S::kOwn]) 
 
 // Turns and quantises a query, the key or the value of a position: half a warp does.
 template <class S>
-__device__ void turn_head(const Prompt& prompt, size_t at, int head, const float* v) {
-    constexpr int kHalf = S::K / 2;
-    const int j = thread_index() % 16;
-    const bool is_pair = j < kHalf;
-    float a = is_pair ? v[j] : 0.0f, b = is_pair ? v[j + kHalf] : 0.0f;
-    if (is_pair && head <= S::H) {
+__device__ void turn_head(const Prompt& prompt, size_t at, int head, const float* floats) {
+    Head<S> v(floats, true);
+    if (v.is_pair && head <= S::H) {
         const uint64_t count = (prompt.start + at) / prompt.plan.layers[prompt.layer].stride;
         const float* angles = prompt.plan.angles + count % prompt.plan.rope_period * S::K;
-        const float cos = load_constant(angles + j), sin = load_constant(angles + kHalf + j);
-        const float low = fmaf(a, cos, b * (0.0f - sin));
-        b = fmaf(a, sin, b * cos);
-        a = low;
+        v.turn(load_constant(angles + v.j), load_constant(angles + S::K / 2 + v.j));
     }
-    const float largest = largest_of_sixteen(larger(fabsf(a), fabsf(b)));
-    const float inverse = largest > kTiny ? 127.0f / largest : 0.0f;
-    float scale = largest / 127.0f;
-    if (head < S::H) scale = scale * prompt.plan.score_unit;
     const size_t to = at * (S::H + 2) + head;
-    if (is_pair) {
-        prompt.heads[32 * to + j] = __float_as_uint(fmaf(a, inverse, kMagic));
-        prompt.heads[32 * to + kHalf + j] = __float_as_uint(fmaf(b, inverse, kMagic));
-    }
-    for (int k = S::K + j; k < 32; k += 16) prompt.heads[32 * to + k] = 0;
-    if (j == 0) prompt.head_scales[to] = scale;
+    v.quantise(prompt.heads + 32 * to, prompt.head_scales + to, head < S::H, prompt.plan.score_unit);
 }
 
 // Norms the stream of a tile's positions, and brings the inputs of a convolution that lie before them.

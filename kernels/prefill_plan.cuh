@@ -68,13 +68,7 @@ struct Inputs {
 
     // A warp quantises what it calls `own`, the elements that its threads own.
     __device__ void put(int row, const float (&own)[S::kOwn]) {
-        float low = 0.0f, high = 0.0f;
-#pragma unroll
-        for (int i = 0; i < S::kOwn; i++) {
-            low = larger(low, -own[i]);
-            high = larger(high, own[i]);
-        }
-        const Range range(largest_of_warp(low), largest_of_warp(high));
+        const Range range = range_of<S>(own);
 #pragma unroll
         for (int i = 0; i < S::kOwn; i++) bytes[row][element<S>(i)] = range.byte(own[i]);
         if (thread_index() % 32 == 0) scales[row] = range.entry();
