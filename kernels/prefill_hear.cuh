@@ -118,38 +118,15 @@ struct Taps {
         }
     }
 
-    // What follows, after the weights are corrected by the error.
-    __device__ float predict(const Listener& by, float error) {
-        const float* seen = by.ring + by.head + thread_index() % 32;
-        const float gain = by.plan.rate * error / (by.energy + kQuiet * (float)by.plan.taps);
-        const float kept = error == 0.0f ? 1.0f : by.plan.kept;
-        float own[kPairs], others[kPairs], sum = 0.0f;
-#pragma unroll
-        for (int i = 0; i < kPairs + kAhead; i++) {
-            if (i < kPairs) {
-                const float now = is_tap(by, i) ? seen[32 * i] : 0.0f;
-                weights[i] = before[i] * gain + weights[i] * kept;
-                before[i] = now;
-                own[i] = weights[i] * now;
-                others[i] = shuffle_xor(own[i], 16);
-            }
-            if (i >= kAhead) {
-                sum = own[i - kAhead] + sum;
-                sum = others[i - kAhead] + sum;
-            }
-        }
-        return held(sum_of_sixteen(sum), 2.0f);
-    }
-
-    // The energy of what is seen.
-    __device__ static float energy(const Listener& by) {
+    // The sum of what `term` makes of each tap and of what is seen there.
+    template <class Term>
+    __device__ static float sum_of(const Listener& by, Term term) {
         const float* seen = by.ring + by.head + thread_index() % 32;
         float own[kPairs], others[kPairs], sum = 0.0f;
 #pragma unroll
         for (int i = 0; i < kPairs + kAhead; i++) {
             if (i < kPairs) {
-                const float now = is_tap(by, i) ? seen[32 * i] : 0.0f;
-                own[i] = now * now;
+                own[i] = term(i, is_tap(by, i) ? seen[32 * i] : 0.0f);
                 others[i] = shuffle_xor(own[i], 16);
             }
             if (i >= kAhead) {
@@ -158,6 +135,23 @@ struct Taps {
             }
         }
         return sum_of_sixteen(sum);
+    }
+
+    // What follows, after the weights are corrected by the error.
+    __device__ float predict(const Listener& by, float error) {
+        const float gain = by.plan.rate * error / (by.energy + kQuiet * (float)by.plan.taps);
+        const float kept = error == 0.0f ? 1.0f : by.plan.kept;
+        const float sum = sum_of(by, [&](int i, float now) {
+            weights[i] = before[i] * gain + weights[i] * kept;
+            before[i] = now;
+            return weights[i] * now;
+        });
+        return held(sum, 2.0f);
+    }
+
+    // The energy of what is seen.
+    __device__ static float energy(const Listener& by) {
+        return sum_of(by, [](int, float now) { return now * now; });
     }
 };
 

@@ -129,7 +129,7 @@ async fn begin(lobby: &Arc<Lobby>, socket: &mut WebSocket) -> Result<Player, End
             Heard::Nothing => {}
         }
     };
-    no_card(&start.draw).map_err(Ended::Refused)?;
+    no_card(&start.patch).map_err(Ended::Refused)?;
     let engine = lobby.sessions.engine_for(&start).map_err(Ended::Refused)?;
     let prompt = match &start.prompt {
         Some(head) => Some(hear_prompt(lobby, socket, engine, *head).await?),

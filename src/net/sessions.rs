@@ -154,7 +154,7 @@ impl Register {
             Some((_, _, facts)) => facts.clone(),
             None => self.models[engine].facts.clone(),
         };
-        facts.draw = start.draw.draw.unwrap_or(facts.draw);
+        facts.draw = start.patch.draw.unwrap_or(facts.draw);
         facts.draw.check()?;
         facts.seed = start
             .seed

@@ -36,8 +36,8 @@ pub struct Start {
     #[serde(default, deserialize_with = "seed_option")]
     pub seed: Option<u64>,
     /// How codes are drawn, as far as it shall not be as the model says.
-    #[serde(default)]
-    pub draw: Patch,
+    #[serde(default, rename = "draw")]
+    pub patch: Patch,
     /// Of the packets.
     #[serde(default = "mulaw")]
     pub format: Format,

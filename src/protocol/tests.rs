@@ -243,7 +243,7 @@ fn the_start_of_a_session_in_the_document_is_understood() {
         panic!("it is no start");
     };
     assert_eq!(
-        (start.seed, start.draw.draw.temperature),
+        (start.seed, start.patch.draw.temperature),
         (Some(7), Some(0.95))
     );
     let prompt = start.prompt.unwrap();
