@@ -58,21 +58,38 @@ fn engines_within(
 
 /// Ways to draw that differ from lane to lane.
 fn draw(lane: usize) -> DrawParams {
-    let draw = |temperature, max_entropy, max_rise, leveling, max_click, top_p, min_p| DrawParams {
-        temperature,
-        max_entropy,
-        max_rise,
-        leveling,
-        max_click,
-        top_p,
-        min_p,
-    };
+    let neutral = DrawParams::NEUTRAL;
     match lane % 5 {
-        0 => draw(1.0, 8.0, 8.0, 0.0, 100.0, 1.0, 0.0),
-        1 => draw(1.06, 4.0, 0.8, 0.012, 4.0, 1.0, 0.0),
-        2 => draw(0.9, 3.0, 8.0, 0.2, 100.0, 0.95, 0.01),
-        3 => draw(0.0, 8.0, 8.0, 0.1, 1.0, 1.0, 0.0),
-        _ => draw(1.3, 8.0, 0.3, 0.0, 2.0, 1.0, 0.05),
+        0 => neutral,
+        1 => DrawParams {
+            temperature: 1.06,
+            max_entropy: 4.0,
+            max_rise: 0.8,
+            leveling: 0.012,
+            max_click: 4.0,
+            ..neutral
+        },
+        2 => DrawParams {
+            temperature: 0.9,
+            max_entropy: 3.0,
+            leveling: 0.2,
+            top_p: 0.95,
+            min_p: 0.01,
+            ..neutral
+        },
+        3 => DrawParams {
+            temperature: 0.0,
+            leveling: 0.1,
+            max_click: 1.0,
+            ..neutral
+        },
+        _ => DrawParams {
+            temperature: 1.3,
+            max_rise: 0.3,
+            max_click: 2.0,
+            min_p: 0.05,
+            ..neutral
+        },
     }
 }
 
