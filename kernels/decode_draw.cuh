@@ -26,6 +26,9 @@ struct Codes {
 
 // How fast a stream forgets how uncertain it has been, and the bits that a draw may always hold.
 constexpr float kForgets = 1.0f / 48.0f, kAlways = 2.8f;
+// How fast it forgets how uncertain it has been in the long run, and what the temperature grows by for each
+// bit that those draws lack.
+constexpr float kForgetsLong = 1.0f / 16384.0f, kLift = 4.0f;
 // How fast it forgets how loud it has been; the loudness at which the temperature is what it is said
 // to be, in codes from the middle; codes of an octave.
 constexpr float kLoudnessRate = 1.0f / 2048.0f, kMiddling = 64.0f, kOctave = 16.0f;
@@ -65,14 +68,17 @@ struct Draw {
 
     // Takes in how many bits a draw held, before it is narrowed.
     __device__ void take_in(float bits) const {
-        const float before = head.recent;
+        const float before = head.recent, long_before = head.long_recent;
         warp_sync();
-        if (lane == 0) head.recent = before + kForgets * (bits - before);
+        if (lane > 0) return;
+        head.recent = before + kForgets * (bits - before);
+        head.long_recent = long_before + kForgetsLong * (bits - long_before);
     }
 
     __device__ float temperature() const {
         const float octaves_down = (kMiddling - head.loudness) / kOctave;
-        return turn.temperature * (1.0f + turn.leveling * octaves_down);
+        const float bits_lacking = larger(turn.min_entropy - head.long_recent, 0.0f);
+        return turn.temperature * (1.0f + turn.leveling * octaves_down + kLift * bits_lacking);
     }
 
     // Takes in a code that was drawn.
@@ -102,7 +108,7 @@ struct Draw {
             powers[c] = is_in ? powers[c] - top : 0.0f;
             own[c] = is_in ? exp2_of(powers[c] * (1.0f * kLog2E)) : 0.0f;
         }
-        if (turn.max_entropy < 8.0f || turn.max_rise < 8.0f) {
+        if (turn.max_entropy < 8.0f || turn.max_rise < 8.0f || turn.min_entropy > 0.0f) {
 #pragma unroll
             for (int c = 0; c < 8; c++) {
                 const float share = shuffle_xor(own[c], 16), power = shuffle_xor(powers[c], 16);

@@ -86,6 +86,7 @@ struct LaneHead {
     float prediction[kMostFilters];
     uint32_t newest[kMostFilters];  // where a ring's newest lies
     float recent;                   // bits that draws have held on average
+    float long_recent;              // the same in the long run
     float loudness;                 // codes that they lay from the middle
 };
 
@@ -98,7 +99,7 @@ struct Turn {
     float* logits;                // [n, V], or null
     float temperature, max_entropy, top_p, min_p;
     uint32_t is_drawn;  // whether logits are wanted
-    float max_rise, leveling, max_click;
+    float max_rise, leveling, max_click, min_entropy;
 };
 
 __host__ __device__ constexpr int larger_of(int a, int b) { return a > b ? a : b; }

@@ -102,6 +102,10 @@ parameters! {
     /// are
     max_rise: BITS, DrawParams::MAX_ENTROPY_BITS, Limits::within(0.0..=DrawParams::MAX_ENTROPY_BITS);
 
+    /// Raise the temperature while the last second's draws held fewer bits on average, so that no tone hangs; 0
+    /// leaves it
+    min_entropy: BITS, 0.0, Limits::within(0.0..=DrawParams::MAX_ENTROPY_BITS);
+
     /// Raise the temperature by this share for each octave that the stream is quieter than middling, and lower
     /// it for each that it is louder; 0 leaves it
     // A stream is four octaves from middling at most.
@@ -161,6 +165,7 @@ impl fmt::Display for DrawParams {
             temperature,
             max_entropy,
             max_rise,
+            min_entropy,
             leveling,
             max_click,
             top_p,
@@ -169,6 +174,9 @@ impl fmt::Display for DrawParams {
         write!(f, "temperature {temperature}, at most {max_entropy} bits")?;
         if *max_rise < Self::MAX_ENTROPY_BITS {
             write!(f, " and {max_rise} more than lately")?;
+        }
+        if *min_entropy > 0.0 {
+            write!(f, ", hotter below {min_entropy} bits")?;
         }
         if *leveling > 0.0 {
             write!(f, ", leveled by {leveling} an octave")?;
@@ -195,6 +203,11 @@ impl DrawParams {
     /// The click that is let pass, unless all are.
     pub fn click_limit(&self) -> Option<f32> {
         (self.max_click < Self::ANY_CLICK).then_some(self.max_click)
+    }
+
+    /// Whether it matters how many bits a draw holds.
+    pub fn asks_for_bits(&self) -> bool {
+        self.max_entropy.min(self.max_rise) < Self::MAX_ENTROPY_BITS || self.min_entropy > 0.0
     }
 
     /// Refuses what nothing can be drawn with, in words that name the key.

@@ -73,6 +73,7 @@ fn draw(lane: usize) -> DrawParams {
             temperature: 0.9,
             max_entropy: 3.0,
             leveling: 0.2,
+            min_entropy: 7.9,
             top_p: 0.95,
             min_p: 0.01,
             ..neutral

@@ -185,7 +185,7 @@ impl CudaDecoder {
                     (turn.temperature, turn.max_entropy) = (draw.temperature, draw.max_entropy);
                     (turn.max_rise, turn.leveling) = (draw.max_rise, draw.leveling);
                     (turn.top_p, turn.min_p) = (draw.top_p, draw.min_p);
-                    turn.max_click = draw.max_click;
+                    (turn.max_click, turn.min_entropy) = (draw.max_click, draw.min_entropy);
                 }
             }
             self.exchange.sent.extend_from_slice(plan::bytes_of(&turn));

@@ -19,6 +19,12 @@ const FORGETS: f32 = 1.0 / 48.0;
 /// Bits that a draw may hold at any time, or no sound would begin.
 const ALWAYS: f32 = 2.8;
 
+/// How fast it forgets how uncertain it has been in the long run: it looks back over some 16,384 draws, a
+/// second at 16 kHz. No music is as certain as a tone that hangs for so long.
+const FORGETS_LONG: f32 = 1.0 / 16384.0;
+/// What the temperature grows by for each bit that those draws lack.
+const LIFT: f32 = 4.0;
+
 /// How fast a stream forgets how loud it has been: it looks back over an eighth of a second at 16 kHz,
 /// about what a note takes to begin and to be heard as loud.
 const LOUDNESS_RATE: f32 = 1.0 / 2048.0;
@@ -33,6 +39,8 @@ const OCTAVE: f32 = 16.0;
 pub struct Recent {
     /// How uncertain they have been, for [`DrawParams::max_rise`].
     mean_bits: f32,
+    /// The same in the long run, for [`DrawParams::min_entropy`].
+    long_mean_bits: f32,
     /// How far from the middle they lay, in codes, for [`DrawParams::leveling`].
     loudness: f32,
 }
@@ -41,6 +49,8 @@ impl Default for Recent {
     fn default() -> Self {
         Self {
             mean_bits: 0.0,
+            // So that no stream begins hot.
+            long_mean_bits: DrawParams::MAX_ENTROPY_BITS,
             loudness: MIDDLING,
         }
     }
@@ -51,7 +61,8 @@ impl Recent {
     #[inline(always)]
     fn temperature(&self, params: &DrawParams) -> f32 {
         let octaves_down = (MIDDLING - self.loudness) / OCTAVE;
-        params.temperature * (1.0 + params.leveling * octaves_down)
+        let bits_lacking = (params.min_entropy - self.long_mean_bits).max(0.0);
+        params.temperature * (1.0 + params.leveling * octaves_down + LIFT * bits_lacking)
     }
 
     /// Takes in a code that was drawn.
@@ -72,6 +83,7 @@ impl Recent {
     #[inline(always)]
     fn take_in(&mut self, bits: f32) {
         self.mean_bits += FORGETS * (bits - self.mean_bits);
+        self.long_mean_bits += FORGETS_LONG * (bits - self.long_mean_bits);
     }
 }
 
@@ -155,7 +167,7 @@ fn shares_of<F: Sixteen>(
     let top = powers.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     powers.iter_mut().for_each(|power| *power -= top);
     lanewise::exp::<F>(powers, 1.0, shares);
-    if params.max_entropy.min(params.max_rise) >= DrawParams::MAX_ENTROPY_BITS {
+    if !params.asks_for_bits() {
         return;
     }
     // With S the sum of the shares e^powers and m the mean of the powers, the perplexity is S / e^m, and
@@ -424,6 +436,36 @@ mod tests {
         let wide = entropy_after(&mut Recent::default(), &calm, &leveled);
         let narrow = entropy_after(&mut recent, &calm, &leveled);
         assert!(narrow < wide - 0.02, "{narrow} of {wide}");
+    }
+
+    #[test]
+    fn a_stream_that_has_been_too_certain_for_long_is_drawn_hotter() {
+        let held = DrawParams {
+            min_entropy: 1.5,
+            ..ALL
+        };
+        let tone = logits_of(&[(128, 0.9), (129, 0.1)]);
+        let mut recent = Recent::default();
+        assert_eq!(recent.temperature(&held), 1.0, "a stream begins as it is");
+        for _ in 0..200_000 {
+            recent.take_in(3.0);
+        }
+        // A rest of a tenth of a second is music.
+        for _ in 0..1_600 {
+            entropy_after(&mut recent, &tone, &held);
+        }
+        assert_eq!(recent.temperature(&held), 1.0);
+        let free = entropy_after(&mut recent.clone(), &tone, &held);
+        for _ in 0..200_000 {
+            entropy_after(&mut recent, &tone, &held);
+        }
+        let temperature = recent.temperature(&held);
+        let lacking = held.min_entropy - recent.long_mean_bits;
+        assert!((0.1..1.5).contains(&lacking), "{lacking}");
+        assert_eq!(temperature, 1.0 + LIFT * lacking);
+        assert_eq!(recent.temperature(&ALL), 1.0);
+        let hot = entropy_after(&mut recent, &tone, &held);
+        assert!(hot > free + 0.1, "{hot} of {free}");
     }
 
     #[test]

@@ -373,6 +373,7 @@ mod tests {
             ("temperature", 0.001),
             ("max_entropy", 8.5),
             ("max_rise", -1.0),
+            ("min_entropy", 8.5),
             ("leveling", 0.3),
             ("max_click", 0.9),
             ("top_p", 0.0),

@@ -24,6 +24,7 @@ fn hello() -> Hello {
                 temperature: 0.95,
                 max_entropy: 4.5,
                 max_rise: 1.25,
+                min_entropy: 0.75,
                 leveling: 0.015625,
                 max_click: 4.5,
                 top_p: 1.0,
@@ -275,7 +276,7 @@ proptest! {
 fn numbers_beyond_all_bounds_are_refused_wherever_they_stand() {
     let huge = "9".repeat(60);
     let changed = r#"{"event": "changed", "since": 1, "seed": "7", "draw": {"temperature": 1.0, "max_entropy": 8.0,
-        "max_rise": 8.0, "leveling": 0.0, "max_click": 100.0, "top_p": 1.0, "min_p": 0.0}, "volume_db": -1.0, "mute": false}"#;
+        "max_rise": 8.0, "min_entropy": 0.0, "leveling": 0.0, "max_click": 100.0, "top_p": 1.0, "min_p": 0.0}, "volume_db": -1.0, "mute": false}"#;
     assert!(Event::from_json(changed).is_ok());
     for number in ["8.0", "-1.0"] {
         let error = Event::from_json(&changed.replace(number, &huge)).unwrap_err();

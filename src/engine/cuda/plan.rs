@@ -94,6 +94,7 @@ pub struct TurnPlan {
     pub max_rise: f32,
     pub leveling: f32,
     pub max_click: f32,
+    pub min_entropy: f32,
 }
 
 /// The part of a lane that changes as a whole.
@@ -111,6 +112,7 @@ pub struct LaneHead {
     prediction: [f32; MOST_FILTERS],
     newest: [u32; MOST_FILTERS],
     recent: f32,
+    long_recent: f32,
     loudness: f32,
 }
 
@@ -129,6 +131,7 @@ impl LaneHead {
             prediction: [0.0; MOST_FILTERS],
             newest: [0; MOST_FILTERS],
             recent: 0.0,
+            long_recent: 8.0,
             loudness: 64.0,
         }
     }

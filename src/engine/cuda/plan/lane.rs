@@ -72,7 +72,7 @@ pub fn state_len(config: &ModelConfig) -> usize {
     };
     let caches = config.layers.iter();
     let caches = caches.map(|layer| layer.head(0).n_slots().div_ceil(SLOTS) * block_len(config));
-    8 + 1 + 8 + filters.sum::<usize>() + cascade + taps_len(config) + caches.sum::<usize>()
+    8 + 1 + 12 + filters.sum::<usize>() + cascade + taps_len(config) + caches.sum::<usize>()
 }
 
 /// Of the convolutions of all layers.
@@ -106,6 +106,7 @@ impl Ferry<'_> {
         // One byte here, and the low one of a word there.
         self.same(head(offset_of!(LaneHead, last), 1));
         self.same(head(offset_of!(LaneHead, recent), 4));
+        self.same(head(offset_of!(LaneHead, long_recent), 4));
         self.same(head(offset_of!(LaneHead, loudness), 4));
         let n_filters = config.predictor.len();
         let mut at = HEAD_BYTES + taps_len(config);
