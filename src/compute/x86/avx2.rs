@@ -145,13 +145,17 @@ pub(super) fn scores(slots: &Slots<'_>, q: &Queries, scores: &mut [f32]) {
             *near = Halves::of_signed(quad);
         }
         let near = &near[..quads.len().min(QUADS)];
+        let (fours, rest) = near.as_chunks::<SIGNED_AT_ONCE>();
         let offset = _mm256_set1_epi32(-key_offset(bytes));
         let blocks = slots.runs().flatten();
         for (block, scores) in blocks.zip(scores.as_chunks_mut::<SLOTS_PER_BLOCK>().0) {
             let mut sums = [offset; 2];
-            let lines = block.keys.chunks(SIGNED_AT_ONCE);
-            for (lines, quads) in lines.zip(near.chunks(SIGNED_AT_ONCE)) {
+            let (lines, lines_left) = block.keys[..near.len()].as_chunks::<SIGNED_AT_ONCE>();
+            for (lines, quads) in lines.iter().zip(fours) {
                 add_keys(lines, quads, &mut sums);
+            }
+            if !rest.is_empty() {
+                add_keys(lines_left, rest, &mut sums);
             }
             for (line, quad) in block.keys.iter().zip(quads).skip(QUADS) {
                 let quad = Halves::of_signed(quad);
@@ -207,8 +211,9 @@ fn mix_16_dims(
     let mut sums = [_mm256_setzero_si256(); 2];
     for (i, (block, weights)) in slots.runs().flatten().zip(weights).enumerate() {
         let mut products = [Halves::zero(); 2];
-        let lines = block.values[4 * sixteen..].iter();
-        for (line, weights) in lines.zip(weights.as_chunks::<4>().0) {
+        let lines: Option<&[Line; 4]> = block.values[4 * sixteen..].first_chunk();
+        let lines = lines.expect("values come by sixteen dims");
+        for (line, weights) in lines.iter().zip(weights.as_chunks::<4>().0) {
             let weights = Halves::of_unsigned(weights);
             for (products, values) in products.iter_mut().zip(load_256(line)) {
                 let low = _mm256_maddubs_epi16(weights.low, values);
