@@ -36,11 +36,13 @@ pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// What the library says.
 pub type PlotError = DrawingAreaErrorKind<io::Error>;
 
-/// A title and what is said under it, in the upper left corner; it takes 70 rows.
+/// A title and the lines under it, in the upper left corner; with one of those it takes 70 rows, and 20 more
+/// with each other.
 pub fn titles(root: &Area<'_>, title: &str, under: &str) -> Result<(), PlotError> {
     let small = (FONT, 15).into_font().color(&GREY);
     root.draw(&Text::new(title, (24, 18), (FONT, 24).into_font()))?;
-    root.draw(&Text::new(under, (24, 48), small))
+    let mut lines = (48..).step_by(20).zip(under.lines());
+    lines.try_for_each(|(y, line)| root.draw(&Text::new(line, (24, y), small.clone())))
 }
 
 /// Of a logarithmic axis: 1, 2 and 5 times each power of ten, or, where the range's ends are more

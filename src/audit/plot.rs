@@ -16,7 +16,7 @@ use crate::plot::{self, AMBER, Area, BLUE, FONT, GRID, PINK, VERMILION};
 
 const WIDTH: u32 = 1200;
 const PANEL_HEIGHT: u32 = 190;
-const TITLE_HEIGHT: u32 = 110;
+const TITLE_HEIGHT: u32 = 130;
 /// Where the reference's middle 98 % lie.
 const USUAL: RGBColor = RGBColor(228, 228, 228);
 const CURVE: RGBColor = RGBColor(30, 30, 30);
@@ -89,26 +89,27 @@ pub(super) fn timeline(report: &Report) -> Result<String, AuditError> {
 }
 
 fn write_titles(root: &Area<'_>, report: &Report) -> Drawn {
-    let title = match &report.source {
-        Source::File { path } => path.rsplit('/').next().unwrap_or(path).to_owned(),
+    let (title, drawn) = match &report.source {
+        Source::File { path } => {
+            let name = path.rsplit('/').next().unwrap_or(path);
+            (name.to_owned(), String::new())
+        }
         Source::Model {
             name, seed, draw, ..
-        } => format!("{name}, seed {seed}, {draw}"),
+        } => (format!("{name}, seed {seed}"), format!("{draw}\n")),
     };
-    let under = format!(
-        "beside {}: the grey band holds 98 % of its seconds",
-        report.reference.origin
-    );
+    let origin = &report.reference.origin;
+    let under = format!("{drawn}beside {origin}: the grey band holds 98 % of its seconds");
     plot::titles(root, &title, &under)?;
     let mut x = 24;
     for (verdict, n) in &report.summary.n_of {
-        let place = [(x, 76), (x + 16, 92)];
+        let place = [(x, 96), (x + 16, 112)];
         root.draw(&Rectangle::new(place, colour_of(*verdict).filled()))?;
         let text = format!("{verdict}: {n} s");
         let middle = Pos::new(HPos::Left, VPos::Center);
         let style = (FONT, 15).into_font().color(&BLACK).pos(middle);
         x += 34 + 9 * text.len() as i32;
-        root.draw(&Text::new(text, (place[1].0 + 6, 84), style))?;
+        root.draw(&Text::new(text, (place[1].0 + 6, 104), style))?;
     }
     Ok(())
 }
