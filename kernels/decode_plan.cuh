@@ -1,6 +1,8 @@
 // What a launch of decode.cu is given, and where everything lies. `src/engine/cuda/plan.rs` holds
 // the same, in the same order.
 #pragma once
+#include <cstddef>
+
 #include "decode_device.cuh"
 
 constexpr int kCodes = 256;
@@ -88,7 +90,9 @@ struct LaneHead {
     float recent;                   // bits that draws have held on average
     float long_recent;              // the same in the long run
     float loudness;                 // codes that they lay from the middle
+    uint32_t gap;
 };
+static_assert(sizeof(LaneHead) == 288 && offsetof(LaneHead, long_recent) == 276, "as in plan.rs");
 
 // One lane's part in a launch.
 struct Turn {
@@ -100,7 +104,9 @@ struct Turn {
     float temperature, max_entropy, top_p, min_p;
     uint32_t is_drawn;  // whether logits are wanted
     float max_rise, leveling, max_click, min_entropy;
+    uint32_t gap;
 };
+static_assert(sizeof(Turn) == 80 && offsetof(Turn, min_entropy) == 72, "as in plan.rs");
 
 __host__ __device__ constexpr int larger_of(int a, int b) { return a > b ? a : b; }
 

@@ -102,8 +102,8 @@ parameters! {
     /// are
     max_rise: BITS, DrawParams::MAX_ENTROPY_BITS, Limits::within(0.0..=DrawParams::MAX_ENTROPY_BITS);
 
-    /// Raise the temperature while the last second's draws held fewer bits on average, so that no tone hangs; 0
-    /// leaves it
+    /// Raise the temperature while draws have held fewer bits on average for about 16,384 of them, so that a tone
+    /// that hangs lets go; 0 leaves it
     min_entropy: BITS, 0.0, Limits::within(0.0..=DrawParams::MAX_ENTROPY_BITS);
 
     /// Raise the temperature by this share for each octave that the stream is quieter than middling, and lower
@@ -176,7 +176,7 @@ impl fmt::Display for DrawParams {
             write!(f, " and {max_rise} more than lately")?;
         }
         if *min_entropy > 0.0 {
-            write!(f, ", hotter below {min_entropy} bits")?;
+            write!(f, ", hotter below {min_entropy}")?;
         }
         if *leveling > 0.0 {
             write!(f, ", leveled by {leveling} an octave")?;

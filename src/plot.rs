@@ -36,8 +36,8 @@ pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// What the library says.
 pub type PlotError = DrawingAreaErrorKind<io::Error>;
 
-/// A title and the lines under it, in the upper left corner; with one of those it takes 70 rows, and 20 more
-/// with each other.
+/// A title and the lines under it, in the upper left corner; with one of those it takes 70 rows, and
+/// each further line takes 20 more.
 pub fn titles(root: &Area<'_>, title: &str, under: &str) -> Result<(), PlotError> {
     let small = (FONT, 15).into_font().color(&GREY);
     root.draw(&Text::new(title, (24, 18), (FONT, 24).into_font()))?;

@@ -20,7 +20,7 @@ const DRAW: DrawParams = DrawParams {
     max_rise: 0.5,
     leveling: 0.02,
     max_click: 2.0,
-    min_entropy: 7.9,
+    min_entropy: 8.0,
     top_p: 0.95,
     min_p: 0.01,
 };

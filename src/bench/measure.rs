@@ -63,11 +63,14 @@ impl Times {
     }
 }
 
-/// As the models that are shipped are drawn from: holding the entropy is the dearest part of it.
+/// As `piano-16k` is drawn from: holding the entropy is the dearest part of it.
 const DRAW: DrawParams = DrawParams {
+    temperature: 1.05,
     max_entropy: 4.0,
-    max_rise: 1.0,
-    max_click: 4.0,
+    max_rise: 0.8,
+    min_entropy: 1.0,
+    leveling: 0.02,
+    max_click: 3.5,
     ..DrawParams::NEUTRAL
 };
 

@@ -13,7 +13,7 @@ mod prefill;
 use std::sync::Arc;
 
 pub use self::device::GpuError;
-use self::device::{Gpu, Kernel, Memory, bytes_of, count};
+use self::device::{Gpu, Kernel, Memory, count};
 use self::plan::lane::{from_state, state_len, to_state};
 use self::plan::{Block, HEAD_BYTES, LaneHead, Layout, Plan, SLOT_BLOCK, TurnPlan};
 use self::prefill::Prefill;
@@ -97,9 +97,9 @@ impl CudaDecoder {
             .collect::<Result<Vec<_>, GpuError>>()?;
         let tables = [
             gpu.holding(&image::of(model))?,
-            gpu.holding(bytes_of(&model.weights.embed))?,
-            gpu.holding(bytes_of(&samples()))?,
-            gpu.holding(bytes_of(&angles(&config)))?,
+            gpu.holding(bytemuck::cast_slice(&model.weights.embed))?,
+            gpu.holding(bytemuck::cast_slice(&samples()))?,
+            gpu.holding(bytemuck::cast_slice(&angles(&config)))?,
         ];
         let mut engine = Self {
             plan: layout.plan(&config, &tables),
@@ -143,7 +143,7 @@ impl CudaDecoder {
         self.gpu.clear(&mut self.lanes, fresh)?;
         let head = LaneHead::new();
         self.gpu
-            .write(&mut self.lanes, start, plan::bytes_of(&head))?;
+            .write(&mut self.lanes, start, bytemuck::bytes_of(&head))?;
         self.positions[lane] = 0;
         Ok(())
     }
@@ -188,14 +188,18 @@ impl CudaDecoder {
                     (turn.max_click, turn.min_entropy) = (draw.max_click, draw.min_entropy);
                 }
             }
-            self.exchange.sent.extend_from_slice(plan::bytes_of(&turn));
+            self.exchange
+                .sent
+                .extend_from_slice(bytemuck::bytes_of(&turn));
         }
         for (_, task) in tasks {
             let end = self.exchange.sent.len() + n * size_of::<f32>();
             match task {
                 Task::TakeIn(codes) => self.exchange.sent.extend_from_slice(codes),
                 Task::Draw(_, uniforms) => {
-                    self.exchange.sent.extend_from_slice(bytes_of(uniforms));
+                    self.exchange
+                        .sent
+                        .extend_from_slice(bytemuck::cast_slice(uniforms));
                 }
             }
             self.exchange.sent.resize(end, 0);

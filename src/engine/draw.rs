@@ -20,7 +20,7 @@ const FORGETS: f32 = 1.0 / 48.0;
 const ALWAYS: f32 = 2.8;
 
 /// How fast it forgets how uncertain it has been in the long run: it looks back over some 16,384 draws, a
-/// second at 16 kHz. No music is as certain as a tone that hangs for so long.
+/// second at 16 kHz. A tone that hangs is more certain than all that is drawn besides, but for rests.
 const FORGETS_LONG: f32 = 1.0 / 16384.0;
 /// What the temperature grows by for each bit that those draws lack.
 const LIFT: f32 = 4.0;
@@ -30,6 +30,8 @@ const LIFT: f32 = 4.0;
 const LOUDNESS_RATE: f32 = 1.0 / 2048.0;
 /// The loudness at which the temperature is what it is said to be, in codes from the middle.
 const MIDDLING: f32 = 64.0;
+/// The loudest of all.
+pub const MOST_LOUDNESS: f32 = 127.5;
 /// Codes of an octave of magnitude, where mu-law is logarithmic.
 const OCTAVE: f32 = 16.0;
 
@@ -63,6 +65,14 @@ impl Recent {
         let octaves_down = (MIDDLING - self.loudness) / OCTAVE;
         let bits_lacking = (params.min_entropy - self.long_mean_bits).max(0.0);
         params.temperature * (1.0 + params.leveling * octaves_down + LIFT * bits_lacking)
+    }
+
+    /// What it can be, whoever wrote it; no number becomes 0, and fades.
+    pub fn hold(&mut self) {
+        let held = |mean: f32, most: f32| mean.max(0.0).min(most);
+        self.mean_bits = held(self.mean_bits, DrawParams::MAX_ENTROPY_BITS);
+        self.long_mean_bits = held(self.long_mean_bits, DrawParams::MAX_ENTROPY_BITS);
+        self.loudness = held(self.loudness, MOST_LOUDNESS);
     }
 
     /// Takes in a code that was drawn.
@@ -444,28 +454,40 @@ mod tests {
             min_entropy: 1.5,
             ..ALL
         };
-        let tone = logits_of(&[(128, 0.9), (129, 0.1)]);
         let mut recent = Recent::default();
-        assert_eq!(recent.temperature(&held), 1.0, "a stream begins as it is");
-        for _ in 0..200_000 {
-            recent.take_in(3.0);
-        }
-        // A rest of a tenth of a second is music.
-        for _ in 0..1_600 {
-            entropy_after(&mut recent, &tone, &held);
-        }
-        assert_eq!(recent.temperature(&held), 1.0);
-        let free = entropy_after(&mut recent.clone(), &tone, &held);
-        for _ in 0..200_000 {
-            entropy_after(&mut recent, &tone, &held);
-        }
-        let temperature = recent.temperature(&held);
-        let lacking = held.min_entropy - recent.long_mean_bits;
-        assert!((0.1..1.5).contains(&lacking), "{lacking}");
-        assert_eq!(temperature, 1.0 + LIFT * lacking);
-        assert_eq!(recent.temperature(&ALL), 1.0);
+        let mut after = |n: usize, bits: f32| {
+            (0..n).for_each(|_| recent.take_in(bits));
+            assert_eq!(recent.temperature(&ALL), 1.0);
+            recent.temperature(&held)
+        };
+        // For the first second and a quarter of a stream, whatever it holds.
+        assert_eq!(after(20_000, 0.0), 1.0);
+        assert_eq!(after(200_000, 3.0), 1.0);
+        // Two thirds of a second of silence.
+        assert_eq!(after(11_000, 0.0), 1.0);
+        let hot = 1.0 + 4.0 * (1.5 - 3.0 / std::f32::consts::E);
+        let found = after(16_384 - 11_000, 0.0);
+        assert!((found - hot).abs() < 0.01, "{found}, not {hot}");
+        // And no longer than it is too certain.
+        assert_eq!(after(16_384, 3.0), 1.0);
+    }
+
+    #[test]
+    fn a_hotter_stream_is_less_certain() {
+        let held = DrawParams {
+            min_entropy: 1.5,
+            ..ALL
+        };
+        let tone = logits_of(&[(128, 0.9), (129, 0.1)]);
+        let cool = entropy_after(&mut Recent::default(), &tone, &held);
+        let mut recent = Recent::default();
+        (0..100_000).for_each(|_| recent.take_in(0.5));
         let hot = entropy_after(&mut recent, &tone, &held);
-        assert!(hot > free + 0.1, "{hot} of {free}");
+        assert!(hot > cool + 0.1, "{hot} of {cool}");
+        assert_ne!(
+            recent.long_mean_bits, 0.5,
+            "it matters how many bits it held"
+        );
     }
 
     #[test]

@@ -154,6 +154,7 @@ pub(super) fn scores(slots: &Slots<'_>, q: &Queries, scores: &mut [f32]) {
             for (lines, quads) in lines.iter().zip(fours) {
                 add_keys(lines, quads, &mut sums);
             }
+            // Heads of 16 and 32 dims leave none.
             if !rest.is_empty() {
                 add_keys(lines_left, rest, &mut sums);
             }
@@ -211,8 +212,8 @@ fn mix_16_dims(
     let mut sums = [_mm256_setzero_si256(); 2];
     for (i, (block, weights)) in slots.runs().flatten().zip(weights).enumerate() {
         let mut products = [Halves::zero(); 2];
-        let lines: Option<&[Line; 4]> = block.values[4 * sixteen..].first_chunk();
-        let lines = lines.expect("values come by sixteen dims");
+        // Of a number that is known, or the loop would not be unrolled; so above.
+        let lines = &block.values.as_chunks::<4>().0[sixteen];
         for (line, weights) in lines.iter().zip(weights.as_chunks::<4>().0) {
             let weights = Halves::of_unsigned(weights);
             for (products, values) in products.iter_mut().zip(load_256(line)) {

@@ -410,6 +410,7 @@ impl Lane {
         self.position = self.position.min(u64::MAX / 2);
         visit(bytemuck::bytes_of_mut(&mut self.last));
         visit(bytemuck::bytes_of_mut(&mut self.recent));
+        self.recent.hold();
         if let Some(predictor) = &mut self.predictor {
             predictor.state(visit);
         }

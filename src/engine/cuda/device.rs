@@ -256,9 +256,3 @@ fn config(blocks: (u32, u32), threads: u32, shared: usize) -> LaunchConfig {
         shared_mem_bytes: shared as u32,
     }
 }
-
-/// The bytes of plain numbers.
-pub fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
-    // SAFETY: any initialised memory may be read as bytes; the structures of `plan` have no gaps.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
-}

@@ -3,8 +3,12 @@
 
 pub mod lane;
 
+use std::mem::offset_of;
+
+use bytemuck::NoUninit;
+
 use super::device::Memory;
-use crate::model::{Layer, ModelConfig};
+use crate::model::{DrawParams, Layer, ModelConfig};
 use crate::mulaw;
 
 /// Threads of a block: `kThreads`, and `kBringers`.
@@ -79,7 +83,7 @@ impl Plan {
 
 /// One lane's part in a launch.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, NoUninit)]
 pub struct TurnPlan {
     pub lane: u64,
     pub uniforms: u64,
@@ -95,11 +99,12 @@ pub struct TurnPlan {
     pub leveling: f32,
     pub max_click: f32,
     pub min_entropy: f32,
+    pub gap: u32,
 }
 
 /// The part of a lane that changes as a whole.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, NoUninit)]
 pub struct LaneHead {
     pub position: u64,
     last: u32,
@@ -114,7 +119,15 @@ pub struct LaneHead {
     recent: f32,
     long_recent: f32,
     loudness: f32,
+    gap: u32,
 }
+
+// The kernels' say the same.
+const _: () = {
+    assert!(size_of::<TurnPlan>() == 80 && offset_of!(TurnPlan, min_entropy) == 72);
+    assert!(size_of::<LaneHead>() == 288 && offset_of!(LaneHead, long_recent) == 276);
+    assert!(size_of::<LaneHead>() <= HEAD_BYTES);
+};
 
 impl LaneHead {
     /// That of a stream that has not begun.
@@ -131,15 +144,11 @@ impl LaneHead {
             prediction: [0.0; MOST_FILTERS],
             newest: [0; MOST_FILTERS],
             recent: 0.0,
-            long_recent: 8.0,
+            long_recent: DrawParams::MAX_ENTROPY_BITS,
             loudness: 64.0,
+            gap: 0,
         }
     }
-}
-
-/// The bytes of what is laid out as the kernel has it.
-pub fn bytes_of<T: Copy>(value: &T) -> &[u8] {
-    super::device::bytes_of(std::slice::from_ref(value))
 }
 
 /// Sizes and places, of a model that the kernels can compute.

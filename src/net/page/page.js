@@ -124,7 +124,7 @@ class Page {
       `temperature ${draw.temperature}`,
       `at most ${draw.max_entropy} bits`,
       ...(draw.max_rise < 8 ? [`${draw.max_rise} more than lately`] : []),
-      ...(draw.min_entropy ? [`hotter below ${draw.min_entropy} bits`] : []),
+      ...(draw.min_entropy ? [`hotter below ${draw.min_entropy}`] : []),
       ...(draw.leveling ? [`leveled by ${draw.leveling} an octave`] : []),
       ...(draw.max_click < 100 ? [`clicks up to ${draw.max_click}`] : []),
       `top-p ${draw.top_p}`,
