@@ -26,8 +26,8 @@ struct Codes {
 
 // How fast a stream forgets how uncertain it has been, and the bits that a draw may always hold.
 constexpr float kForgets = 1.0f / 48.0f, kAlways = 2.8f;
-// How fast it forgets how uncertain it has been in the long run, and what the temperature grows by for each
-// bit that those draws lack.
+// How fast it forgets how uncertain it has been in the long run, and by how many times itself the temperature
+// grows for each bit that those draws lack.
 constexpr float kForgetsLong = 1.0f / 16384.0f, kLift = 4.0f;
 // How fast it forgets how loud it has been; the loudness at which the temperature is what it is said
 // to be, in codes from the middle; codes of an octave.
