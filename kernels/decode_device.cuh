@@ -38,6 +38,7 @@ __device__ inline float shuffle_xor(float v, int mask) {
 }
 
 __device__ inline unsigned warp_max(unsigned v) { return __reduce_max_sync(0xffffffffu, v); }
+__device__ inline int warp_max(int v) { return __reduce_max_sync(0xffffffffu, v); }
 __device__ inline unsigned warp_min(unsigned v) { return __reduce_min_sync(0xffffffffu, v); }
 __device__ inline unsigned warp_sum(unsigned v) { return __reduce_add_sync(0xffffffffu, v); }
 

@@ -47,14 +47,23 @@ struct Draw {
     LaneHead& head;
     const int lane = thread_index() % 32;
 
+    static constexpr int kOwn = kCodes / 32;  // codes that a thread looks at
+
     // The first of the likeliest codes.
     __device__ int likeliest() const {
-        float top = -INFINITY;
-        for (int c = codes.first + lane; c < codes.end; c += 32) top = larger(top, logits[c]);
-        for (int m = 16; m > 0; m /= 2) top = larger(top, shuffle_xor(top, m));
+        float own[kOwn], top = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < kOwn; i++) {
+            const int code = lane + 32 * i;
+            own[i] = code >= codes.first && code < codes.end ? logits[code] : -INFINITY;
+            top = larger(top, own[i]);
+        }
+        top = largest_of_all(top);
         unsigned best = kCodes;
-        for (int c = codes.end - 1 - lane; c >= codes.first; c -= 32) {
-            if (logits[c] == top) best = c;
+#pragma unroll
+        for (int i = kOwn - 1; i >= 0; i--) {
+            const int code = lane + 32 * i;
+            if (own[i] == top && code >= codes.first && code < codes.end) best = code;
         }
         best = warp_min(best);
         return best < kCodes ? best : codes.first;
@@ -100,7 +109,7 @@ struct Draw {
             powers[c] = i < n ? logits[codes.first + i] / temperature : -INFINITY;
             top = larger(top, powers[c]);
         }
-        for (int m = 16; m > 0; m /= 2) top = larger(top, shuffle_xor(top, m));
+        top = largest_of_all(top);
         float own[8], sum = 0.0f, product = 0.0f;
 #pragma unroll
         for (int c = 0; c < 8; c++) {
@@ -131,7 +140,8 @@ struct Draw {
             }
         }
         const float least = larger(turn.min_p, 1.0f / 16777216.0f);
-        for (int c = lane; c < kCodes; c += 32) shares[c] = 0.0f;
+#pragma unroll
+        for (int c = 0; c < kCodes; c += 32) shares[c + lane] = 0.0f;
         warp_sync();
 #pragma unroll
         for (int c = 0; c < 8; c++) {
@@ -210,9 +220,11 @@ struct Draw {
         if (turn.temperature == 0.0f) return likeliest();
         share();
         unsigned least = kCodes, most = 0;
-        for (int c = lane; c < kCodes; c += 32) {
+#pragma unroll
+        for (int i = 0; i < kOwn; i++) {
+            const unsigned c = lane + 32 * i;
             if (shares[c] > 0.0f) {
-                least = least < c ? least : c;
+                least = min(least, c);
                 most = c + 1;
             }
         }
@@ -225,10 +237,12 @@ struct Draw {
         }
         const float target = uniform * all;
         unsigned code = kCodes, kept = 0;
-        for (int c = lane; c <= last; c += 32) {
-            if (c < first || !(shares[c] > 0.0f)) continue;
+#pragma unroll
+        for (int i = 0; i < kOwn; i++) {
+            const unsigned c = lane + 32 * i;
+            if (c < first || c > last || !(shares[c] > 0.0f)) continue;
             kept = c;
-            if (sums[c] > target && c < code) code = c;
+            if (sums[c] > target) code = min(code, c);
         }
         code = warp_min(code);
         return code < kCodes ? code : warp_max(kept);

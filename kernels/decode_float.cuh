@@ -63,6 +63,14 @@ __device__ inline float largest_of_warp(float v) {
     return __uint_as_float(warp_max(__float_as_uint(v > 0.0f ? v : 0.0f)));
 }
 
+// The largest of the warp's numbers: as integers of that order they have their magnitudes turned round
+// where they are below 0.
+__device__ inline float largest_of_all(float v) {
+    const int bits = __float_as_int(v);
+    const int most = warp_max(bits < 0 ? bits ^ 0x7fffffff : bits);
+    return __int_as_float(most < 0 ? most ^ 0x7fffffff : most);
+}
+
 // What quantises a vector over the range that it and 0 span.
 struct Range {
     float inverse, zero, scale;

@@ -26,19 +26,21 @@ __device__ inline float held(float x, float most) { return smaller(larger(x, -mo
 // How many samples of codes lie below x, or at it; the same for all threads of a warp.
 template <bool kOrAt>
 __device__ inline int samples_below(const float* samples, float x) {
-    unsigned n = 0;
-    for (int i = thread_index() % 32; i < kCodes; i += 32) {
-        n += kOrAt ? samples[i] <= x : samples[i] < x;
-    }
-    return warp_sum(n);
+    const float* own = samples + thread_index() % 32;
+    // In pairs and as floats, for a chain of eight sums takes longer.
+    float n[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) n[i] = (kOrAt ? own[32 * i] <= x : own[32 * i] < x) ? 1.0f : 0.0f;
+    static_assert(kCodes == 8 * 32);
+    return warp_sum((unsigned)(((n[0] + n[1]) + (n[2] + n[3])) + ((n[4] + n[5]) + (n[6] + n[7]))));
 }
 
 __device__ inline float place_of(const float* samples, float x) {
     const int below = samples_below<true>(samples, x);
-    if (below == 0) return 0.0f;
-    if (below == kCodes) return 255.0f / 256.0f;
-    const float low = samples[below - 1], high = samples[below];
-    return ((float)(below - 1) + (x - low) / (high - low)) / 256.0f;
+    const int upper = min(max(below, 1), kCodes - 1);
+    const float low = samples[upper - 1], high = samples[upper];
+    const float place = ((float)(upper - 1) + (x - low) / (high - low)) / 256.0f;
+    return below == 0 ? 0.0f : below == kCodes ? 255.0f / 256.0f : place;
 }
 
 // The code whose sample is the nearest.
@@ -53,12 +55,13 @@ __device__ inline float place_of_spread(float spread) {
 }
 
 // What the predictor holds of the past when a code comes: where all filters expect it, as a place and as
-// a sample, and the mean errors.
+// a sample, the mean errors, and how far such a place is trusted.
 struct Known {
-    float place, expected, error, usual, spread;
+    float place, expected, error, usual, spread, trust;
 
     __device__ Known(float place, float expected, float error, float usual, float spread)
-        : place(place), expected(expected), error(error), usual(usual), spread(spread) {}
+        : place(place), expected(expected), error(error), usual(usual), spread(spread),
+          trust(1.0f / (1.0f + 4.0f * spread * spread)) {}
 
     __device__ Known(const LaneHead& head, int n_filters)
         : Known(head.places[n_filters - 1], head.expected, head.error, head.usual, head.spread) {}
@@ -81,8 +84,7 @@ struct Heard {
 
     __device__ Heard(const Around& around, const Known& known) {
         const float missed = known.place * 256.0f - (float)around.code;
-        const float trust = 1.0f / (1.0f + 4.0f * known.spread * known.spread);
-        const float shift = trust * held(missed, 0.5f);
+        const float shift = known.trust * held(missed, 0.5f);
         const float neighbour = shift < 0.0f ? around.below : around.above;
         const float finer = around.own + fabsf(shift) * (neighbour - around.own);
         spread = moved(known.spread, fabsf(missed), kErrorRate);
@@ -119,6 +121,12 @@ struct Going {
         most = at + width;
     }
 };
+
+// What a filter leaves over of what it hears.
+__device__ inline float left_over(float heard, float prediction) {
+    const float rest = heard - prediction;
+    return fabsf(rest) < kInaudible ? 0.0f : rest;
+}
 
 // A thread's way along a filter: every sixteenth of its taps.
 struct Tap {
@@ -165,8 +173,7 @@ struct Prediction {
         float newest = heard.rest, error = 0.0f;
         for (int i = 0; i <= f; i++) {
             if (i > 0) newest = error;
-            error = newest - own.head.prediction[i];
-            if (fabsf(error) < kInaudible) error = 0.0f;
+            error = left_over(newest, own.head.prediction[i]);
         }
         const int n = plan.taps, mask = plan.ring - 1, j = site.lane % 16;
         const float gain = plan.rate * error / (own.head.energy[f] + kQuiet * (float)n);

@@ -2,90 +2,179 @@
 // kernels take from there. It is the one part of a prompt that cannot be shared out, for a filter's
 // weights depend on all codes before: what it costs is how long a code takes, 65,536 times.
 //
-// Two warps work for each filter, one that predicts and one that adds up the energy of what is seen. Of
-// 32 taps a warp's lower half has sixteen and the upper half the next sixteen; sums are the lower half's,
-// in the order of the taps. Once a code all warps meet; each then finds by itself what all filters expect
-// and what the next code says.
+// One warp is the ear: from what all filters expect it finds what a code says to each of them, thread i
+// to filter i. Two warps work for each filter, one that predicts and one that adds up the energy of what
+// is seen. Of 32 taps a warp's lower half has sixteen and the upper half the next sixteen; sums are the
+// lower half's, in the order of the taps. The ear and the others take turns.
 #pragma once
 #include "prefill_plan.cuh"
 
-constexpr int kMostHeard = 8;    // filters
-constexpr int kMostPairs = 32;   // times 32 taps of a filter
-constexpr int kHearThreads = 2 * 32 * kMostHeard;
+// Filters: with the ear fifteen warps, four of a scheduler at most, which leaves each the registers for its
+// weights. Of eight floats vectors are read at once.
+constexpr int kMostHeard = 7, kHeardRoom = 8;
+constexpr int kMostPairs = 32;  // times 32 taps of a filter
+constexpr int kHearThreads = 32 * (2 * kMostHeard + 1);
 
-// What the warps tell each other, of this code and of the one before.
+// What the ear and the filters' warps tell each other of a code.
 struct Told {
-    alignas(16) float predictions[2][kMostHeard], energies[2][kMostHeard];
+    float4 says[kHeardRoom];  // to each filter: the newest, the gain and what is kept of its weights
+    alignas(16) float predictions[kHeardRoom], energies[kHeardRoom];
     float samples[kCodes];
 };
 
-// A warp's place, and what it knows of the stream.
-struct Listener {
+// Where the ear and the filters' warps meet: when it has said what a code says, and when they have found
+// what they make of it. Who only announces it goes on at once.
+enum class Meeting { kSaid = 1, kFound = 2 };
+
+template <Meeting kWhich>
+__device__ inline void await(int n_filters) {
+    asm volatile("barrier.sync.aligned %0, %1;" ::"n"((int)kWhich), "r"(32 * (2 * n_filters + 1))
+                 : "memory");
+}
+
+template <Meeting kWhich>
+__device__ inline void announce(int n_filters) {
+    asm volatile("barrier.arrive.aligned %0, %1;" ::"n"((int)kWhich), "r"(32 * (2 * n_filters + 1))
+                 : "memory");
+}
+
+// What a filter has heard: everything is there twice, so that nothing seen lies beyond an end.
+struct Echo {
+    float* ring;  // [2 · places]
+    int places, head;
+
+    __device__ Echo(const Prompt& prompt, Told& told, int filter) : ring(reinterpret_cast<float*>(&told + 1)) {
+        const Plan& plan = prompt.plan;
+        for (int i = 0; i < filter; i++) ring += 2 * plan.filter[i].ring;
+        places = plan.filter[filter].ring;
+        head = lane_head(prompt).newest[filter];
+    }
+
+    __device__ static LaneHead& lane_head(const Prompt& prompt) {
+        return *reinterpret_cast<LaneHead*>(prompt.lane);
+    }
+
+    // One more is seen.
+    __device__ void advance() { head = (head + places - 1) & (places - 1); }
+
+    __device__ void put(float newest) { ring[head] = ring[head + places] = newest; }
+};
+
+// Has a number computed here rather than where it is wanted.
+__device__ inline float at_once(float x) {
+    asm volatile("" : "+f"(x));
+    return x;
+}
+
+// The warp that finds what codes say, to so many filters at most.
+template <int kFilters>
+struct Ear {
     const Prompt& prompt;
-    const FilterPlan& plan;
     Told& told;
-    float* ring;  // [2 · places]: everything is there twice, so that nothing seen lies beyond an end
-    int filter, head;
-    float predictions[kMostHeard];
-    float energy;
+    const int lane = thread_index() % 32, n_filters = prompt.plan.n_filters;
+    // Thread i's filter, the last one's for those that have none.
+    const int own = lane < n_filters ? lane : n_filters - 1;
+    const float rate, kept, quiet;
+    Echo echo;
+    float predictions[kFilters];
+    float comes_before[kFilters];  // 1 for each filter before the own one, else 0
+    float own_prediction, energy;
     Known known;
     Around code;
 
-    __device__ Listener(const Prompt& prompt, Told& told, float* ring, int filter)
-        : prompt(prompt), plan(prompt.plan.filter[filter]), told(told), ring(ring), filter(filter),
-          known(lane_head(), prompt.plan.n_filters), code(lane_head().last, told.samples) {
-        const LaneHead& of_lane = lane_head();
-        head = of_lane.newest[filter];
-        energy = of_lane.energy[filter];
+    __device__ Ear(const Prompt& prompt, Told& told)
+        : prompt(prompt), told(told), rate(prompt.plan.filter[own].rate),
+          kept(prompt.plan.filter[own].kept),
+          quiet(kQuiet * (float)prompt.plan.filter[own].taps), echo(prompt, told, own),
+          energy(lane_head().energy[own]), known(lane_head(), n_filters),
+          code(lane_head().last, told.samples) {
 #pragma unroll
-        for (int i = 0; i < kMostHeard; i++) predictions[i] = of_lane.prediction[i];
+        for (int i = 0; i < kFilters; i++) {
+            predictions[i] = i < n_filters ? lane_head().prediction[i] : 0.0f;
+            comes_before[i] = i < own ? 1.0f : 0.0f;
+        }
+        own_prediction = lane_head().prediction[own];
     }
 
-    __device__ LaneHead& lane_head() const { return *reinterpret_cast<LaneHead*>(prompt.lane); }
+    __device__ LaneHead& lane_head() const { return Echo::lane_head(prompt); }
 
     // What all filters up to one expect.
     __device__ float expected_by(int last) const {
         float expected = 0.0f;
 #pragma unroll
-        for (int i = 0; i < kMostHeard; i++) {
-            if (i <= last) expected = expected + predictions[i];
-        }
+        for (int i = 0; i < kFilters; i++) expected = expected + (i <= last ? predictions[i] : 0.0f);
         return expected;
     }
 
-    // What this filter hears of a code, which is what those before it have left over, and the error of
-    // its own prediction.
-    __device__ float2 left_over(float newest) const {
-        float error = 0.0f;
+    // Tells each filter what it hears, which is what those before it have left over, and how far off it
+    // has been.
+    __device__ void say(float heard) {
+        // A prediction of 0 leaves over all that is heard, but for what is inaudible.
+        float newest = heard;
 #pragma unroll
-        for (int i = 0; i < kMostHeard; i++) {
-            if (i > filter) break;
-            if (i > 0) newest = error;
-            error = newest - predictions[i];
-            if (fabsf(error) < kInaudible) error = 0.0f;
+        for (int i = 0; i + 1 < kFilters; i++) newest = left_over(newest, predictions[i] * comes_before[i]);
+        if (own == 0) newest = heard;
+        const float error = left_over(newest, own_prediction);
+        const float gain = rate * error / (energy + quiet);
+        echo.advance();
+        if (lane < n_filters) {
+            told.says[lane] = make_float4(newest, gain, error == 0.0f ? 1.0f : kept, 0.0f);
+            echo.put(newest);
         }
-        return make_float2(newest, error);
     }
 
-    // Puts the newest before all that has been seen.
-    __device__ void see(float newest) {
-        const int places = plan.ring;
-        head = (head + places - 1) & (places - 1);
-        if (thread_index() % 32 == 0) ring[head] = ring[head + places] = newest;
-        warp_sync();
-    }
-
-    // All warps have said what they found of the code at `at`: on to the next.
-    __device__ void meet(int at, const Heard& heard, int next) {
-        const Around following(next, told.samples);
-        asm volatile("barrier.sync.aligned 1, %0;" ::"r"(64 * prompt.plan.n_filters) : "memory");
+    // Takes in what all have found; filters that there are not expect nothing.
+    __device__ void take_in() {
 #pragma unroll
-        for (int i = 0; i < kMostHeard; i++) predictions[i] = told.predictions[at % 2][i];
-        energy = told.energies[at % 2][filter];
-        const float expected = expected_by(prompt.plan.n_filters - 1);
-        known = Known(place_of(told.samples, expected), held(expected, 1.0f), heard.error, heard.usual,
-                    heard.spread);
-        code = following;
+        for (int i = 0; i < kFilters; i++) predictions[i] = told.predictions[i];
+        own_prediction = told.predictions[own];
+        energy = told.energies[own];
+        const float expected = expected_by(kFilters - 1);
+        known.place = place_of(told.samples, expected);
+        known.expected = held(expected, 1.0f);
+    }
+
+    __device__ void listen() {
+        int next = load_constant(prompt.codes);
+        for (int at = 0; at < (int)prompt.n; at++) {
+            const Heard heard(code, known);
+            say(heard.rest);
+            announce<Meeting::kSaid>(n_filters);
+            if (lane == 0) {
+                prompt.spreads[at] = heard.spread;
+                prompt.heard[at] = code.code;
+            }
+            code = Around(next, told.samples);
+            // What all expect of it follows when they have found it.
+            known = Known(0.0f, 0.0f, heard.error, heard.usual, heard.spread);
+            known.trust = at_once(known.trust);
+            // Fetched a code ahead: the GPU's memory is far away.
+            next = load_constant(prompt.codes + min(at + 1, (int)prompt.n - 1));
+            await<Meeting::kFound>(n_filters);
+            take_in();
+        }
+    }
+
+    // What a lane keeps of all this but the filters themselves.
+    __device__ void leave() const {
+        LaneHead& head = lane_head();
+        for (int i = 0; i < n_filters; i++) {
+            const float place = place_of(told.samples, expected_by(i));
+            if (lane == 0) head.places[i] = place;
+        }
+        if (lane < n_filters) {
+            head.prediction[lane] = own_prediction;
+            head.energy[lane] = energy;
+            head.newest[lane] = echo.head;
+        }
+        if (lane > 0) return;
+        head.places[n_filters] = place_of_spread(known.spread);
+        head.expected = known.expected;
+        head.error = known.error;
+        head.usual = known.usual;
+        head.spread = known.spread;
+        head.last = code.code;
+        head.position = prompt.start + prompt.n;
     }
 };
 
@@ -95,38 +184,39 @@ template <int kPairs, bool kIsWhole>
 struct Taps {
     static constexpr int kAhead = 4;  // products on their way to the lower half
 
+    const FilterPlan& plan;
+    const int lane = thread_index() % 32;
     float weights[kPairs], before[kPairs];
 
-    __device__ static bool is_tap(const Listener& by, int i) {
-        return kIsWhole || 32 * i + (int)thread_index() % 32 < (int)by.plan.taps;
-    }
+    __device__ explicit Taps(const FilterPlan& plan) : plan(plan) {}
 
-    __device__ void load(const Listener& by, const float* of_lane) {
-        const int lane = thread_index() % 32;
+    __device__ bool is_tap(int i) const { return kIsWhole || 32 * i + lane < (int)plan.taps; }
+
+    __device__ void load(const float* filters, const Echo& echo) {
 #pragma unroll
         for (int i = 0; i < kPairs; i++) {
-            weights[i] = is_tap(by, i) ? of_lane[by.plan.weights + 32 * i + lane] : 0.0f;
-            before[i] = is_tap(by, i) ? by.ring[by.head + 32 * i + lane] : 0.0f;
+            weights[i] = is_tap(i) ? filters[plan.weights + 32 * i + lane] : 0.0f;
+            before[i] = is_tap(i) ? echo.ring[echo.head + 32 * i + lane] : 0.0f;
         }
     }
 
-    __device__ void keep(const Listener& by, float* of_lane) const {
-        const int lane = thread_index() % 32;
+    __device__ void keep(float* filters, const Echo& echo) const {
 #pragma unroll
         for (int i = 0; i < kPairs; i++) {
-            if (is_tap(by, i)) of_lane[by.plan.weights + 32 * i + lane] = weights[i];
+            if (is_tap(i)) filters[plan.weights + 32 * i + lane] = weights[i];
         }
+        for (int i = lane; i < echo.places; i += 32) filters[plan.heard + i] = echo.ring[i];
     }
 
     // The sum of what `term` makes of each tap and of what is seen there.
     template <class Term>
-    __device__ static float sum_of(const Listener& by, Term term) {
-        const float* seen = by.ring + by.head + thread_index() % 32;
+    __device__ float sum_of(const Echo& echo, Term term) const {
+        const float* seen = echo.ring + echo.head + lane;
         float own[kPairs], others[kPairs], sum = 0.0f;
 #pragma unroll
         for (int i = 0; i < kPairs + kAhead; i++) {
             if (i < kPairs) {
-                own[i] = term(i, is_tap(by, i) ? seen[32 * i] : 0.0f);
+                own[i] = term(i, is_tap(i) ? seen[32 * i] : 0.0f);
                 others[i] = shuffle_xor(own[i], 16);
             }
             if (i >= kAhead) {
@@ -137,11 +227,9 @@ struct Taps {
         return sum_of_sixteen(sum);
     }
 
-    // What follows, after the weights are corrected by the error.
-    __device__ float predict(const Listener& by, float error) {
-        const float gain = by.plan.rate * error / (by.energy + kQuiet * (float)by.plan.taps);
-        const float kept = error == 0.0f ? 1.0f : by.plan.kept;
-        const float sum = sum_of(by, [&](int i, float now) {
+    // What follows, after the weights are corrected.
+    __device__ float predict(const Echo& echo, float gain, float kept) {
+        const float sum = sum_of(echo, [&](int i, float now) {
             weights[i] = before[i] * gain + weights[i] * kept;
             before[i] = now;
             return weights[i] * now;
@@ -150,98 +238,79 @@ struct Taps {
     }
 
     // The energy of what is seen.
-    __device__ static float energy(const Listener& by) {
-        return sum_of(by, [](int, float now) { return now * now; });
+    __device__ float energy(const Echo& echo) const {
+        return sum_of(echo, [](int, float now) { return now * now; });
     }
 };
 
-// Takes in all codes of the piece, as the warp that predicts or as the one that adds up.
+// Takes in all codes of the piece, as the warp of a filter that predicts or as the one that adds up.
 template <int kPairs, bool kIsWhole, bool kIsPredictor>
-__device__ void listen(Listener& by) {
-    const Prompt& prompt = by.prompt;
-    const int lane = thread_index() % 32, f = by.filter, n_filters = prompt.plan.n_filters;
-    float* of_lane = reinterpret_cast<float*>(prompt.lane + prompt.plan.filters);
-    Taps<kPairs, kIsWhole> taps;
-    if (kIsPredictor) taps.load(by, of_lane);
+__device__ void listen(const Prompt& prompt, Told& told, int f) {
+    const int n_filters = prompt.plan.n_filters;
+    float* filters = reinterpret_cast<float*>(prompt.lane + prompt.plan.filters);
+    Echo echo(prompt, told, f);
+    Taps<kPairs, kIsWhole> taps(prompt.plan.filter[f]);
+    if (kIsPredictor) taps.load(filters, echo);
+    float* found = (kIsPredictor ? told.predictions : told.energies) + f;
     for (int at = 0; at < (int)prompt.n; at++) {
-        // Fetched a code ahead: the GPU's memory is far away.
-        const int next = load_constant(prompt.codes + at);
-        const Heard heard(by.code, by.known);
-        const float2 rest = by.left_over(heard.rest);
-        by.see(rest.x);
-        if (kIsPredictor) {
-            const float prediction = taps.predict(by, rest.y);
-            if (lane == 0) {
-                by.told.predictions[at % 2][f] = prediction;
-                prompt.predictions[(size_t)at * n_filters + f] = prediction;
-            }
-        } else {
-            const float energy = taps.energy(by);
-            if (lane == 0) by.told.energies[at % 2][f] = energy;
-            if (lane == 0 && f == 0) {
-                prompt.spreads[at] = heard.spread;
-                prompt.heard[at] = by.code.code;
-            }
+        await<Meeting::kSaid>(n_filters);
+        echo.advance();
+        const float4 said = told.says[f];
+        const float sum = kIsPredictor ? taps.predict(echo, said.y, said.z) : taps.energy(echo);
+        if (thread_index() % 32 == 0) *found = sum;
+        announce<Meeting::kFound>(n_filters);
+        if (kIsPredictor && thread_index() % 32 == 0) {
+            prompt.predictions[(size_t)at * n_filters + f] = sum;
         }
-        by.meet(at, heard, next);
     }
-    if (kIsPredictor) taps.keep(by, of_lane);
+    if (kIsPredictor) taps.keep(filters, echo);
 }
 
 // By how many taps the filter has; `Prefill` has seen to it that there are no more.
 template <bool kIsPredictor>
-__device__ void listen(Listener& by) {
-    const int taps = by.plan.taps;
-    if (taps == 32 * kMostPairs) return listen<kMostPairs, true, kIsPredictor>(by);
-    if (taps > 512) return listen<kMostPairs, false, kIsPredictor>(by);
-    if (taps == 512) return listen<16, true, kIsPredictor>(by);
-    if (taps > 128) return listen<16, false, kIsPredictor>(by);
-    return listen<4, false, kIsPredictor>(by);
+__device__ void listen(const Prompt& prompt, Told& told, int f) {
+    const int taps = prompt.plan.filter[f].taps;
+    if (taps == 32 * kMostPairs) return listen<kMostPairs, true, kIsPredictor>(prompt, told, f);
+    if (taps > 512) return listen<kMostPairs, false, kIsPredictor>(prompt, told, f);
+    if (taps == 512) return listen<16, true, kIsPredictor>(prompt, told, f);
+    if (taps > 128) return listen<16, false, kIsPredictor>(prompt, told, f);
+    return listen<4, false, kIsPredictor>(prompt, told, f);
 }
 
-// What a lane keeps of a filter, as its predictor leaves it.
-__device__ inline void leave(const Listener& by) {
-    const int f = by.filter, lane = thread_index() % 32, n_filters = by.prompt.plan.n_filters;
-    float* of_lane = reinterpret_cast<float*>(by.prompt.lane + by.prompt.plan.filters);
-    for (int i = lane; i < (int)by.plan.ring; i += 32) of_lane[by.plan.heard + i] = by.ring[i];
-    LaneHead& head = by.lane_head();
-    const float place = place_of(by.told.samples, by.expected_by(f));
-    if (lane > 0) return;
-    head.places[f] = place;
-    head.prediction[f] = by.told.predictions[(by.prompt.n + 1) % 2][f];
-    head.energy[f] = by.energy;
-    head.newest[f] = by.head;
-    if (f > 0) return;
-    head.places[n_filters] = place_of_spread(by.known.spread);
-    head.expected = by.known.expected;
-    head.error = by.known.error;
-    head.usual = by.known.usual;
-    head.spread = by.known.spread;
-    head.last = by.code.code;
-    head.position = by.prompt.start + by.prompt.n;
+template <class Ear>
+__device__ void listen_as(const Prompt& prompt, Told& told) {
+    Ear ear(prompt, told);
+    ear.listen();
+    ear.leave();
 }
 
-// Shared memory: `Told`, then every warp's ring.
+// Shared memory: `Told`, then what every filter has heard. Warps are dealt to a multiprocessor's four schedulers in
+// turn, so those of two filters come together, in the next four the other way round: then the long filters,
+// which are the first, do not wait for each other. The ear has the last place, or that which an odd number of
+// filters leaves free.
 __device__ inline void hear_prompt(const Prompt& prompt) {
     const Plan& plan = prompt.plan;
     Told& told = *reinterpret_cast<Told*>(shared_memory());
-    const int lane = thread_index() % 32, n_filters = plan.n_filters;
-    const int f = warp_index() % n_filters;
-    const bool is_predictor = warp_index() < n_filters;
-    float* ring = reinterpret_cast<float*>(&told + 1);
-    for (int i = 0; i < f; i++) ring += 4 * plan.filter[i].ring;
-    const int places = plan.filter[f].ring;
-    if (!is_predictor) ring += 2 * places;
-    const float* of_lane = reinterpret_cast<float*>(prompt.lane + plan.filters) + plan.filter[f].heard;
-    for (int i = lane; i < places; i += 32) ring[i] = ring[i + places] = of_lane[i];
-    for (int i = thread_index(); i < kCodes; i += 64 * n_filters) told.samples[i] = plan.samples[i];
-    for (int i = thread_index(); i < 2 * kMostHeard; i += 64 * n_filters) {
-        told.predictions[0][i] = told.energies[0][i] = 0.0f;
+    const int lane = thread_index() % 32, n_filters = plan.n_filters, warp = warp_index();
+    const int f = warp / 4 * 2 + warp % 2;
+    const bool is_ear = warp == 2 * n_filters - n_filters % 2;
+    const bool is_predictor = (warp % 4 < 2) == (warp / 4 % 2 == 0);
+    if (!is_ear && is_predictor) {
+        const Echo echo(prompt, told, f);
+        const float* of_lane = reinterpret_cast<float*>(prompt.lane + plan.filters) + plan.filter[f].heard;
+        for (int i = lane; i < echo.places; i += 32) echo.ring[i] = echo.ring[i + echo.places] = of_lane[i];
+    }
+    if (is_ear) {
+        for (int i = lane; i < kCodes; i += 32) told.samples[i] = plan.samples[i];
+        if (lane < kHeardRoom) told.predictions[lane] = told.energies[lane] = 0.0f;
     }
     __syncthreads();
-    Listener listener(prompt, told, ring, f);
-    is_predictor ? listen<true>(listener) : listen<false>(listener);
-    if (is_predictor) leave(listener);
+    if (is_ear) {
+        // Each filter more takes time, and the shipped model has five.
+        n_filters > 5 ? listen_as<Ear<kMostHeard>>(prompt, told) : listen_as<Ear<5>>(prompt, told);
+    } else {
+        is_predictor ? listen<true>(prompt, told, f) : listen<false>(prompt, told, f);
+    }
 }
 
 // The same of a model without a predictor, by one warp.

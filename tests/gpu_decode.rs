@@ -303,7 +303,7 @@ fn wide_of_filters() -> Arc<Model> {
         rate: 0.05,
         leak: 1e-5,
     };
-    let filters = [600, 1024, 208, 512, 128, 48, 32, 16].map(filter);
+    let filters = [600, 1024, 208, 512, 128, 48, 16].map(filter);
     model.config.predictor = filters.to_vec();
     let n = model.config.d_model * model.config.predictor_width();
     let noise = (0..n as u64).map(|i| (uniform(5, i) - 0.5) * 0.1);

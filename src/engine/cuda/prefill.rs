@@ -18,11 +18,13 @@ const ATTEND_ROWS: u64 = 64;
 /// What `PREFILL` allows the kernels that take positions by tiles.
 const ROOMS: usize = 96 << 10;
 /// `kMostHeard`: filters that are heard at once.
-const MOST_HEARD_FILTERS: usize = 8;
+const MOST_HEARD_FILTERS: usize = 7;
 /// 32 times `kMostPairs`: taps of one of them.
 const MOST_FILTER_TAPS: usize = 1024;
+/// `kHeardRoom`
+const HEARD_ROOM: usize = 8;
 /// `Told`, as floats.
-const TOLD: usize = 4 * MOST_HEARD_FILTERS + V;
+const TOLD: usize = (4 + 2) * HEARD_ROOM + V;
 
 /// A launch: `Prompt` of `kernels/prefill_plan.cuh`.
 #[repr(C)]
@@ -148,7 +150,7 @@ impl Prefill {
         };
         let tiles = grid(n.div_ceil(self.tile), ROOMS);
         let hearing = Grid {
-            threads: 32 * (2 * prompt.plan.n_filters()).max(1),
+            threads: 32 * (2 * prompt.plan.n_filters() + 1),
             ..grid(1, self.hearing)
         };
         gpu.launch_prompt(&self.hear, &prompt, hearing)?;
@@ -180,9 +182,9 @@ fn phases(prompt: &Prompt) -> Grid {
     }
 }
 
-/// Room for the rings of both warps of every filter, which have everything twice.
+/// Room for the past of every filter, which has everything twice.
 fn hearing_floats(config: &ModelConfig) -> usize {
-    config.predictor.iter().map(|of| 4 * ring(of.taps)).sum()
+    config.predictor.iter().map(|of| 2 * ring(of.taps)).sum()
 }
 
 /// Where codes, heard, predictions, spreads, x, heads, their scales and attended begin, and the end.
