@@ -147,22 +147,27 @@ pub(super) fn scores(slots: &Slots<'_>, q: &Queries, scores: &mut [f32]) {
         let near = &near[..quads.len().min(QUADS)];
         let (fours, rest) = near.as_chunks::<SIGNED_AT_ONCE>();
         let offset = _mm256_set1_epi32(-key_offset(bytes));
-        let blocks = slots.runs().flatten();
-        for (block, scores) in blocks.zip(scores.as_chunks_mut::<SLOTS_PER_BLOCK>().0) {
-            let mut sums = [offset; 2];
-            let (lines, lines_left) = block.keys[..near.len()].as_chunks::<SIGNED_AT_ONCE>();
-            for (lines, quads) in lines.iter().zip(fours) {
-                add_keys(lines, quads, &mut sums);
+        let mut scores = scores.as_chunks_mut::<SLOTS_PER_BLOCK>().0.iter_mut();
+        for run in slots.runs() {
+            for (block, scores) in run.zip(&mut scores) {
+                let mut sums = [offset; 2];
+                let (lines, lines_left) = block.keys[..near.len()].as_chunks::<SIGNED_AT_ONCE>();
+                for (lines, quads) in lines.iter().zip(fours) {
+                    add_keys(lines, quads, &mut sums);
+                }
+                // Heads of 16 and 32 dims leave none.
+                if !rest.is_empty() {
+                    add_keys(lines_left, rest, &mut sums);
+                }
+                // Not by `skip`, a function without the instructions: calling it empties the registers.
+                if let (Some(lines), Some(quads)) = (block.keys.get(QUADS..), quads.get(QUADS..)) {
+                    for (line, quad) in lines.iter().zip(quads) {
+                        let quad = Halves::of_signed(quad);
+                        add_keys(std::slice::from_ref(line), &[quad], &mut sums);
+                    }
+                }
+                finish_scores(sums, &block.scales.keys, scale, scores);
             }
-            // Heads of 16 and 32 dims leave none.
-            if !rest.is_empty() {
-                add_keys(lines_left, rest, &mut sums);
-            }
-            for (line, quad) in block.keys.iter().zip(quads).skip(QUADS) {
-                let quad = Halves::of_signed(quad);
-                add_keys(std::slice::from_ref(line), &[quad], &mut sums);
-            }
-            finish_scores(sums, &block.scales.keys, scale, scores);
         }
     }
 }
@@ -181,7 +186,7 @@ fn add_keys(lines: &[Line], quads: &[Halves], sums: &mut [__m256i; 2]) {
     put_together(products, sums);
 }
 
-/// One broadcast of the weights of four slots meets their values in sixteen dims.
+/// One broadcast of the weights of four slots meets their values in 32 dims.
 #[inline]
 #[target_feature(enable = "fma,avx2")]
 pub(super) fn mix(slots: &Slots<'_>, weights: &[u8], units: &[f32], out: &mut [f32]) {
@@ -192,40 +197,51 @@ pub(super) fn mix(slots: &Slots<'_>, weights: &[u8], units: &[f32], out: &mut [f
         .zip(weights.chunks_exact(n_slots))
         .zip(units);
     for ((out, weights), unit) in heads {
-        for (sixteen, out) in out.chunks_mut(16).enumerate() {
-            let totals = mix_16_dims(slots, weights.as_chunks().0, sixteen);
-            for (total, out) in totals.into_iter().zip(out.chunks_mut(8)) {
-                store_up_to_8(_mm256_mul_ps(total, _mm256_set1_ps(*unit)), out);
+        let weights = weights.as_chunks().0;
+        for (pair, out) in out.chunks_mut(32).enumerate() {
+            match out.len() {
+                17.. => mix_dims::<4>(slots, weights, 2 * pair, *unit, out),
+                _ => mix_dims::<2>(slots, weights, 2 * pair, *unit, out),
             }
         }
     }
 }
 
+/// `E` eights of dims, an even number, from a sixteen on.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn mix_16_dims(
+fn mix_dims<const E: usize>(
     slots: &Slots<'_>,
     weights: &[[u8; SLOTS_PER_BLOCK]],
     sixteen: usize,
-) -> [__m256; 2] {
-    let mut totals = [_mm256_setzero_ps(); 2];
-    let mut sums = [_mm256_setzero_si256(); 2];
-    for (i, (block, weights)) in slots.runs().flatten().zip(weights).enumerate() {
-        let mut products = [Halves::zero(); 2];
-        // Of a number that is known, or the loop would not be unrolled; so above.
-        let lines = &block.values.as_chunks::<4>().0[sixteen];
-        for (line, weights) in lines.iter().zip(weights.as_chunks::<4>().0) {
-            let weights = Halves::of_unsigned(weights);
-            for (products, values) in products.iter_mut().zip(load_256(line)) {
-                let low = _mm256_maddubs_epi16(weights.low, values);
-                products.add(low, _mm256_maddubs_epi16(weights.high, values));
+    unit: f32,
+    out: &mut [f32],
+) {
+    let mut totals = [_mm256_setzero_ps(); E];
+    let mut sums = [_mm256_setzero_si256(); E];
+    let mut weights = weights.iter().zip(1..);
+    for run in slots.runs() {
+        for (block, (weights, n_taken)) in run.zip(&mut weights) {
+            let mut products = [Halves::zero(); E];
+            // Of a number that is known, or the loop would not be unrolled; so above.
+            let lines = &block.values.as_chunks::<4>().0[sixteen..sixteen + E / 2];
+            for (at, weights) in weights.as_chunks::<4>().0.iter().enumerate() {
+                let weights = Halves::of_unsigned(weights);
+                for (products, lines) in products.as_chunks_mut::<2>().0.iter_mut().zip(lines) {
+                    for (products, values) in products.iter_mut().zip(load_256(&lines[at])) {
+                        let low = _mm256_maddubs_epi16(weights.low, values);
+                        products.add(low, _mm256_maddubs_epi16(weights.high, values));
+                    }
+                }
             }
-        }
-        put_together(products, &mut sums);
-        if (i + 1) % BLOCKS_PER_SUM == 0 {
-            take(&mut sums, &mut totals);
+            put_together(products, &mut sums);
+            if n_taken % BLOCKS_PER_SUM == 0 {
+                take(&mut sums, &mut totals);
+            }
         }
     }
     take(&mut sums, &mut totals);
-    totals
+    for (total, out) in totals.into_iter().zip(out.chunks_mut(8)) {
+        store_up_to_8(_mm256_mul_ps(total, _mm256_set1_ps(unit)), out);
+    }
 }

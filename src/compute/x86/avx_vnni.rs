@@ -34,7 +34,10 @@ fn tile<const B: usize, const CHAINS: usize>(
     first: usize,
     y: &mut [f32],
 ) {
-    let quads: [&[[u8; 4]]; B] = std::array::from_fn(|b| x.bytes(first + b).as_chunks().0);
+    let mut quads: [&[[u8; 4]]; B] = [&[]; B];
+    for (b, quads) in quads.iter_mut().enumerate() {
+        *quads = x.bytes(first + b).as_chunks().0;
+    }
     let mut sums = [[[_mm256_setzero_si256(); 4]; B]; CHAINS];
     for (at, lines) in panel.lines.iter().enumerate() {
         let [[a, b], [c, d]] = [load_256(&lines[0]), load_256(&lines[1])];
@@ -170,7 +173,7 @@ fn mix_16_dims(
 /// Adds the sums to the totals, leaving zeros.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn take(sums: &mut [__m256i; 2], totals: &mut [__m256; 2]) {
+pub(super) fn take<const N: usize>(sums: &mut [__m256i; N], totals: &mut [__m256; N]) {
     for (sum, total) in sums.iter_mut().zip(totals) {
         let sum = std::mem::replace(sum, _mm256_setzero_si256());
         *total = _mm256_add_ps(*total, _mm256_cvtepi32_ps(sum));
