@@ -92,10 +92,13 @@ impl HeadCache {
         (scales.keys[at], scales.values[at]) = (key.1, value.1);
         let n = self.n_lines;
         let (keys, values) = self.lines[block * 2 * n..(block + 1) * 2 * n].split_at_mut(n);
-        for (line, quad) in keys.iter_mut().zip(key.0.chunks(4)) {
-            for (byte, key) in line.0[4 * at..].iter_mut().zip(quad) {
-                *byte = (*key as u8) ^ 128;
-            }
+        let mut places = keys.iter_mut().map(|line| &mut line.0.as_chunks_mut().0[at]);
+        let (quads, rest) = key.0.as_chunks::<4>();
+        for (quad, place) in quads.iter().zip(&mut places) {
+            *place = quad.map(above);
+        }
+        for (place, key) in places.flatten().zip(rest) {
+            *place = above(*key);
         }
         for (lines, dims) in values.chunks_exact_mut(4).zip(value.0.chunks(16)) {
             // As 32-bit words, for sixteen dims at once.
@@ -113,11 +116,23 @@ impl HeadCache {
         Slots { cache: self, runs }
     }
 
-    /// The memory that holds the slots of `run`: for fetching it before it is needed.
-    pub fn lines(&self, run: &Range<usize>) -> &[Line] {
+    /// The memory that holds the slots of `run`, keys and values and then their scales: for fetching it
+    /// before it is needed.
+    pub fn memory_of(&self, run: &Range<usize>) -> [&[Line]; 2] {
+        let scales = bytemuck::cast_slice(&self.scales[blocks_of(run)]);
+        [self.lines(run), scales]
+    }
+
+    fn lines(&self, run: &Range<usize>) -> &[Line] {
         let (blocks, n) = (blocks_of(run), 2 * self.n_lines);
         &self.lines[blocks.start * n..blocks.end * n]
     }
+}
+
+/// A byte of a key, 128 above its value.
+#[inline(always)]
+fn above(key: i8) -> u8 {
+    key as u8 ^ 128
 }
 
 /// The blocks that hold the slots of `run`.

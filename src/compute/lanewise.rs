@@ -10,6 +10,9 @@ use super::sixteen::{BytePart, LANES, Part, Sixteen, for_sixteens};
 /// Values that are all smaller are quantised to zero: their inverse would overflow.
 const TINY: f32 = 1e-30;
 
+/// The powers of two whose exponents a float has, but for a few.
+const MOST_POWER: f32 = 126.0;
+
 /// Adding it to a value within ±2²² leaves the nearest whole number, ties to even, in the low bits
 /// of the mantissa; the lowest byte is that number's lowest byte.
 const MAGIC: f32 = 12_582_912.0;
@@ -172,7 +175,7 @@ pub fn softmax<F: Sixteen>(
         let top = F::splat(peak.sum);
         let (mut sum, mut heaviest) = (F::splat(0.0), F::splat(0.0));
         for (scores, scales) in scores.iter_mut().zip(scales) {
-            let share = exp2(F::load(scores).sub(top));
+            let share = exp2_within(F::load(scores).sub(top).max(F::splat(-MOST_POWER)));
             let weighted = share.mul(F::load(scales));
             (sum, heaviest) = (sum.add(share), weighted.max(heaviest));
             weighted.store(scores);
@@ -227,11 +230,16 @@ pub fn exp2_of<F: Sixteen>(x: f32) -> f32 {
     out[0]
 }
 
-/// 2^x to 3 units in the last place over ±126, held at the ends beyond: the whole part is written
-/// into the exponent of a minimax polynomial of the rest, which lies within ±½.
+/// 2^x to 3 units in the last place over ±126, held at the ends beyond.
 #[inline(always)]
 pub fn exp2<F: Sixteen>(x: F) -> F {
-    let x = x.max(F::splat(-126.0)).min(F::splat(126.0));
+    exp2_within(x.max(F::splat(-MOST_POWER)).min(F::splat(MOST_POWER)))
+}
+
+/// The same of powers within ±126: the whole part is written into the exponent of a minimax polynomial
+/// of the rest, which lies within ±½.
+#[inline(always)]
+fn exp2_within<F: Sixteen>(x: F) -> F {
     let shifted = x.add(F::splat(MAGIC));
     let rest = x.sub(shifted.sub(F::splat(MAGIC)));
     let mut p = F::splat(1.330_060_5e-3);

@@ -94,7 +94,7 @@ impl Attention {
             // A ring that still fills grows by a slot, which is about to be written anyway.
             let is_seen = |seen: &Range<usize>| seen.start <= run.start && run.end <= seen.end + 1;
             if !self.runs.iter().any(is_seen) {
-                ops.prefetch(cache.lines(&run));
+                cache.memory_of(&run).map(|lines| ops.prefetch(lines));
             }
         });
     }
@@ -112,9 +112,9 @@ impl Attention {
     ) {
         self.runs.clear();
         of.visible(rings, position, buckets, &mut |run| self.runs.push(run));
-        self.runs
-            .iter()
-            .for_each(|run| ops.prefetch(cache.lines(run)));
+        for run in &self.runs {
+            cache.memory_of(run).map(|lines| ops.prefetch(lines));
+        }
         self.quantize::<O>(qkv, out.len());
         match self.runs.is_empty() {
             true => self.show_itself(out),
