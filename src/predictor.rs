@@ -195,7 +195,10 @@ impl Predictor {
         };
         let reach = REACH * (error + FAINT);
         let (least, most) = (self.expected - reach, self.expected + reach);
-        let going = max_click.and_then(|max_click| self.filters[0].going::<F>(max_click));
+        let going = match max_click {
+            Some(max_click) => self.filters[0].going::<F>(max_click),
+            None => None,
+        };
         let going = going.unwrap_or(f32::NEG_INFINITY..=f32::INFINITY);
         let towards = self.expected.min(*going.end()).max(*going.start());
         let nearest = towards.min(most).max(least);

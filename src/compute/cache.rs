@@ -92,7 +92,9 @@ impl HeadCache {
         (scales.keys[at], scales.values[at]) = (key.1, value.1);
         let n = self.n_lines;
         let (keys, values) = self.lines[block * 2 * n..(block + 1) * 2 * n].split_at_mut(n);
-        let mut places = keys.iter_mut().map(|line| &mut line.0.as_chunks_mut().0[at]);
+        let mut places = keys
+            .iter_mut()
+            .map(|line| &mut line.0.as_chunks_mut().0[at]);
         let (quads, rest) = key.0.as_chunks::<4>();
         for (quad, place) in quads.iter().zip(&mut places) {
             *place = quad.map(above);

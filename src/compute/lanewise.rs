@@ -20,12 +20,24 @@ const MAGIC: f32 = 12_582_912.0;
 /// `out = gain · x / sqrt(mean(x²) + eps)`
 #[inline(always)]
 pub fn rms_norm<F: Sixteen>(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+    normed_by::<F>(x, gain, rms_scale::<F>(x, eps), out);
+}
+
+/// `1 / sqrt(mean(x²) + eps)`
+#[inline(always)]
+pub fn rms_scale<F: Sixteen>(x: &[f32], eps: f32) -> f32 {
     let mut squares = F::splat(0.0);
     for_sixteens!((x) {
         let x: F = x.read();
         squares = x.mul_add(x, squares);
     });
-    let scale = F::splat(1.0 / (squares.sum() / x.len() as f32 + eps).sqrt());
+    1.0 / (squares.sum() / x.len() as f32 + eps).sqrt()
+}
+
+/// `out = gain · x · scale`
+#[inline(always)]
+pub fn normed_by<F: Sixteen>(x: &[f32], gain: &[f32], scale: f32, out: &mut [f32]) {
+    let scale = F::splat(scale);
     for_sixteens!((x, gain, out) {
         out.write(gain.read::<F>().mul(x.read::<F>().mul(scale)));
     });
@@ -118,12 +130,27 @@ pub fn quantize<F: Sixteen>(x: &[f32], out: &mut [i8]) -> f32 {
 /// the scale and the zero. One-sided values, as after GELU, lose no half of the steps.
 #[inline(always)]
 pub fn quantize_range<F: Sixteen>(x: &[f32], out: &mut [u8]) -> (f32, i32) {
+    quantize_within::<F>(x, range_of::<F>(x), out)
+}
+
+/// The lowest and the highest of `x` and 0.
+#[inline(always)]
+pub fn range_of<F: Sixteen>(x: &[f32]) -> (f32, f32) {
     let (mut low, mut high) = (F::splat(0.0), F::splat(0.0));
     for_sixteens!((x) {
         let x: F = x.read();
         (low, high) = (x.min(low), x.max(high));
     });
-    let (low, high) = (low.smallest(), high.largest());
+    (low.smallest(), high.largest())
+}
+
+/// The rest of [`quantize_range`].
+#[inline(always)]
+pub fn quantize_within<F: Sixteen>(
+    x: &[f32],
+    (low, high): (f32, f32),
+    out: &mut [u8],
+) -> (f32, i32) {
     let range = high - low;
     let inverse = if range > TINY { 255.0 / range } else { 0.0 };
     let zero = (-low).mul_add(inverse, MAGIC);

@@ -108,8 +108,11 @@ pub(super) fn within_reach<F: Sixteen>(
     predictor: Option<&Predictor>,
     params: &DrawParams,
 ) -> RangeInclusive<u8> {
-    let reach = |of: &Predictor| of.within_reach::<F>(params.may_leap(), params.click_limit());
-    predictor.map_or(WHOLE, reach)
+    // Not by `map_or`: a closure is a function without the instructions.
+    match predictor {
+        Some(of) => of.within_reach::<F>(params.may_leap(), params.click_limit()),
+        None => WHOLE,
+    }
 }
 
 /// All codes.

@@ -14,7 +14,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::attention::{Angles, Attention, Store, rotate, sort};
 use super::embed::{self, Expected};
 use super::weights::{PackedLayer, PackedWeights, Sight};
-use super::worker::{Lane, norm_rows, quantize_rows};
+use super::worker::{Lane, ROWS, norm_rows, quantize_rows};
 use super::{CpuDecoder, See};
 use crate::compute::{Activations, Ops, Stage, lanewise};
 use crate::engine::STEPPED_MAX;
@@ -62,8 +62,8 @@ struct Piece {
     logits: Vec<f32>,
     narrow: Activations,
     wide: Activations,
-    /// `[D]`
-    row: Vec<f32>,
+    /// [ROWS, D]
+    rows: Vec<f32>,
     angles: Angles,
 }
 
@@ -305,12 +305,12 @@ impl<O: Ops> Stage for Project<'_, O> {
         let Self(layer, range, piece) = self;
         let (d, n_before) = (layer.config().d_model, layer.config().conv_width - 1);
         for row in 0..range.len() {
-            lanewise::convolve::<O::F>(&layer.packed().taps, &mut piece.row, |j| {
+            lanewise::convolve::<O::F>(&layer.packed().taps, &mut piece.rows[..d], |j| {
                 let then = n_before + row - j;
                 &piece.normed[then * d..(then + 1) * d]
             });
             let (bytes, scale) = piece.narrow.row_mut(row);
-            *scale = lanewise::quantize_range::<O::F>(&piece.row, bytes);
+            *scale = lanewise::quantize_range::<O::F>(&piece.rows[..d], bytes);
         }
         let (k, eps) = (layer.config().head_size(), layer.config().norm_eps);
         let heads = piece.qkv.iter_mut().zip(&mut piece.buckets);
@@ -382,7 +382,7 @@ impl<O: Ops> Stage for Finish<'_, O> {
         quantize_rows::<O>(delta, d, &mut piece.narrow);
         ops.matmul(&packed.o.panels(), &piece.narrow, delta);
         lanewise::add::<O::F>(delta, x);
-        norm_rows::<O>(x, gain, config, &mut piece.row, &mut piece.narrow);
+        norm_rows::<O>(x, gain, config, &mut piece.rows, &mut piece.narrow);
         let hidden = &mut piece.hidden[..n * f];
         ops.matmul(&packed.up.panels(), &piece.narrow, hidden);
         lanewise::gelu::<O::F>(hidden);
@@ -448,7 +448,7 @@ impl Piece {
             logits: vec![0.0; PIECE * V],
             narrow: Activations::new(PIECE, d),
             wide: Activations::new(PIECE, f),
-            row: vec![0.0; d],
+            rows: vec![0.0; ROWS * d],
             angles: Angles::new(config),
         }
     }
@@ -464,7 +464,7 @@ impl<O: Ops> Stage for Unembed<'_, O> {
     fn run(self) {
         let Self(ops, weights, piece) = self;
         let (config, gain) = (&weights.model.config, &weights.model.weights.norm);
-        norm_rows::<O>(&piece.x, gain, config, &mut piece.row, &mut piece.narrow);
+        norm_rows::<O>(&piece.x, gain, config, &mut piece.rows, &mut piece.narrow);
         ops.matmul(&weights.head.panels(), &piece.narrow, &mut piece.logits);
     }
 }

@@ -93,8 +93,9 @@ struct Scratch {
     narrow: Activations,
     /// Quantised inputs of `down`, F wide.
     wide: Activations,
-    /// `[D]`, one lane's at a time.
+    /// [ROWS, D]
     normed: Vec<f32>,
+    /// [B, D]
     convolved: Vec<f32>,
     attention: Attention,
 }
@@ -212,6 +213,7 @@ impl<O: Ops> Worker<O> {
         let (d, n) = (config.d_model, self.active.len());
         let gain = &weights.model.weights.layers[layer].attn_norm;
         ops.prefetch(packed.qkv[self.groups.start].panels().start());
+        let convolved = &mut scratch.convolved[..n * d];
         for (b, lane) in self.active.iter().enumerate() {
             let x = &scratch.x[b * d..(b + 1) * d];
             let lane = &mut self.lanes[*lane];
@@ -220,13 +222,13 @@ impl<O: Ops> Worker<O> {
             let now = (lane.position % w as u64) as usize;
             let normed = &mut kept[now * d..(now + 1) * d];
             lanewise::rms_norm::<O::F>(x, gain, config.norm_eps, normed);
-            lanewise::convolve::<O::F>(&packed.taps, &mut scratch.convolved, |j| {
+            let convolved = &mut convolved[b * d..(b + 1) * d];
+            lanewise::convolve::<O::F>(&packed.taps, convolved, |j| {
                 let then = if j <= now { now - j } else { now + w - j };
                 &kept[then * d..(then + 1) * d]
             });
-            let (bytes, scale) = scratch.narrow.row_mut(b);
-            *scale = lanewise::quantize_range::<O::F>(&scratch.convolved, bytes);
         }
+        quantize_rows::<O>(convolved, d, &mut scratch.narrow);
         let group_width = d / config.n_kv_heads;
         for (own, group) in self.groups.clone().enumerate() {
             let matrix = &packed.qkv[group];
@@ -322,7 +324,11 @@ impl<O: Ops> Worker<O> {
     }
 }
 
-/// `narrow = quantised(norm(x))`, row by row.
+/// Rows that go through one stage before any goes through the next, as each waits for what the last has
+/// found in the whole of its row.
+pub(super) const ROWS: usize = 8;
+
+/// `narrow = quantised(norm(x))`, row by row. `normed` has room for [`ROWS`] rows.
 #[inline(always)]
 pub(super) fn norm_rows<O: Ops>(
     x: &[f32],
@@ -331,19 +337,39 @@ pub(super) fn norm_rows<O: Ops>(
     normed: &mut [f32],
     narrow: &mut Activations,
 ) {
-    for (row, x) in x.chunks_exact(config.d_model).enumerate() {
-        lanewise::rms_norm::<O::F>(x, gain, config.norm_eps, normed);
-        let (bytes, scale) = narrow.row_mut(row);
-        *scale = lanewise::quantize_range::<O::F>(normed, bytes);
+    let d = config.d_model;
+    for (group, x) in x.chunks(ROWS * d).enumerate() {
+        let normed = &mut normed[..x.len()];
+        let mut scales = [0.0; ROWS];
+        for (scale, x) in scales.iter_mut().zip(x.chunks_exact(d)) {
+            *scale = lanewise::rms_scale::<O::F>(x, config.norm_eps);
+        }
+        let rows = x.chunks_exact(d).zip(normed.chunks_exact_mut(d));
+        for (scale, (x, normed)) in scales.iter().zip(rows) {
+            lanewise::normed_by::<O::F>(x, gain, *scale, normed);
+        }
+        quantize_group::<O>(normed, d, group * ROWS, narrow);
     }
 }
 
 /// `out = quantised(x)`, row by row.
 #[inline(always)]
 pub(super) fn quantize_rows<O: Ops>(x: &[f32], width: usize, out: &mut Activations) {
-    for (row, x) in x.chunks_exact(width).enumerate() {
-        let (bytes, scale) = out.row_mut(row);
-        *scale = lanewise::quantize_range::<O::F>(x, bytes);
+    for (group, x) in x.chunks(ROWS * width).enumerate() {
+        quantize_group::<O>(x, width, group * ROWS, out);
+    }
+}
+
+/// The same of at most [`ROWS`] rows, the first of which goes to row `first`.
+#[inline(always)]
+fn quantize_group<O: Ops>(x: &[f32], width: usize, first: usize, out: &mut Activations) {
+    let mut ranges = [(0.0, 0.0); ROWS];
+    for (range, x) in ranges.iter_mut().zip(x.chunks_exact(width)) {
+        *range = lanewise::range_of::<O::F>(x);
+    }
+    for (i, (range, x)) in ranges.iter().zip(x.chunks_exact(width)).enumerate() {
+        let (bytes, scale) = out.row_mut(first + i);
+        *scale = lanewise::quantize_within::<O::F>(x, *range, bytes);
     }
 }
 
@@ -436,8 +462,8 @@ impl Scratch {
             codes: vec![0.0; n_lanes * 2],
             narrow: Activations::new(n_lanes, d),
             wide: Activations::new(n_lanes, config.mlp_width()),
-            normed: vec![0.0; d],
-            convolved: vec![0.0; d],
+            normed: vec![0.0; ROWS * d],
+            convolved: vec![0.0; n_lanes * d],
             attention: Attention::new(config),
         }
     }
