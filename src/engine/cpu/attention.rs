@@ -94,7 +94,9 @@ impl Attention {
             // A ring that still fills grows by a slot, which is about to be written anyway.
             let is_seen = |seen: &Range<usize>| seen.start <= run.start && run.end <= seen.end + 1;
             if !self.runs.iter().any(is_seen) {
-                cache.memory_of(&run).map(|lines| ops.prefetch(lines));
+                for lines in cache.memory_of(&run) {
+                    ops.prefetch(lines);
+                }
             }
         });
     }
@@ -112,8 +114,8 @@ impl Attention {
     ) {
         self.runs.clear();
         of.visible(rings, position, buckets, &mut |run| self.runs.push(run));
-        for run in &self.runs {
-            cache.memory_of(run).map(|lines| ops.prefetch(lines));
+        for lines in self.runs.iter().flat_map(|run| cache.memory_of(run)) {
+            ops.prefetch(lines);
         }
         self.quantize::<O>(qkv, out.len());
         match self.runs.is_empty() {
