@@ -369,10 +369,15 @@ fn a_long_prompt_is_the_cpu_engines() {
         return;
     };
     let prompt = some_codes(65_536);
-    for lane in [0, 1] {
+    // At once, and as one that comes while others play.
+    for (lane, tile) in [(0, prompt.len()), (1, gpu.prompt_tile())] {
+        assert!(tile > STEPPED_MAX);
         let begin = std::time::Instant::now();
-        gpu.prime(lane, &prompt);
-        eprintln!("65,536 codes of prompt: {:?}", begin.elapsed());
+        prompt.chunks(tile).for_each(|codes| gpu.prime(lane, codes));
+        eprintln!(
+            "65,536 codes of prompt, {tile} at a time: {:?}",
+            begin.elapsed()
+        );
     }
     cpu.prime(0, &prompt);
     cpu.copy(0, 1);

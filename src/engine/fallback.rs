@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::work::{Perform, Work};
-use super::{Decoder, See, Settings};
+use super::{Decoder, STEPPED_MAX, See, Settings};
 use crate::model::Model;
 
 /// An engine that may fail at any call, and is useless from then on.
@@ -35,6 +35,11 @@ pub trait Fallible: Send {
 
     /// [`Decoder::position`]
     fn position(&self, lane: usize) -> u64;
+
+    /// [`Decoder::prompt_tile`]
+    fn prompt_tile(&self) -> usize {
+        STEPPED_MAX
+    }
 
     /// [`Decoder::isa`]
     fn isa(&self) -> &'static str;
@@ -165,6 +170,13 @@ impl<E: Fallible> Perform for Fallback<E> {
                 Some(None) => cpu.position(lane),
                 None => 0,
             },
+        }
+    }
+
+    fn prompt_tile(&self) -> usize {
+        match &self.playing {
+            Playing::First(engine, _) => engine.prompt_tile(),
+            Playing::Second(cpu, _) => cpu.prompt_tile(),
         }
     }
 

@@ -133,6 +133,12 @@ pub trait Decoder: Send {
     /// Feeds codes as if they had been drawn.
     fn prime(&mut self, lane: usize, codes: &[u8]);
 
+    /// Codes of a prompt that [`prime`](Self::prime) takes in between two chunks: one to three milliseconds of
+    /// work, which any lead bears, and the CPU engine allocates nothing for it.
+    fn prompt_tile(&self) -> usize {
+        STEPPED_MAX
+    }
+
     /// Feeds `codes` like [`prime`](Self::prime); before each one is fed, `see` gets its index in
     /// `codes` and the logits `[V]` that the model held for its place.
     fn score(&mut self, lane: usize, codes: &[u8], see: See<'_>);

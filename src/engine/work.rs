@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::fallback::Omen;
-use super::{Decoder, See, Turn};
+use super::{Decoder, STEPPED_MAX, See, Turn};
 use crate::mulaw;
 
 /// What an engine is asked to do; see the functions of [`Decoder`].
@@ -133,6 +133,11 @@ pub trait Perform: Send {
     /// [`Decoder::position`]
     fn position(&self, lane: usize) -> u64;
 
+    /// [`Decoder::prompt_tile`]
+    fn prompt_tile(&self) -> usize {
+        STEPPED_MAX
+    }
+
     /// [`Decoder::n_threads`]
     fn n_threads(&self) -> usize {
         1
@@ -179,6 +184,10 @@ impl<P: Perform> Decoder for P {
 
     fn prime(&mut self, lane: usize, codes: &[u8]) {
         self.perform(Work::Prime(lane, codes));
+    }
+
+    fn prompt_tile(&self) -> usize {
+        Perform::prompt_tile(self)
     }
 
     fn score(&mut self, lane: usize, codes: &[u8], see: See<'_>) {

@@ -10,10 +10,7 @@ use super::station::Tempo;
 use super::stream::Stream;
 use super::voice::Voice;
 use crate::control::{self, ChunkShape, Inbox, Order, Refusal, Retired};
-use crate::engine::{Decoder, STEPPED_MAX};
-
-/// Codes of a prompt that are taken in at a time.
-const TILE: usize = STEPPED_MAX;
+use crate::engine::Decoder;
 
 /// The lanes of an engine's sessions, taken and free.
 #[derive(Debug)]
@@ -210,7 +207,7 @@ impl Slot {
         };
         if !self.has_heard() {
             let prompt = line.prompt();
-            let end = prompt.len().min(self.n_heard + TILE);
+            let end = prompt.len().min(self.n_heard + decoder.prompt_tile());
             decoder.prime(self.voice.stream.lane(), &prompt[self.n_heard..end]);
             self.n_heard = end;
             // It begins to play when it can, and not late.

@@ -7,11 +7,7 @@
 use super::fade::Fade;
 use super::stream::Stream;
 use crate::control::{Change, ChunkShape, Order, Refusal};
-use crate::engine::{Decoder, STEPPED_MAX, Turn};
-
-/// Codes of a prompt that are taken in at a time: one to three milliseconds of work, which any lead bears,
-/// and nothing is allocated for them.
-const TILE: usize = STEPPED_MAX;
+use crate::engine::{Decoder, Turn};
 
 #[derive(Debug)]
 pub(super) struct Voice {
@@ -107,7 +103,7 @@ impl Voice {
         if self.n_primed == 0 {
             decoder.open(lane);
         }
-        let end = prompt.len().min(self.n_primed + TILE);
+        let end = prompt.len().min(self.n_primed + decoder.prompt_tile());
         decoder.prime(lane, &prompt[self.n_primed..end]);
         self.n_primed = end;
         if end < prompt.len() {

@@ -6,6 +6,8 @@ use super::*;
 use crate::engine::{self, DrawParams, Turn, uniform};
 use crate::mulaw;
 
+/// Codes of a prompt that the one that fails takes in at a time.
+const TILE: usize = 500;
 const WORDS: &str = "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered";
 
 /// The CPU engine, until it has done so much.
@@ -48,6 +50,10 @@ impl Fallible for Mortal {
 
     fn position(&self, lane: usize) -> u64 {
         self.engine.position(lane)
+    }
+
+    fn prompt_tile(&self) -> usize {
+        TILE
     }
 
     fn isa(&self) -> &'static str {
@@ -205,6 +211,7 @@ fn who_waits_for_an_omen_reads_why_and_what_plays_on_and_no_second_one() {
     let omen = Decoder::omen(&decoder).unwrap();
     draw(&mut decoder, &[0], 5);
     assert_eq!((omen.get(), Decoder::isa(&decoder)), (None, "mortal"));
+    assert_eq!(Decoder::prompt_tile(&decoder), TILE);
     draw(&mut decoder, &[0], 5);
     let isa = cpu(&model).isa();
     let fall = Fall {
@@ -212,6 +219,7 @@ fn who_waits_for_an_omen_reads_why_and_what_plays_on_and_no_second_one() {
         isa,
     };
     assert_eq!((omen.get(), Decoder::isa(&decoder)), (Some(&fall), isa));
+    assert_eq!(Decoder::prompt_tile(&decoder), STEPPED_MAX);
     draw(&mut decoder, &[0, 1], 5);
     assert_eq!(omen.get(), Some(&fall));
     assert_eq!(cpu(&model).omen(), None);

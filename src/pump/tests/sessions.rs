@@ -1,5 +1,7 @@
 //! Clients' own streams beside a station.
 
+use std::sync::mpsc;
+
 use super::*;
 use crate::control::{Change, Receipt, Refusal, Whose};
 
@@ -94,6 +96,64 @@ fn a_session_is_drawn_as_it_is_alone_whatever_it_is_changed_by() {
         ..begin(0, 0)
     };
     assert!(station == alone(&of_station, &[], station.len()));
+}
+
+/// An engine that takes in a hundred codes of a prompt at a time, and tells how many come.
+struct Tiled(Box<dyn Decoder>, mpsc::Sender<usize>);
+
+impl Decoder for Tiled {
+    fn n_lanes(&self) -> usize {
+        self.0.n_lanes()
+    }
+    fn open(&mut self, lane: usize) {
+        self.0.open(lane);
+    }
+    fn copy(&mut self, from: usize, to: usize) {
+        self.0.copy(from, to);
+    }
+    fn position(&self, lane: usize) -> u64 {
+        self.0.position(lane)
+    }
+    fn prime(&mut self, lane: usize, codes: &[u8]) {
+        self.1.send(codes.len()).unwrap();
+        self.0.prime(lane, codes);
+    }
+    fn prompt_tile(&self) -> usize {
+        100
+    }
+    fn score(&mut self, lane: usize, codes: &[u8], see: &mut dyn FnMut(usize, &[f32])) {
+        self.0.score(lane, codes, see);
+    }
+    fn generate(&mut self, turns: &mut [Turn<'_>]) {
+        self.0.generate(turns);
+    }
+    fn age(&mut self, lane: usize, position: u64) {
+        self.0.age(lane, position);
+    }
+    fn isa(&self) -> &'static str {
+        "tiled"
+    }
+}
+
+#[test]
+fn a_prompt_is_taken_in_by_tiles_of_the_engines_size() {
+    let (told, tiles) = mpsc::channel();
+    let engine = Engine {
+        decoder: Box::new(Tiled(fake(3), told)),
+        chunk: SHAPE,
+        sessions: vec![1, 2],
+    };
+    let mut bench = Bench::of(vec![engine], vec![opening(0, start_of(0))]);
+    // One that a session begins with, and one that it is given while it plays.
+    let (mut ring, _receipt) = bench.open(7, begin(5, 250), None);
+    bench.read(&mut ring, 100);
+    let _receipt = bench
+        .controls
+        .change(Whose::Session(7), begin(6, 130))
+        .unwrap();
+    bench.read(&mut ring, SHAPE.len * 20);
+    let tiles: Vec<usize> = tiles.try_iter().collect();
+    assert!(tiles.ends_with(&[100, 100, 50, 100, 30]), "{tiles:?}");
 }
 
 #[test]
