@@ -39,6 +39,8 @@ __device__ inline float straight_log2(float x) {
 }
 
 struct Draw {
+    static constexpr int kOwn = kCodes / 32;  // codes that a thread looks at
+
     const Turn& turn;
     const float* logits;  // [V]
     float* shares;        // [V]
@@ -46,8 +48,6 @@ struct Draw {
     Codes codes;
     LaneHead& head;
     const int lane = thread_index() % 32;
-
-    static constexpr int kOwn = kCodes / 32;  // codes that a thread looks at
 
     // The first of the likeliest codes.
     __device__ int likeliest() const {
@@ -102,24 +102,24 @@ struct Draw {
     __device__ void share() {
         const int j = lane % 16, upper = lane / 16, n = codes.end - codes.first;
         const float temperature = this->temperature();
-        float powers[8], top = -INFINITY;
+        float powers[kOwn], top = -INFINITY;
 #pragma unroll
-        for (int c = 0; c < 8; c++) {
+        for (int c = 0; c < kOwn; c++) {
             const int i = 16 * (2 * c + upper) + j;
             powers[c] = i < n ? logits[codes.first + i] / temperature : -INFINITY;
             top = larger(top, powers[c]);
         }
         top = largest_of_all(top);
-        float own[8], sum = 0.0f, product = 0.0f;
+        float own[kOwn], sum = 0.0f, product = 0.0f;
 #pragma unroll
-        for (int c = 0; c < 8; c++) {
+        for (int c = 0; c < kOwn; c++) {
             const bool is_in = 16 * (2 * c + upper) + j < n;
             powers[c] = is_in ? powers[c] - top : 0.0f;
             own[c] = is_in ? exp2_of(powers[c] * (1.0f * kLog2E)) : 0.0f;
         }
         if (turn.max_entropy < 8.0f || turn.max_rise < 8.0f || turn.min_entropy > 0.0f) {
 #pragma unroll
-            for (int c = 0; c < 8; c++) {
+            for (int c = 0; c < kOwn; c++) {
                 const float share = shuffle_xor(own[c], 16), power = shuffle_xor(powers[c], 16);
                 sum = sum + (upper ? share : own[c]);
                 sum = sum + (upper ? own[c] : share);
@@ -134,7 +134,7 @@ struct Draw {
             if (cooling < 1.0f) {
                 const float unit = 1.0f / cooling * kLog2E;
 #pragma unroll
-                for (int c = 0; c < 8; c++) {
+                for (int c = 0; c < kOwn; c++) {
                     if (16 * (2 * c + upper) + j < n) own[c] = exp2_of(powers[c] * unit);
                 }
             }
@@ -144,7 +144,7 @@ struct Draw {
         for (int c = 0; c < kCodes; c += 32) shares[c + lane] = 0.0f;
         warp_sync();
 #pragma unroll
-        for (int c = 0; c < 8; c++) {
+        for (int c = 0; c < kOwn; c++) {
             const int i = 16 * (2 * c + upper) + j;
             if (i < n && !(own[c] < least)) shares[codes.first + i] = own[c];
         }

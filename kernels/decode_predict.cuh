@@ -27,7 +27,7 @@ __device__ inline float held(float x, float most) { return smaller(larger(x, -mo
 template <bool kOrAt>
 __device__ inline int samples_below(const float* samples, float x) {
     const float* own = samples + thread_index() % 32;
-    // In pairs and as floats, for a chain of eight sums takes longer.
+    // In pairs, for a chain of eight sums takes longer; as floats, which a comparison leaves by itself.
     float n[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) n[i] = (kOrAt ? own[32 * i] <= x : own[32 * i] < x) ? 1.0f : 0.0f;

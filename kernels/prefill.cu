@@ -7,8 +7,8 @@
 //       [H + 2, 32] int8 and their scales, attended [D] f32
 // math  that of decode.cu to the last bit, hence -fmad=false: what is added in floats is added in the same
 //       order, integer sums are exact in any
-// grid  hear: one block of two warps for each filter and one that listens; 128 registers, which hold the weights;
-//       shared memory: `Told` and what the filters have heard, twice. embed, project, finish: a block of 8 warps for each 32
+// grid  hear: one block of a warp that is the ear and two for each filter; 128 registers, which hold
+//       the weights; shared memory: `Told`, and twice what the filters have heard. embed, project, finish: a block of 8 warps for each 32
 //       positions, 16 where D = 256; shared memory: `Embedding`, `Projection`, `Finishing`. attend: blocks of
 //       4 warps, [stride, parts] of 64 positions of a phase. keep: a warp for each position
 // needs sm_80. Shapes as decode.cu; 7 filters of 1,024 taps at most
@@ -22,7 +22,7 @@
 // floor the filters: a code's weights are the next one's. The longest has 1,024 taps in 32 lanes, which is
 //       a chain of 64 additions of four clocks each, a hundred of shuffles and some two hundred around it:
 //       550 clocks, 65,536 times, at 1.98 GHz: 18 ms
-// takes 48.6 ms (H200, 2026-11-28, by the bench), of which the layers 6: some 1,300 clocks a code in hear. By Nsight
+// takes 48.6 ms (`longwave bench --device cuda`, H200, 2026-11-28), of which the layers 6: some 1,300 clocks a code in hear. By Nsight
 //       Compute's samples the filters' warps have 700 of them and the one that finds what a code says 600, one after
 //       the other. Where each of ten warps found that by itself, hear took 73 ms; with the weights in shared memory,
 //       and both sums by one warp, 92

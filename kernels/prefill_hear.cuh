@@ -9,21 +9,35 @@
 #pragma once
 #include "prefill_plan.cuh"
 
-// Filters: with the ear fifteen warps, four of a scheduler at most, which leaves each the registers for its
-// weights. Of eight floats vectors are read at once.
-constexpr int kMostHeard = 7, kHeardRoom = 8;
+// Filters: with the ear fifteen warps, four of a scheduler at most. An eighth would make a fifth there, and
+// leave none the registers for its weights.
+constexpr int kMostHeard = 7;
+constexpr int kHeardRoom = 8;  // of what is read as vectors of four
 constexpr int kMostPairs = 32;  // times 32 taps of a filter
 constexpr int kHearThreads = 32 * (2 * kMostHeard + 1);
 
+// How a filter's weights are corrected: by what it has heard times the gain, and what is kept of them.
+struct Correction {
+    float gain, kept;
+};
+
 // What the ear and the filters' warps tell each other of a code.
 struct Told {
-    float4 says[kHeardRoom];  // to each filter: the newest, the gain and what is kept of its weights
+    alignas(16) Correction corrections[kHeardRoom];
     alignas(16) float predictions[kHeardRoom], energies[kHeardRoom];
     float samples[kCodes];
 };
+static_assert(sizeof(Told) == 4 * (4 * kHeardRoom + kCodes), "as in prefill.rs");
 
-// Where the ear and the filters' warps meet: when it has said what a code says, and when they have found
-// what they make of it. Who only announces it goes on at once.
+inline __device__ LaneHead& lane_head(const Prompt& prompt) {
+    return *reinterpret_cast<LaneHead*>(prompt.lane);
+}
+
+// Where the ear and the filters' warps meet, by the number of a barrier of this kernel: when it has said what a
+// code says, and when they have found what they make of it. Who only announces it goes on at once. Before
+// `kSaid` only the ear writes, corrections and echoes, and nobody reads them; from then to `kFound` only the
+// others do, predictions and energies. It says what the first code says as soon as all echoes are there, while
+// the others still load: what they load then is the lane's, in the GPU's memory.
 enum class Meeting { kSaid = 1, kFound = 2 };
 
 template <Meeting kWhich>
@@ -40,24 +54,20 @@ __device__ inline void announce(int n_filters) {
 
 // What a filter has heard: everything is there twice, so that nothing seen lies beyond an end.
 struct Echo {
-    float* ring;  // [2 · places]
-    int places, head;
+    float* ring;     // [2 · places]
+    int places, at;  // of the newest
 
     __device__ Echo(const Prompt& prompt, Told& told, int filter) : ring(reinterpret_cast<float*>(&told + 1)) {
         const Plan& plan = prompt.plan;
         for (int i = 0; i < filter; i++) ring += 2 * plan.filter[i].ring;
         places = plan.filter[filter].ring;
-        head = lane_head(prompt).newest[filter];
+        at = lane_head(prompt).newest[filter];
     }
 
-    __device__ static LaneHead& lane_head(const Prompt& prompt) {
-        return *reinterpret_cast<LaneHead*>(prompt.lane);
-    }
+    // One more is heard.
+    __device__ void advance() { at = (at + places - 1) & (places - 1); }
 
-    // One more is seen.
-    __device__ void advance() { head = (head + places - 1) & (places - 1); }
-
-    __device__ void put(float newest) { ring[head] = ring[head + places] = newest; }
+    __device__ void put(float newest) { ring[at] = ring[at + places] = newest; }
 };
 
 // Has a number computed here rather than where it is wanted.
@@ -86,17 +96,15 @@ struct Ear {
         : prompt(prompt), told(told), rate(prompt.plan.filter[own].rate),
           kept(prompt.plan.filter[own].kept),
           quiet(kQuiet * (float)prompt.plan.filter[own].taps), echo(prompt, told, own),
-          energy(lane_head().energy[own]), known(lane_head(), n_filters),
-          code(lane_head().last, told.samples) {
+          energy(lane_head(prompt).energy[own]), known(lane_head(prompt), n_filters),
+          code(lane_head(prompt).last, told.samples) {
 #pragma unroll
         for (int i = 0; i < kFilters; i++) {
-            predictions[i] = i < n_filters ? lane_head().prediction[i] : 0.0f;
+            predictions[i] = i < n_filters ? lane_head(prompt).prediction[i] : 0.0f;
             comes_before[i] = i < own ? 1.0f : 0.0f;
         }
-        own_prediction = lane_head().prediction[own];
+        own_prediction = lane_head(prompt).prediction[own];
     }
-
-    __device__ LaneHead& lane_head() const { return Echo::lane_head(prompt); }
 
     // What all filters up to one expect.
     __device__ float expected_by(int last) const {
@@ -118,7 +126,7 @@ struct Ear {
         const float gain = rate * error / (energy + quiet);
         echo.advance();
         if (lane < n_filters) {
-            told.says[lane] = make_float4(newest, gain, error == 0.0f ? 1.0f : kept, 0.0f);
+            told.corrections[lane] = Correction{gain, error == 0.0f ? 1.0f : kept};
             echo.put(newest);
         }
     }
@@ -157,7 +165,7 @@ struct Ear {
 
     // What a lane keeps of all this but the filters themselves.
     __device__ void leave() const {
-        LaneHead& head = lane_head();
+        LaneHead& head = lane_head(prompt);
         for (int i = 0; i < n_filters; i++) {
             const float place = place_of(told.samples, expected_by(i));
             if (lane == 0) head.places[i] = place;
@@ -165,7 +173,7 @@ struct Ear {
         if (lane < n_filters) {
             head.prediction[lane] = own_prediction;
             head.energy[lane] = energy;
-            head.newest[lane] = echo.head;
+            head.newest[lane] = echo.at;
         }
         if (lane > 0) return;
         head.places[n_filters] = place_of_spread(known.spread);
@@ -196,7 +204,8 @@ struct Taps {
 #pragma unroll
         for (int i = 0; i < kPairs; i++) {
             weights[i] = is_tap(i) ? filters[plan.weights + 32 * i + lane] : 0.0f;
-            before[i] = is_tap(i) ? echo.ring[echo.head + 32 * i + lane] : 0.0f;
+            const int place = (echo.at + 32 * i + lane) & (echo.places - 1);
+            before[i] = is_tap(i) ? filters[plan.heard + place] : 0.0f;
         }
     }
 
@@ -211,7 +220,7 @@ struct Taps {
     // The sum of what `term` makes of each tap and of what is seen there.
     template <class Term>
     __device__ float sum_of(const Echo& echo, Term term) const {
-        const float* seen = echo.ring + echo.head + lane;
+        const float* seen = echo.ring + echo.at + lane;
         float own[kPairs], others[kPairs], sum = 0.0f;
 #pragma unroll
         for (int i = 0; i < kPairs + kAhead; i++) {
@@ -228,9 +237,9 @@ struct Taps {
     }
 
     // What follows, after the weights are corrected.
-    __device__ float predict(const Echo& echo, float gain, float kept) {
+    __device__ float predict(const Echo& echo, const Correction& by) {
         const float sum = sum_of(echo, [&](int i, float now) {
-            weights[i] = before[i] * gain + weights[i] * kept;
+            weights[i] = before[i] * by.gain + weights[i] * by.kept;
             before[i] = now;
             return weights[i] * now;
         });
@@ -245,7 +254,7 @@ struct Taps {
 
 // Takes in all codes of the piece, as the warp of a filter that predicts or as the one that adds up.
 template <int kPairs, bool kIsWhole, bool kIsPredictor>
-__device__ void listen(const Prompt& prompt, Told& told, int f) {
+__device__ void follow(const Prompt& prompt, Told& told, int f) {
     const int n_filters = prompt.plan.n_filters;
     float* filters = reinterpret_cast<float*>(prompt.lane + prompt.plan.filters);
     Echo echo(prompt, told, f);
@@ -255,8 +264,8 @@ __device__ void listen(const Prompt& prompt, Told& told, int f) {
     for (int at = 0; at < (int)prompt.n; at++) {
         await<Meeting::kSaid>(n_filters);
         echo.advance();
-        const float4 said = told.says[f];
-        const float sum = kIsPredictor ? taps.predict(echo, said.y, said.z) : taps.energy(echo);
+        const Correction by = told.corrections[f];
+        const float sum = kIsPredictor ? taps.predict(echo, by) : taps.energy(echo);
         if (thread_index() % 32 == 0) *found = sum;
         announce<Meeting::kFound>(n_filters);
         if (kIsPredictor && thread_index() % 32 == 0) {
@@ -268,13 +277,13 @@ __device__ void listen(const Prompt& prompt, Told& told, int f) {
 
 // By how many taps the filter has; `Prefill` has seen to it that there are no more.
 template <bool kIsPredictor>
-__device__ void listen(const Prompt& prompt, Told& told, int f) {
+__device__ void follow(const Prompt& prompt, Told& told, int f) {
     const int taps = prompt.plan.filter[f].taps;
-    if (taps == 32 * kMostPairs) return listen<kMostPairs, true, kIsPredictor>(prompt, told, f);
-    if (taps > 512) return listen<kMostPairs, false, kIsPredictor>(prompt, told, f);
-    if (taps == 512) return listen<16, true, kIsPredictor>(prompt, told, f);
-    if (taps > 128) return listen<16, false, kIsPredictor>(prompt, told, f);
-    return listen<4, false, kIsPredictor>(prompt, told, f);
+    if (taps == 32 * kMostPairs) return follow<kMostPairs, true, kIsPredictor>(prompt, told, f);
+    if (taps > 512) return follow<kMostPairs, false, kIsPredictor>(prompt, told, f);
+    if (taps == 512) return follow<16, true, kIsPredictor>(prompt, told, f);
+    if (taps > 128) return follow<16, false, kIsPredictor>(prompt, told, f);
+    return follow<4, false, kIsPredictor>(prompt, told, f);
 }
 
 template <class Ear>
@@ -306,16 +315,16 @@ __device__ inline void hear_prompt(const Prompt& prompt) {
     }
     __syncthreads();
     if (is_ear) {
-        // Each filter more takes time, and the shipped model has five.
+        // A filter more takes some seventeen clocks of a code's 1,300, by reckoning; the shipped model has five.
         n_filters > 5 ? listen_as<Ear<kMostHeard>>(prompt, told) : listen_as<Ear<5>>(prompt, told);
     } else {
-        is_predictor ? listen<true>(prompt, told, f) : listen<false>(prompt, told, f);
+        is_predictor ? follow<true>(prompt, told, f) : follow<false>(prompt, told, f);
     }
 }
 
 // The same of a model without a predictor, by one warp.
 __device__ inline void pass_codes(const Prompt& prompt) {
-    LaneHead& head = *reinterpret_cast<LaneHead*>(prompt.lane);
+    LaneHead& head = lane_head(prompt);
     const uint32_t before = head.last;
     warp_sync();
     for (int at = thread_index(); at < (int)prompt.n; at += 32) {

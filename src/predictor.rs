@@ -195,6 +195,7 @@ impl Predictor {
         };
         let reach = REACH * (error + FAINT);
         let (least, most) = (self.expected - reach, self.expected + reach);
+        // Not by `and_then`: a closure is a function without the instructions.
         let going = match max_click {
             Some(max_click) => self.filters[0].going::<F>(max_click),
             None => None,

@@ -249,10 +249,10 @@ fn a_seed_plays_the_same_alone_in_a_batch_and_in_any_chunks() {
             "in other chunks"
         );
 
-        let mut batch = engine::open(&model, &on(isa), 6).unwrap();
+        let mut batch = engine::open(&model, &on(isa), 11).unwrap();
         batch.prime(3, &codes(55));
-        let mut of_lane: Vec<Vec<u8>> = vec![vec![0; 960]; 6];
-        let all_uniforms: Vec<Vec<f32>> = (0..6u64)
+        let mut of_lane: Vec<Vec<u8>> = vec![vec![0; 960]; 11];
+        let all_uniforms: Vec<Vec<f32>> = (0..11u64)
             .map(|lane| {
                 (0..960)
                     .map(|t| uniform(if lane == 4 { 7 } else { lane }, t))
@@ -271,7 +271,7 @@ fn a_seed_plays_the_same_alone_in_a_batch_and_in_any_chunks() {
             })
             .collect();
         batch.generate(&mut turns);
-        assert_eq!(of_lane[4], expected, "among five others");
+        assert_eq!(of_lane[4], expected, "among ten others");
     }
 }
 

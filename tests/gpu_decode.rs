@@ -295,16 +295,16 @@ fn a_lane_moves_between_gpu_and_cpu_and_plays_on_to_the_bit() {
     }
 }
 
-/// The wide model with as many filters as a GPU hears at once, of lengths that fill its warps and do not.
-fn wide_of_filters() -> Arc<Model> {
+/// The wide model with so many filters, of lengths that fill a GPU's warps and do not; it hears seven at once.
+fn wide_of_filters(n_filters: usize) -> Arc<Model> {
     let mut model = longwave::bench::wide_model();
     let filter = |taps| FilterPlan {
         taps,
         rate: 0.05,
         leak: 1e-5,
     };
-    let filters = [600, 1024, 208, 512, 128, 48, 16].map(filter);
-    model.config.predictor = filters.to_vec();
+    let filters = [600, 1024, 208, 512, 128, 48, 16, 32].map(filter);
+    model.config.predictor = filters[..n_filters].to_vec();
     let n = model.config.d_model * model.config.predictor_width();
     let noise = (0..n as u64).map(|i| (uniform(5, i) - 0.5) * 0.1);
     model.weights.predictor = noise.collect();
@@ -320,11 +320,18 @@ fn a_prompt_comes_to_what_stepping_through_it_does() {
         (model("tiny"), 64 + 103 + 16_385),
         (model("piano-16k"), 40_000),
         (Arc::new(longwave::bench::wide_model()), 3_000),
-        (wide_of_filters(), 3_000),
+        (wide_of_filters(7), 3_000),
+        (wide_of_filters(6), 300),
+        (wide_of_filters(4), 300),
+        (wide_of_filters(3), 300),
+        (wide_of_filters(1), 300),
+        (wide_of_filters(8), 300),
     ] {
         let Some([_, mut gpu]) = engines(&model, 2) else {
             return;
         };
+        let is_heard_at_once = model.config.predictor.len() <= 7;
+        assert_eq!(gpu.prompt_tile() > STEPPED_MAX, is_heard_at_once);
         let codes = some_codes(steps(n).max(200));
         // A stream that begins, and one whose caches are full.
         for is_old in [false, true] {

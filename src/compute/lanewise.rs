@@ -10,7 +10,7 @@ use super::sixteen::{BytePart, LANES, Part, Sixteen, for_sixteens};
 /// Values that are all smaller are quantised to zero: their inverse would overflow.
 const TINY: f32 = 1e-30;
 
-/// The powers of two whose exponents a float has, but for a few.
+/// Powers of two from minus this to this are what [`exp2`] can write into an exponent.
 const MOST_POWER: f32 = 126.0;
 
 /// Adding it to a value within ±2²² leaves the nearest whole number, ties to even, in the low bits
@@ -46,12 +46,7 @@ pub fn normed_by<F: Sixteen>(x: &[f32], gain: &[f32], scale: f32, out: &mut [f32
 /// `x = x / sqrt(mean(x²) + eps)`
 #[inline(always)]
 pub fn norm_in_place<F: Sixteen>(x: &mut [f32], eps: f32) {
-    let (mut squares, before) = (F::splat(0.0), &*x);
-    for_sixteens!((before) {
-        let x: F = before.read();
-        squares = x.mul_add(x, squares);
-    });
-    let scale = F::splat(1.0 / (squares.sum() / x.len() as f32 + eps).sqrt());
+    let scale = F::splat(rms_scale::<F>(x, eps));
     for_sixteens!((x) {
         x.write(x.read::<F>().mul(scale));
     });
@@ -144,7 +139,7 @@ pub fn range_of<F: Sixteen>(x: &[f32]) -> (f32, f32) {
     (low.smallest(), high.largest())
 }
 
-/// The rest of [`quantize_range`].
+/// [`quantize_range`] where the range is known.
 #[inline(always)]
 pub fn quantize_within<F: Sixteen>(
     x: &[f32],
@@ -202,6 +197,7 @@ pub fn softmax<F: Sixteen>(
         let top = F::splat(peak.sum);
         let (mut sum, mut heaviest) = (F::splat(0.0), F::splat(0.0));
         for (scores, scales) in scores.iter_mut().zip(scales) {
+            // No score is above the top.
             let share = exp2_within(F::load(scores).sub(top).max(F::splat(-MOST_POWER)));
             let weighted = share.mul(F::load(scales));
             (sum, heaviest) = (sum.add(share), weighted.max(heaviest));

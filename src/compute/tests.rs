@@ -180,19 +180,25 @@ fn float_stages<F: Sixteen>(x: &[f32], y: &[f32]) -> Vec<u32> {
 
 #[test]
 fn mixed_values_match_portable_where_their_sums_outgrow_32_bits() {
-    let n_slots = 70_016;
-    let mut cache = HeadCache::new(n_slots, 4);
+    for head_size in [4, 20, 32] {
+        mixed_values_match_portable(70_016, head_size);
+    }
+}
+
+fn mixed_values_match_portable(n_slots: usize, head_size: usize) {
+    let mut cache = HeadCache::new(n_slots, head_size);
+    let value = [127, -127, 1, 0].repeat(head_size / 4);
     for slot in 0..n_slots {
-        cache.write(slot, (&[0; 4], 1.0), (&[127, -127, 1, 0], 1.0));
+        cache.write(slot, (&vec![0; head_size], 1.0), (&value, 1.0));
     }
     let runs = [0..n_slots / 2, n_slots / 2..n_slots];
     let (weights, units) = (vec![255; 3 * n_slots], [1.0; 3]);
     let slots = cache.slots(&runs);
-    let mut expected = [0.0; 12];
+    let mut expected = vec![0.0; 3 * head_size];
     Portable.mix(&slots, &weights, &units, &mut expected);
     assert!(expected[0] > i32::MAX as f32);
     on_every_isa!(ops => {
-        let mut out = [0.0; 12];
+        let mut out = vec![0.0; 3 * head_size];
         ops.mix(&slots, &weights, &units, &mut out);
         assert_eq!(out, expected);
     });
@@ -254,9 +260,9 @@ proptest! {
 
     #[test]
     fn attention_matches_portable_at_all_sizes(
-        n_slots in 1usize..1200, quads in 1usize..20, n_heads in 1usize..5, seed: u64,
+        n_slots in 1usize..1200, pairs in 1usize..40, n_heads in 1usize..5, seed: u64,
     ) {
-        let head_size = 4 * quads;
+        let head_size = 2 * pairs;
         let cache = cache(n_slots, head_size, seed >> 1);
         let q = queries(n_heads, head_size, seed ^ 3);
         let cut = (seed as usize) % n_slots;

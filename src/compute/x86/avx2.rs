@@ -199,9 +199,9 @@ pub(super) fn mix(slots: &Slots<'_>, weights: &[u8], units: &[f32], out: &mut [f
     for ((out, weights), unit) in heads {
         let weights = weights.as_chunks().0;
         for (pair, out) in out.chunks_mut(32).enumerate() {
-            match out.len() {
-                17.. => mix_dims::<4>(slots, weights, 2 * pair, *unit, out),
-                _ => mix_dims::<2>(slots, weights, 2 * pair, *unit, out),
+            match out.len() > 16 {
+                true => mix_dims::<4>(slots, weights, 2 * pair, *unit, out),
+                false => mix_dims::<2>(slots, weights, 2 * pair, *unit, out),
             }
         }
     }
@@ -223,7 +223,7 @@ fn mix_dims<const E: usize>(
     for run in slots.runs() {
         for (block, (weights, n_taken)) in run.zip(&mut weights) {
             let mut products = [Halves::zero(); E];
-            // Of a number that is known, or the loop would not be unrolled; so above.
+            // By fours, a number that is known, or the loop would not be unrolled; so above.
             let lines = &block.values.as_chunks::<4>().0[sixteen..sixteen + E / 2];
             for (at, weights) in weights.as_chunks::<4>().0.iter().enumerate() {
                 let weights = Halves::of_unsigned(weights);

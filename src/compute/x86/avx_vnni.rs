@@ -34,6 +34,7 @@ fn tile<const B: usize, const CHAINS: usize>(
     first: usize,
     y: &mut [f32],
 ) {
+    // Not by `from_fn`: a closure is a function without the instructions.
     let mut quads: [&[[u8; 4]]; B] = [&[]; B];
     for (b, quads) in quads.iter_mut().enumerate() {
         *quads = x.bytes(first + b).as_chunks().0;

@@ -24,7 +24,7 @@ const MOST_FILTER_TAPS: usize = 1024;
 /// `kHeardRoom`
 const HEARD_ROOM: usize = 8;
 /// `Told`, as floats.
-const TOLD: usize = (4 + 2) * HEARD_ROOM + V;
+const TOLD: usize = 4 * HEARD_ROOM + V;
 
 /// A launch: `Prompt` of `kernels/prefill_plan.cuh`.
 #[repr(C)]
