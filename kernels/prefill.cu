@@ -22,10 +22,13 @@
 // floor the filters: a code's weights are the next one's. The longest has 1,024 taps in 32 lanes, which is
 //       a chain of 64 additions of four clocks each, a hundred of shuffles and some two hundred around it:
 //       550 clocks, 65,536 times, at 1.98 GHz: 18 ms
-// takes 48.6 ms (`longwave bench --device cuda`, H200, 2026-11-28), of which the layers 6: some 1,300 clocks a code in hear. By Nsight
-//       Compute's samples the filters' warps have 700 of them and the one that finds what a code says 600, one after
-//       the other. Where each of ten warps found that by itself, hear took 73 ms; with the weights in shared memory,
-//       and both sums by one warp, 92
+// takes 47.0 ms (`longwave bench --device cuda`, H200, 2026-11-28), of which the layers 6: some 1,250 clocks a
+//       code in hear. By Nsight Compute's samples the filters' warps have the greater half of them and the ear the
+//       other, one after the other. Where each of ten warps found by itself what a code says, hear took 73 ms; with
+//       the weights in shared memory, and both sums by one warp, 92
+//
+// compute-sanitizer's memcheck finds nothing. Its racecheck sees no meeting where one side only announces it
+// (`barrier.arrive`), and calls all that `Told` and the echoes carry over it a race (H200, 2026-11-28).
 #include "prefill_attend.cuh"
 #include "prefill_hear.cuh"
 

@@ -315,7 +315,7 @@ __device__ inline void hear_prompt(const Prompt& prompt) {
     }
     __syncthreads();
     if (is_ear) {
-        // A filter more takes some seventeen clocks of a code's 1,300, by reckoning; the shipped model has five.
+        // A filter more takes some seventeen clocks of a code's 1,250, by reckoning; the shipped model has five.
         n_filters > 5 ? listen_as<Ear<kMostHeard>>(prompt, told) : listen_as<Ear<5>>(prompt, told);
     } else {
         is_predictor ? follow<true>(prompt, told, f) : follow<false>(prompt, told, f);
