@@ -8,9 +8,10 @@
 // math  that of decode.cu to the last bit, hence -fmad=false: what is added in floats is added in the same
 //       order, integer sums are exact in any
 // grid  hear: one block of a warp that is the ear and two for each filter; 128 registers, which hold
-//       the weights; shared memory: `Told`, and twice what the filters have heard. embed, project, finish: a block of 8 warps for each 32
-//       positions, 16 where D = 256; shared memory: `Embedding`, `Projection`, `Finishing`. attend: blocks of
-//       4 warps, [stride, parts] of 64 positions of a phase. keep: a warp for each position
+//       the weights; shared memory: `Told`, and twice what the filters have heard. embed, project,
+//       finish: a block of 8 warps for each 32 positions, 16 where D = 256; shared memory: `Embedding`,
+//       `Projection`, `Finishing`. attend: blocks of 4 warps, [stride, parts] of 64 positions of a
+//       phase. keep: a warp for each position
 // needs sm_80. Shapes as decode.cu; 7 filters of 1,024 taps at most
 // twin  src/engine/cpu   test gpu_decode   bench `longwave bench --device cuda`
 //
@@ -27,8 +28,9 @@
 //       other, one after the other. Where each of ten warps found by itself what a code says, hear took 73 ms; with
 //       the weights in shared memory, and both sums by one warp, 92
 //
-// compute-sanitizer's memcheck finds nothing. Its racecheck sees no meeting where one side only announces it
-// (`barrier.arrive`), and calls all that `Told` and the echoes carry over it a race (H200, 2026-11-28).
+// compute-sanitizer's memcheck finds nothing. Its racecheck calls all that `Told` and the echoes carry over a
+// meeting a race (H200, 2026-11-28). All of it lies across barriers that one side only arrives at
+// (`barrier.arrive`), which racecheck is believed not to follow; that is not shown.
 #include "prefill_attend.cuh"
 #include "prefill_hear.cuh"
 
