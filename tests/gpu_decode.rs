@@ -295,7 +295,10 @@ fn a_lane_moves_between_gpu_and_cpu_and_plays_on_to_the_bit() {
     }
 }
 
-/// The wide model with so many filters, of lengths that fill a GPU's warps and do not; it hears seven at once.
+/// Filters that a GPU hears at once; the prompts of models with more are stepped through.
+const HEARD_AT_ONCE: usize = 7;
+
+/// The wide model with so many filters, of lengths that fill a GPU's warps and do not.
 fn wide_of_filters(n_filters: usize) -> Arc<Model> {
     let mut model = longwave::bench::wide_model();
     let filter = |taps| FilterPlan {
@@ -320,17 +323,17 @@ fn a_prompt_comes_to_what_stepping_through_it_does() {
         (model("tiny"), 64 + 103 + 16_385),
         (model("piano-16k"), 40_000),
         (Arc::new(longwave::bench::wide_model()), 3_000),
-        (wide_of_filters(7), 3_000),
+        (wide_of_filters(HEARD_AT_ONCE), 3_000),
         (wide_of_filters(6), 300),
         (wide_of_filters(4), 300),
         (wide_of_filters(3), 300),
         (wide_of_filters(1), 300),
-        (wide_of_filters(8), 300),
+        (wide_of_filters(HEARD_AT_ONCE + 1), 300),
     ] {
         let Some([_, mut gpu]) = engines(&model, 2) else {
             return;
         };
-        let is_heard_at_once = model.config.predictor.len() <= 7;
+        let is_heard_at_once = model.config.predictor.len() <= HEARD_AT_ONCE;
         assert_eq!(gpu.prompt_tile() > STEPPED_MAX, is_heard_at_once);
         let codes = some_codes(steps(n).max(200));
         // A stream that begins, and one whose caches are full.
