@@ -32,20 +32,20 @@ struct Run {
     }
 };
 
-template <class S, int kLanes>
+template <class S>
 struct Attention {
-    static constexpr int kCrew = Site<S, kLanes>::kCrew;
-    static constexpr int kBlocksOwn = kWarps / kCrew;  // blocks of slots of a warp
+    static constexpr int kCrew = Site<S>::kCrew;
+    static constexpr int kBlocksOwn = kSlots / 16 / kCrew;  // blocks of slots of a warp
     static constexpr int kColumns = S::K / 8;          // of eight dims
-    // The first half of a crew mixes; pairs of blocks whose values a warp takes, of one column.
-    static constexpr int kMixers = kCrew / 2;
-    static constexpr int kPairs = kSlots / 32 / (kMixers / kColumns);
+    static constexpr int kMixers = S::kMixers;
+    // Pairs of blocks whose values a warp takes, of one column.
+    static constexpr int kPairs = kSlots / 32 / S::kMixedRows;
     // A product with keys has eight rows and four heads or less fill only half of them: then the
     // queries lie there twice, and thread (g, t) looks at half g / 4 of a block, else at both.
     static constexpr int kHeads = S::H <= 4 ? 4 : 8;
     static constexpr int kHalves = kHeads / 4;
 
-    Site<S, kLanes>& site;
+    Site<S>& site;
     const int layer;
     const int g = site.lane / 4, t = site.lane % 4;
     // The head whose scores this thread looks at.
@@ -57,12 +57,13 @@ struct Attention {
     // Of the head that this half warp turns.
     float cos, sin;
 
-    __device__ Attention(Site<S, kLanes>& site, int layer) : site(site), layer(layer) {}
+    __device__ Attention(Site<S>& site, int layer) : site(site), layer(layer) {}
 
     // Asks for what a layer wants of the past; nobody reads the last layer's any more.
-    __device__ static void ask(Site<S, kLanes>& site, int layer) {
+    __device__ static void ask(Site<S>& site, int layer) {
         constexpr int kCould = 32 * kCrew;
-        const int who = 32 * (kCrew - 1 - site.member) + site.lane;
+        // Not first the leader, nor a warp that appends or multiplies soon.
+        const int who = 32 * ((site.member + kCrew - 2) % kCrew) + site.lane;
         if (who >= fetchers_of(kCould) || !site.is_on()) return;
         const Plan& plan = site.plan;
         Own<S>& own = site.crewed();
@@ -75,7 +76,7 @@ struct Attention {
         end_fetches(&own.past_is_there, run_bytes + past_bytes);
     }
 
-    __device__ static void await_past(const Site<S, kLanes>& site) {
+    __device__ static void await_past(const Site<S>& site) {
         wait_arrivals(&site.crewed().past_is_there, site.n_pasts % 2);
     }
 
@@ -98,8 +99,7 @@ struct Attention {
     __device__ void quantise_heads() {
         static_assert(S::H + 2 <= 2 * kCrew && S::D <= 32 * kCrew);
         Own<S>& own = site.crewed();
-        const int head = turned(), i = 32 * site.member + site.lane;
-        if (i < S::D) own.mixed[i] = 0;
+        const int head = turned();
         if (2 * (kCrew - 1 - site.member) >= S::H + 2) return;
         Head<S> v(site.returned(site.crew) + head * S::K, head < S::H + 2);
         if (v.is_pair && head <= S::H) v.turn(cos, sin);
@@ -108,7 +108,7 @@ struct Attention {
 
     // Stores the newest key and value.
     __device__ void append() const {
-        if (site.member != kCrew - 1 || !site.is_on()) return;
+        if (site.member != 1 || !site.is_on()) return;
         const Own<S>& own = site.crewed();
         const Run run(own, site.plan, layer);
         unsigned char* block = run.blocks + seen.newest / 16 * kSlotBlock;
@@ -138,13 +138,12 @@ struct Attention {
         Own<S>& own = site.crewed();
         const int known = is_head ? head : 0;
         const uint2 q = reinterpret_cast<const uint2*>(own.heads[known])[t];
-        const float q_scale = own.head_scales[known];
+        const float q_scale = own.head_scales[known], newest = own.head_scales[S::H];
 #pragma unroll
         for (int i = 0; i < kBlocksOwn; i++) {
 #pragma unroll
             for (int h = 0; h < kHalves; h++) scores[i][h] = make_float2(-INFINITY, -INFINITY);
             const int number = block_of_own(i);
-            if (number >= seen.n_blocks) continue;
             int sums[2][4] = {};
 #pragma unroll
             for (int half = 0; half < 2; half++) {
@@ -159,7 +158,7 @@ struct Attention {
                 const int first = slot_of(i, h), (&c)[4] = sums[h];
                 const bool is_upper = kHalves == 1 && half_of(h) == 1;
                 const int x = is_upper ? sums[1][0] : c[0], y = is_upper ? sums[1][1] : c[1];
-                const float2 scale = scales(first, 0);
+                const float2 scale = scales(first, 0, newest);
                 if (first >= seen.first && first < seen.end) {
                     scores[i][h].x = (float)x * (scale.x * q_scale);
                 }
@@ -172,18 +171,16 @@ struct Attention {
     }
 
     // The scales of the keys, or values, of a slot and the next.
-    __device__ float2 scales(int slot, int of_values) const {
-        const Own<S>& own = site.crewed();
-        const unsigned char* from = own.run + slot / 16 * kSlotBlock + 1024 + 64 * of_values;
+    __device__ float2 scales(int slot, int of_values, float newest) const {
+        const unsigned char* from = site.crewed().run + slot / 16 * kSlotBlock + 1024 + 64 * of_values;
         float2 pair = reinterpret_cast<const float2*>(from)[slot % 16 / 2];
-        const float newest = own.head_scales[S::H + of_values];
         if (slot == seen.newest) pair.x = newest;
         if (slot + 1 == seen.newest) pair.y = newest;
         return pair;
     }
 
     // The largest of this warp's scores of each head.
-    __device__ void leave(float (&of_warps)[8][kWarps]) const {
+    __device__ void leave(float (&of_warps)[8][kWarpPitch]) const {
         float top = -INFINITY;
 #pragma unroll
         for (int i = 0; i < kBlocksOwn; i++) {
@@ -199,7 +196,7 @@ struct Attention {
     }
 
     // Of this thread's head: each of four threads looks at some warps.
-    __device__ float largest_of_warps(const float (&of_warps)[8][kWarps]) const {
+    __device__ float largest_of_warps(const float (&of_warps)[8][kWarpPitch]) const {
         const float2* of_head = reinterpret_cast<const float2*>(of_warps[is_head ? head : 0]);
         float2 v = of_head[t];
         float top = larger(v.x, v.y);
@@ -214,6 +211,13 @@ struct Attention {
     // Shares of the likeliest, for the sum; times the scales of the values, for the weights.
     __device__ void share() {
         Own<S>& own = site.crewed();
+        const float newest = own.head_scales[S::H + 1];
+        float2 worth[kBlocksOwn][kHalves];
+#pragma unroll
+        for (int i = 0; i < kBlocksOwn; i++) {
+#pragma unroll
+            for (int h = 0; h < kHalves; h++) worth[i][h] = scales(slot_of(i, h), 1, newest);
+        }
         const float top = largest_of_warps(own.tops);
 #pragma unroll
         for (int i = 0; i < kBlocksOwn; i++) {
@@ -221,85 +225,98 @@ struct Attention {
 #pragma unroll
             for (int h = 0; h < kHalves; h++) {
                 float2& s = scores[i][h];
-                const float2 scale = scales(slot_of(i, h), 1);
                 s.x = exp2_of(s.x - top);
                 s.y = exp2_of(s.y - top);
-                float* to = own.scratch + kSlots * head + slot_of(i, h);
+                float* to = own.scratch + kSharePitch * head + slot_of(i, h);
                 if (is_head) *reinterpret_cast<float2*>(to) = s;
-                s = is_seen ? make_float2(s.x * scale.x, s.y * scale.y) : make_float2(0.0f, 0.0f);
+                s = is_seen ? make_float2(s.x * worth[i][h].x, s.y * worth[i][h].y) : make_float2(0.0f, 0.0f);
             }
         }
         leave(own.heaviest);
     }
 
-    // The weights as bytes.
+    // The weights as bytes. The newest value's stands by itself: in the run there still is the one before.
     __device__ void weigh() {
         Own<S>& own = site.crewed();
         const float heaviest = largest_of_warps(own.heaviest);
-        const float inverse = heaviest > kTiny ? 255.0f / heaviest : 0.0f;
+        const float inverse = heaviest > kTiny ? quotient(255.0f, heaviest) : 0.0f;
 #pragma unroll
         for (int i = 0; i < kBlocksOwn; i++) {
 #pragma unroll
             for (int h = 0; h < kHalves; h++) {
-                const uint32_t x = __float_as_uint(fmaf(scores[i][h].x, inverse, kMagic)) & 0xff;
-                const uint32_t y = __float_as_uint(fmaf(scores[i][h].y, inverse, kMagic)) & 0xff;
-                unsigned char* to = own.weights[is_head ? head : 0] + slot_of(i, h);
+                uint32_t x = __float_as_uint(fmaf(scores[i][h].x, inverse, kMagic)) & 0xff;
+                uint32_t y = __float_as_uint(fmaf(scores[i][h].y, inverse, kMagic)) & 0xff;
+                const int slot = slot_of(i, h);
+                if (is_head && seen.newest / 2 == slot / 2) {
+                    own.newest_weights[head] = slot == seen.newest ? x : y;
+                    (slot == seen.newest ? x : y) = 0;
+                }
+                unsigned char* to = own.weights[is_head ? head : 0] + slot;
                 if (is_head) *reinterpret_cast<uint16_t*>(to) = x | y << 8;
             }
         }
     }
 
-    // The sum of each head's shares, and what a step of a weight is worth: a warp for a head.
+    // The sum of each head's shares, and what a step of a weight is worth: half a warp for a head.
     __device__ void add_up() const {
+        static_assert(S::H <= 2 * (kCrew - kMixers));
         Own<S>& own = site.crewed();
-        const int j = site.lane % 16;
-        for (int h = site.member - kMixers; h < S::H; h += kCrew - kMixers) {
-            const float* shares = own.scratch + kSlots * h + j;
-            float sum = 0.0f;
+        const int j = site.lane % 16, h = 2 * (site.member - kMixers) + site.lane / 16;
+        const bool is_on = h < S::H;
+        const float* of_head = own.scratch + kSharePitch * (is_on ? h : 0) + j;
+        // So many are read before they are added; blocks beyond the last add nothing.
+        constexpr int kAtOnce = 8;
+        float sum = 0.0f;
 #pragma unroll
-            for (int b = 0; b < kSlots / 16; b++) {
-                if (b < seen.n_blocks) sum = sum + shares[16 * b];
+        for (int start = 0; start < kSlots / 16; start += kAtOnce) {
+            float shares[kAtOnce];
+#pragma unroll
+            for (int b = 0; b < kAtOnce; b++) shares[b] = of_head[16 * (start + b)];
+#pragma unroll
+            for (int b = 0; b < kAtOnce; b++) {
+                sum = sum + (start + b < seen.n_blocks ? shares[b] : 0.0f);
             }
-            sum = sum_of_sixteen(sum);
-            const float heaviest = largest_of_sixteen(own.heaviest[h][j % kCrew]);
-            if (site.lane == 0) own.units[h] = heaviest / 255.0f / sum;
         }
+        sum = sum_of_sixteen(sum);
+        const float heaviest = largest_of_sixteen(own.heaviest[is_on ? h : 0][j % kCrew]);
+        if (is_on && j == 0) own.units[h] = quotient(quotient(heaviest, 255.0f), sum);
     }
 
     // A warp takes eight dims of every so many pairs of blocks.
     __device__ int dim() const { return 8 * (site.member % kColumns) + g; }
     __device__ int pair_of(int i) const {
-        return 2 * (site.member / kColumns + i * (kMixers / kColumns));
+        return 2 * (site.member / kColumns + i * S::kMixedRows);
     }
 
-    // mixed[h][dim] = sum over slots of weight · value: integers, in any order the same.
+    // mixed[h][dim] = sum over slots of weight · value: integers, in any order the same. Slots that nobody
+    // sees weigh nothing, whatever lies there; so all are read, before any is multiplied.
     __device__ void mix() {
         Own<S>& own = site.crewed();
         const unsigned char* weights = own.weights[g < S::H ? g : 0] + 4 * t;
-        int c[4] = {};
+        const unsigned char* values = own.run + 512 + 16 * dim() + 4 * t;
+        uint32_t w[2 * kPairs], v[2 * kPairs];
+#pragma unroll
+        for (int i = 0; i < 2 * kPairs; i++) {
+            const int block = pair_of(i / 2) + i % 2;
+            w[i] = *reinterpret_cast<const uint32_t*>(weights + 16 * block);
+            v[i] = *reinterpret_cast<const uint32_t*>(values + block * kSlotBlock);
+        }
+        // In two sums, for each product waits for the one that it is added to.
+        int c[2][4] = {};
 #pragma unroll
         for (int i = 0; i < kPairs; i++) {
-            if (pair_of(i) >= seen.n_blocks) continue;
-            uint32_t w[2] = {0, 0}, v[2] = {0, 0};
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int block = pair_of(i) + half, first = 16 * block;
-                const int at = seen.newest - first - 4 * t;
-                const unsigned char* from = own.run + block * kSlotBlock + 512 + 16 * dim();
-                if (block < seen.n_blocks) v[half] = reinterpret_cast<const uint32_t*>(from)[t];
-                if (at >= 0 && at < 4) {
-                    const uint32_t byte = own.heads[S::H + 1][dim()];
-                    v[half] = (v[half] & ~(0xffu << 8 * at)) | byte << 8 * at;
-                }
-                if (g < S::H) w[half] = *reinterpret_cast<const uint32_t*>(weights + first);
-            }
-            multiply_unsigned(c, w[0], 0, w[1], 0, v[0], v[1]);
+            multiply_unsigned(c[i % 2], w[2 * i], 0, w[2 * i + 1], 0, v[2 * i], v[2 * i + 1]);
         }
-        if (g < S::H) {
-            int* mixed = own.mixed + g * S::K + dim() - g + 2 * t;
-            add_shared(mixed, c[0]);
-            add_shared(mixed + 1, c[1]);
+        if (g >= S::H) return;
+        const int first = dim() - g + 2 * t, row = site.member / kColumns;
+        int2 mixed = make_int2(c[0][0] + c[1][0], c[0][1] + c[1][1]);
+        if (row == 0) {
+            const int weight = own.newest_weights[g];
+            const signed char* value = reinterpret_cast<signed char*>(own.heads[S::H + 1]) + first;
+            mixed.x += weight * value[0];
+            mixed.y += weight * value[1];
         }
+        *reinterpret_cast<int2*>(own.mixed[row][g] + first) = mixed;
     }
 
     // From queries, key and value to what the heads give out, handed out.
@@ -307,7 +324,6 @@ struct Attention {
         if (site.is_on()) {
             quantise_heads();
             site.crew_sync();
-            await_past(site);
             score();
             site.crew_sync();
             share();
@@ -329,7 +345,10 @@ struct Attention {
 #pragma unroll
         for (int i = 0; i < S::kOwn; i++) {
             const int e = element<S>(i);
-            v[i] = (float)own.mixed[e] * own.units[e / S::K];
+            int mixed = 0;
+#pragma unroll
+            for (int row = 0; row < S::kMixedRows; row++) mixed += own.mixed[row][e / S::K][e % S::K];
+            v[i] = (float)mixed * own.units[e / S::K];
         }
         site.quantise(v);
     }

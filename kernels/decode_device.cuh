@@ -3,11 +3,7 @@
 // written where the CPU fuses.
 #ifndef LONGWAVE_DECODE_DEVICE
 #define LONGWAVE_DECODE_DEVICE
-#include "decode_fetch.cuh"
-
-constexpr int kWarps = 16;  // of a block, that compute
-constexpr int kThreads = 32 * kWarps;
-constexpr int kBringers = 128;  // threads beside them that bring the weights
+#include "decode_cluster.cuh"
 
 __device__ inline int thread_index() { return threadIdx.x; }
 
@@ -22,20 +18,23 @@ __device__ inline unsigned char* shared_memory() {
     return memory;
 }
 
-// Those that compute.
+// So many threads of the block meet.
+template <int kThreads>
 __device__ inline void block_sync() {
     asm volatile("barrier.sync.aligned 1, %0;" ::"n"(kThreads) : "memory");
 }
-// So many of them: the part of that number.
-template <int kParty>
+// The same of a part of them: the one of that number.
+template <int kThreads>
 __device__ inline void part_sync(int number) {
-    asm volatile("barrier.sync.aligned %0, %1;" ::"r"(2 + number), "n"(kParty) : "memory");
+    asm volatile("barrier.sync.aligned %0, %1;" ::"r"(2 + number), "n"(kThreads) : "memory");
 }
 __device__ inline void warp_sync() { __syncwarp(); }
 
 __device__ inline float shuffle_xor(float v, int mask) {
     return __shfl_xor_sync(0xffffffffu, v, mask);
 }
+
+__device__ inline float shuffle_from(float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
 
 __device__ inline unsigned warp_max(unsigned v) { return __reduce_max_sync(0xffffffffu, v); }
 __device__ inline int warp_max(int v) { return __reduce_max_sync(0xffffffffu, v); }
@@ -46,8 +45,6 @@ template <class T>
 __device__ inline T load_constant(const T* p) {
     return __ldg(p);
 }
-
-__device__ inline void add_shared(int* sum, int v) { atomicAdd(sum, v); }
 
 // A warp's 16×8 product of bytes, 32 deep. With g = lane / 4 and t = lane % 4 a lane holds
 //   A  a0, a2 of row g, a1, a3 of row g + 8      B  b0, b1 of column g

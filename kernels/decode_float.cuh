@@ -10,6 +10,24 @@ constexpr float kLog2E = 1.44269504088896340736f;
 __device__ inline float larger(float a, float b) { return fmaxf(a, b); }
 __device__ inline float smaller(float a, float b) { return fminf(a, b); }
 
+// a / b, rounded as it should be as long as nothing on the way leaves the normal floats: what the compiler makes
+// of a division, without the look whether something does, for which others wait.
+__device__ inline float quotient(float a, float b) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));
+    r = fmaf(r, fmaf(-b, r, 1.0f), r);
+    const float q = a * r;
+    return fmaf(r, fmaf(-b, q, a), q);
+}
+
+// The same of a square root.
+__device__ inline float root(float x) {
+    float r;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    const float y = x * r;
+    return fmaf(fmaf(-y, y, x), r * 0.5f, y);
+}
+
 __device__ inline float exp2_of(float x) {
     x = smaller(larger(x, -126.0f), 126.0f);
     const float shifted = x + kMagic;
@@ -40,7 +58,7 @@ __device__ inline float gelu(float z) {
     constexpr float kLinear = -2.0f * 0.7978846f * kLog2E;
     constexpr float kCubic = kLinear * 0.044715f;
     const float slope = fmaf(z * z, kCubic, kLinear);
-    return z / (exp2_of(z * slope) + 1.0f);
+    return quotient(z, exp2_of(z * slope) + 1.0f);
 }
 
 // All sixteen added, in each of them: i and i + 8, then 4, 2, 1.
@@ -78,9 +96,9 @@ struct Range {
     // `low` without its sign.
     __device__ Range(float low, float high) {
         const float range = high + low;
-        inverse = range > kTiny ? 255.0f / range : 0.0f;
+        inverse = range > kTiny ? quotient(255.0f, range) : 0.0f;
         zero = fmaf(low, inverse, kMagic);
-        scale = range / 255.0f;
+        scale = quotient(range, 255.0f);
     }
 
     __device__ unsigned char byte(float x) const {
@@ -138,8 +156,8 @@ struct Head {
     // Leaves its 32 bytes, for products are 32 deep, and what one is worth in `unit`s.
     __device__ void quantise(unsigned char* bytes, float* worth, bool has_unit, float unit) const {
         const float largest = largest_of_sixteen(larger(fabsf(low), fabsf(high)));
-        const float inverse = largest > kTiny ? 127.0f / largest : 0.0f;
-        float scale = largest / 127.0f;
+        const float inverse = largest > kTiny ? quotient(127.0f, largest) : 0.0f;
+        float scale = quotient(largest, 127.0f);
         if (has_unit) scale = scale * unit;
         if (is_pair) {
             bytes[j] = __float_as_uint(fmaf(low, inverse, kMagic));
@@ -183,7 +201,7 @@ struct Stream {
 #pragma unroll
         for (int c = 0; c < 2 * S::kOwn; c++) squares = fmaf(x[c], x[c], squares);
         const float mean = sum_of_sixteen(squares) / (float)S::D;
-        const float scale = 1.0f / sqrtf(mean + eps);
+        const float scale = quotient(1.0f, root(mean + eps));
         const bool upper = thread_index() % 32 >= 16;
 #pragma unroll
         for (int i = 0; i < S::kOwn; i++) {

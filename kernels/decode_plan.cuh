@@ -9,8 +9,8 @@ constexpr int kCodes = 256;
 constexpr int kMostLayers = 32;
 constexpr int kMostFilters = 15;
 constexpr int kMostPlaces = kMostFilters + 1;
-// Slots that a layer sees at most, widened to whole blocks: a warp takes sixteen.
-constexpr int kSlots = 16 * kWarps;
+// Slots that a layer sees at most, widened to whole blocks of sixteen.
+constexpr int kSlots = 256;
 // Positions that a convolution sees, at most.
 constexpr int kMostTaps = 4;
 // Bytes of sixteen slots of a cache: keys [16 slots][32 dims], values [32 dims][16 slots], the
@@ -28,16 +28,8 @@ __host__ __device__ constexpr int tile_bytes(int n_steps) {
     return n_steps * kStepBytes + kRowsBytes;
 }
 
-// Room for a piece of a matrix that is on its way to a block.
-constexpr int kPieceBytes = 17920;
-// Pieces that there is room for, at most.
+// Pieces of matrices on their way to a block that there is room for, at most.
 constexpr int kMostPieces = 8;
-
-// Tiles of a piece: a warp takes one at most.
-__host__ __device__ constexpr int piece_tiles(int n_steps) {
-    const int n = kPieceBytes / tile_bytes(n_steps);
-    return n < kWarps ? n : kWarps;
-}
 
 // A layer's pattern: local layers are the case of stride 1.
 struct LayerPlan {
@@ -120,6 +112,44 @@ struct Shape {
     static_assert(D == H * K && D % 32 == 0 && F % 32 == 0 && K <= 32 && K % 8 == 0 && H <= 8);
 };
 
+// The same, and how the lanes of a launch are dealt: so many to a cluster of so many blocks, which share a
+// step's products out. A block by itself is a cluster of one.
+template <class Sizes, int kLanes_, int kBlocks_>
+struct Deal : Sizes {
+    static constexpr int kLanes = kLanes_, kBlocks = kBlocks_;
+    static constexpr bool kIsCluster = kBlocks > 1;
+    // Each block has a tile of each product: what it sends says that it is done with what the others have sent.
+    static_assert(!kIsCluster || Sizes::D >= kTileRows * kBlocks);
+
+    // Warps of a block that compute, and threads beside them that bring the weights: as many as there are to
+    // ask for them on GPUs without bulk copies, where there are no clusters.
+    static constexpr int kWarps = kIsCluster ? 8 : 16;
+    static constexpr int kThreads = 32 * kWarps, kBringers = kIsCluster ? 32 : 128;
+
+    // Tiles that a block of a cluster multiplies at most of a matrix of so many rows.
+    static constexpr int part_tiles(int n_rows) { return (n_rows / kTileRows + kBlocks - 1) / kBlocks; }
+    // Room for a piece of a matrix: in a cluster for all that a block multiplies of it.
+    static constexpr int kPieceBytes =
+        !kIsCluster ? 17920
+                    : larger_of(part_tiles(Sizes::F) * tile_bytes(Sizes::D / 32),
+                                larger_of(part_tiles(Sizes::D) * tile_bytes(Sizes::F / 32),
+                                          part_tiles(Sizes::D) * tile_bytes(kMostPlaces)));
+    // Warps that share the columns of a tile of the longest rows.
+    static constexpr int kColumnParts = Sizes::F / Sizes::D;
+    static_assert(!kIsCluster || (part_tiles(Sizes::kWidest) <= kWarps &&
+                                  part_tiles(Sizes::D) * kColumnParts <= kWarps));
+
+    // Tiles of a piece: a warp takes one at most.
+    __host__ __device__ static constexpr int piece_tiles(int n_steps) {
+        const int n = kPieceBytes / tile_bytes(n_steps);
+        return n < kWarps ? n : kWarps;
+    }
+
+    // Of the warps of a lane the first half mixes values: warps of the same eight dims, each every so many
+    // pairs of blocks of slots.
+    static constexpr int kMixers = kWarps / kLanes / 2, kMixedRows = kMixers / (Sizes::K / 8);
+};
+
 // Where a layer's next position lies.
 struct Spot {
     uint32_t phase, row, seen, rotation;
@@ -128,20 +158,27 @@ struct Spot {
 // Vectors of bytes lie so far apart that those at one column meet different banks.
 __host__ __device__ constexpr int pitch_of(int bytes) { return (bytes + 127) / 128 * 128 + 32; }
 
+// Rows of attention, one for each head, lie so far apart that what a warp's threads read or write at once of
+// several heads meets different banks.
+constexpr int kSharePitch = kSlots + 8, kWeightPitch = kSlots + 16, kWarpPitch = 24;
+
 // One lane's room in the shared memory of its block.
 template <class S>
 struct alignas(16) Own {
     // What the next layer wants of the past: the run of slots that it sees, its convolution's inputs.
     alignas(16) unsigned char run[kSlots / 16 * kSlotBlock];
     alignas(16) float past[kMostTaps][S::D];
-    alignas(16) float returned[S::kWidest];  // what a product gives back
+    // What a product gives back, in a cluster in turn: others may already send the next one's.
+    alignas(16) float returned[S::kIsCluster ? 2 : 1][S::kWidest];
     Arrivals past_is_there;
-    // Shares of attention [H, slots]; the waves of all places; what drawing adds up and sorts.
-    alignas(16) float scratch[larger_of(S::H * kSlots, 4 * kCodes)];
-    unsigned char weights[S::H][kSlots];
+    // Shares of attention [H, pitch]; the waves of all places; what drawing adds up and sorts.
+    alignas(16) float scratch[larger_of(S::H * kSharePitch, 4 * kCodes)];
+    alignas(16) unsigned char weights[S::H][kWeightPitch];
     // Of each warp, by heads.
-    alignas(16) float tops[8][kWarps], heaviest[8][kWarps];
-    int mixed[S::D];
+    alignas(16) float tops[8][kWarpPitch], heaviest[8][kWarpPitch];
+    int newest_weights[8];  // of each head
+    alignas(8) int mixed[S::kMixedRows][S::H][S::K + 8];
+    int2 looked_at;
     float units[8];
     alignas(16) unsigned char heads[S::H + 2][32];  // queries, the key, the value
     float head_scales[S::H + 2];
@@ -155,13 +192,15 @@ struct alignas(16) Own {
 };
 
 // A block's shared memory before the image of the weights.
-template <class S, int kLanes>
+template <class S>
 struct alignas(128) Rooms {
     static constexpr int kPitch = pitch_of(larger_of(S::F, 32 * kMostPlaces));
-    alignas(16) unsigned char input[kLanes][kPitch];  // what the next product takes in
-    float2 scale[kLanes];  // what a byte of it is worth, and the byte of 0, as an integer
+    alignas(16) unsigned char input[S::kLanes][kPitch];  // what the next product takes in
+    float2 scale[S::kLanes];  // what a byte of it is worth, and the byte of 0, as an integer
     // Of the pieces of matrices: each is there, each may be written over.
     Arrivals is_there[kMostPieces], is_free[kMostPieces];
+    int sums[S::kIsCluster ? S::part_tiles(S::D) : 1][S::kIsCluster ? S::kColumnParts : 1][32];
+    Arrivals is_returned[2];  // what all blocks of a cluster give back
     float samples[kCodes];
-    Own<S> own[kLanes];
+    Own<S> own[S::kLanes];
 };

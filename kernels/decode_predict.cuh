@@ -128,41 +128,47 @@ __device__ inline float left_over(float heard, float prediction) {
     return fabsf(rest) < kInaudible ? 0.0f : rest;
 }
 
-// A thread's way along a filter: every sixteenth of its taps.
+// A thread's way along a filter: of every 32 taps one. Sums are those of the warp's lower half, which has the
+// first sixteen of them and adds what the upper half has behind its own.
 struct Tap {
     float* weights;
     const float* ring;
-    int head, mask;
+    int n, head, mask;
     float gain, kept, newest, sum, energy;
 
-    // So many of them, from `start` on: all are read before any is written.
-    template <int kTaps>
+    // So many of them, from `start` on, where `kIsWhole` all of them there: all are read before any is written.
+    template <int kTaps, bool kIsWhole>
     __device__ void pass(int start) {
         float w[kTaps], now[kTaps], before[kTaps];
 #pragma unroll
         for (int c = 0; c < kTaps; c++) {
-            const int at = start + 16 * c;
-            w[c] = weights[at];
-            now[c] = ring[(head + at) & mask];
-            before[c] = ring[(head + at + 1) & mask];
+            const int at = start + 32 * c;
+            const bool is_tap = kIsWhole || at < n;
+            w[c] = is_tap ? weights[at] : 0.0f;
+            now[c] = is_tap ? ring[(head + at) & mask] : 0.0f;
+            before[c] = is_tap ? ring[(head + at + 1) & mask] : 0.0f;
         }
         if (start == 0) now[0] = newest;
 #pragma unroll
         for (int c = 0; c < kTaps; c++) {
+            const int at = start + 32 * c;
             const float corrected = before[c] * gain + w[c] * kept;
-            if (thread_index() % 32 < 16) weights[start + 16 * c] = corrected;
-            sum = corrected * now[c] + sum;
-            energy = now[c] * now[c] + energy;
+            if (kIsWhole || at < n) weights[at] = corrected;
+            const float product = corrected * now[c], square = now[c] * now[c];
+            sum = product + sum;
+            sum = shuffle_xor(product, 16) + sum;
+            energy = square + energy;
+            energy = shuffle_xor(square, 16) + energy;
         }
     }
 };
 
-template <class S, int kLanes>
+template <class S>
 struct Prediction {
-    // Sixteens of taps that are read at once.
-    static constexpr int kAtOnce = 8;
+    // Times 32 taps that are read at once.
+    static constexpr int kAtOnce = 4;
 
-    Site<S, kLanes>& site;
+    Site<S>& site;
 
     // Corrects one filter's weights by its error, takes in the newest, predicts what follows.
     __device__ void step(int r, int f) {
@@ -175,18 +181,20 @@ struct Prediction {
             if (i > 0) newest = error;
             error = left_over(newest, own.head.prediction[i]);
         }
-        const int n = plan.taps, mask = plan.ring - 1, j = site.lane % 16;
+        const int n = plan.taps, mask = plan.ring - 1;
         const float gain = plan.rate * error / (own.head.energy[f] + kQuiet * (float)n);
         const float kept = error == 0.0f ? 1.0f : plan.kept;
         float* weights = site.filters(r) + plan.weights;
         float* ring = site.filters(r) + plan.heard;
         const int head = (own.head.newest[f] + mask) & mask;
-        Tap tap{weights, ring, head, mask, gain, kept, newest, 0.0f, 0.0f};
-        int at = j;
+        Tap tap{weights, ring, n, head, mask, gain, kept, newest, 0.0f, 0.0f};
+        int start = 0;
 #pragma unroll 1
-        for (; at + 16 * (kAtOnce - 1) < n; at += 16 * kAtOnce) tap.template pass<kAtOnce>(at);
+        for (; start + 32 * kAtOnce <= n; start += 32 * kAtOnce) {
+            tap.template pass<kAtOnce, true>(start + site.lane);
+        }
 #pragma unroll 1
-        for (; at < n; at += 16) tap.template pass<1>(at);
+        for (; start < n; start += 32) tap.template pass<1, false>(start + site.lane);
         const float sum = sum_of_sixteen(tap.sum), energy = sum_of_sixteen(tap.energy);
         // The newest takes the place of the oldest, which all have read.
         warp_sync();
@@ -236,14 +244,14 @@ struct Prediction {
     // Every own lane's predictor takes in the lane's last code; the waves are handed out.
     __device__ void hear() {
         const int n_filters = site.plan.n_filters, n_places = n_filters + 1;
-        for (int task = site.warp; task < site.n_own * n_filters; task += kWarps) {
+        for (int task = site.warp; task < site.n_own * n_filters; task += S::kWarps) {
             step(task / n_filters, task % n_filters);
         }
-        block_sync();
-        for (int task = site.warp; task < site.n_own * n_places; task += kWarps) {
+        site.sync();
+        for (int task = site.warp; task < site.n_own * n_places; task += S::kWarps) {
             expect(site.own(task / n_places), task % n_places);
         }
-        block_sync();
+        site.sync();
         site.template quantise_long<4>(32 * n_places,
                                        [&](int r) { return (const float*)site.own(r).scratch; });
     }

@@ -1,15 +1,18 @@
 // Matrix products of decode.cu. All matrices pass through a block's shared memory, step after step,
 // piece after piece; it decodes one lane or two with them.
 //
+// Blocks of a cluster decode the same lanes, each all of it but for products: there a block multiplies its
+// tiles and sends what they come to to all, which is the same to the last bit everywhere.
+//
 // The warps that work for one lane are its crew: all of the block, or half. The first of a crew leads:
 // it holds the residual stream and norms it.
 #pragma once
 #include "decode_float.cuh"
 
 // What a thread of the kernel knows of its place.
-template <class S, int kLanes>
+template <class S>
 struct Site {
-    static constexpr int kCrew = kWarps / kLanes;
+    static constexpr int kCrew = S::kWarps / S::kLanes;
 
     const Plan& plan;
     const int warp = warp_index(), lane = thread_index() % 32;
@@ -19,12 +22,15 @@ struct Site {
     // The room of the next piece of a matrix, counted down to 0, and which phase that is in.
     int piece, phase = 0;
     uint32_t n_pasts = 0;  // that have come, so far
+    const int rank;  // of this block in its cluster
+    uint32_t n_products = 0;  // so far
 
     __device__ Site(const Plan& plan, int n_own)
-        : plan(plan), n_own(n_own), piece(plan.n_pieces - 1) {}
+        : plan(plan), n_own(n_own), piece(plan.n_pieces - 1),
+          rank(S::kIsCluster ? block_in_cluster() : 0) {}
 
-    __device__ Rooms<S, kLanes>& rooms() const {
-        return *reinterpret_cast<Rooms<S, kLanes>*>(shared_memory());
+    __device__ Rooms<S>& rooms() const {
+        return *reinterpret_cast<Rooms<S>*>(shared_memory());
     }
     __device__ Own<S>& own(int r) const { return rooms().own[r]; }
 
@@ -33,16 +39,18 @@ struct Site {
     // The own lane that this warp's crew works for.
     __device__ Own<S>& crewed() const { return own(crew); }
 
+    // All warps that compute meet, or those of a crew.
+    __device__ void sync() const { block_sync<S::kThreads>(); }
     __device__ void crew_sync() const {
-        if (kLanes == 1) {
-            block_sync();
+        if (S::kLanes == 1) {
+            sync();
         } else {
             part_sync<32 * kCrew>(crew);
         }
     }
 
     // Norms and taps, which stay. Behind them copies of the filters, then the pieces.
-    __device__ unsigned char* kept() const { return shared_memory() + sizeof(Rooms<S, kLanes>); }
+    __device__ unsigned char* kept() const { return shared_memory() + sizeof(Rooms<S>); }
     __device__ const float* layer(int i) const {
         return reinterpret_cast<const float*>(kept()) + i * (2 + plan.conv_width) * S::D;
     }
@@ -50,11 +58,19 @@ struct Site {
         return reinterpret_cast<float*>(kept() + plan.kept_bytes) + r * plan.filter_floats;
     }
     __device__ unsigned char* pieces() const {
-        return reinterpret_cast<unsigned char*>(filters(kLanes));
+        return reinterpret_cast<unsigned char*>(filters(S::kLanes));
     }
 
     // What the last product gave back to an own lane.
-    __device__ const float* returned(int r) const { return own(r).returned; }
+    __device__ const float* returned(int r) const { return own(r).returned[room_of(n_products - 1)]; }
+
+    // Which of the rooms a product gives back to.
+    __device__ static int room_of(uint32_t product) { return S::kIsCluster ? product % 2 : 0; }
+
+    // The first tile of a matrix that a block of the cluster multiplies; its last comes before the next's first.
+    __device__ static int first_tile(int n_rows, int rank) {
+        return n_rows / kTileRows * rank / S::kBlocks;
+    }
 
     // Four bytes of an own lane's input.
     __device__ void hand_out(int r, int at, uint32_t word) const {
@@ -72,7 +88,7 @@ struct Site {
     __device__ void multiply_tile(int (&c)[4], const unsigned char* tile, int n_steps) const {
         const int n = kSteps ? kSteps : n_steps;
         const uint4* a = reinterpret_cast<const uint4*>(tile) + lane;
-        const unsigned char* b = rooms().input[lane / 4 % kLanes] + 8 * (lane % 4);
+        const unsigned char* b = rooms().input[lane / 4 % S::kLanes] + 8 * (lane % 4);
         int other[4] = {};
         const auto step = [&](int (&c)[4], int s) {
             multiply_weights(c, a[32 * s], *reinterpret_cast<const uint2*>(b + 32 * s));
@@ -88,46 +104,154 @@ struct Site {
         for (int i = 0; i < 4; i++) c[i] += other[i];
     }
 
-    // What a row of a tile is worth: its bytes' sum, and what belongs to it.
+    // Of what a thread has of a tile's product, the sum of row lane / 2 for own lane lane % 2.
+    __device__ int sum_of_own(const int (&c)[4]) const {
+        const bool is_second = lane % 2;
+        return lane % 4 < 2 ? (is_second ? c[1] : c[0]) : (is_second ? c[3] : c[2]);
+    }
+
+    // What the sum of that row's products is worth.
     struct Row {
-        int sum, bytes;
+        int bytes;  // their sum
         float scale, bias;
 
-        __device__ Row(int sum, const unsigned char* of_rows, int row) : sum(sum) {
+        Row() = default;
+        __device__ Row(const unsigned char* of_rows, int row) {
             const float* at = reinterpret_cast<const float*>(of_rows) + row;
             scale = at[0];
             bytes = __float_as_int(at[kTileRows]);
             bias = at[2 * kTileRows];
         }
 
-        __device__ float value(float2 input) const {
+        __device__ float value(int sum, float2 input) const {
             const int zero = __float_as_int(input.y);
             return fmaf((float)(sum - zero * bytes), scale * input.x, bias);
         }
     };
 
-    // y = f(matrix · input + bias) for every own lane, of the next matrix; then all meet. `kSteps`
-    // columns of 32, or `n_steps` if it is 0. A warp takes a tile of each piece at most, a thread one
-    // row of one lane.
+    // y = f(matrix · input + bias) for every own lane, of the next matrix; all meet before and after. `kSteps`
+    // columns of 32, or `n_steps` if it is 0.
     template <int kSteps, class Finish>
     __device__ void multiply(int n_rows, int n_steps, Finish f) {
-        const int g = lane / 4, t = lane % 4, n = kSteps ? kSteps : n_steps, bytes = tile_bytes(n);
-        const int most = piece_tiles(n), n_tiles = n_rows / kTileRows;
-        const int row = 2 * g + t / 2, b = t % 2;
-        for (int start = 0; start < n_tiles; start += most) {
-            const unsigned char* tiles = await_piece();
-            const int tile = (warp - start) & (kWarps - 1);
+        const int first = first_tile(n_rows, rank), n_tiles = first_tile(n_rows, rank + 1) - first;
+        if constexpr (S::kIsCluster && kSteps > 0) {
+            multiply_part<kSteps>(first, n_tiles, f);
+        } else {
+            multiply_pieces<kSteps>(first, n_tiles, n_steps, f);
+        }
+        await_returned(n_rows);
+    }
+
+    // Piece after piece. A warp takes a tile of each at most, a thread one row of one lane.
+    template <int kSteps, class Finish>
+    __device__ void multiply_pieces(int first, int n_tiles, int n_steps, Finish f) {
+        const int n = kSteps ? kSteps : n_steps, most = S::piece_tiles(n), bytes = tile_bytes(n);
+        // The leader, for whom the others wait, looks for weights later.
+        if (!is_leader()) await_piece();
+        sync();
+        if (is_leader()) await_piece();
+        for (int start = 0;;) {
+            const int tile = (S::kWarps - 1 - warp - start) & (S::kWarps - 1);
             if (tile < most && start + tile < n_tiles) {
+                const unsigned char* at = pieces() + piece * S::kPieceBytes + tile * bytes;
                 int sums[4] = {};
-                multiply_tile<kSteps>(sums, tiles + tile * bytes, n_steps);
-                const int sum = t < 2 ? (b ? sums[1] : sums[0]) : (b ? sums[3] : sums[2]);
-                const Row mine(sum, tiles + tile * bytes + n * kStepBytes, row);
-                const float y = f(mine.value(rooms().scale[b % kLanes]));
-                if (b < n_own) own(b).returned[kTileRows * (start + tile) + row] = y;
+                multiply_tile<kSteps>(sums, at, n_steps);
+                const Row row(at + n * kStepBytes, lane / 2);
+                const float y = row.value(sum_of_own(sums), rooms().scale[lane % 2 % S::kLanes]);
+                give_back(first + start + tile, f(y));
             }
             free_piece();
+            start += most;
+            if (start >= n_tiles) break;
+            await_piece();
         }
-        block_sync();
+    }
+
+    // All that this block of a cluster multiplies, which is one piece, with as few steps between the input and
+    // the result as can be: weights are in registers before all meet, and the columns of a long tile fall to
+    // several warps, of which the first adds up.
+    template <int kSteps, class Finish>
+    __device__ void multiply_part(int first, int n_tiles, Finish f) {
+        constexpr int kOwn = S::D / 32, kParts = kSteps / kOwn;
+        const int number = S::kWarps - 1 - warp, tile = number / kParts, part = number % kParts;
+        const unsigned char* at = pieces() + piece * S::kPieceBytes + tile * tile_bytes(kSteps);
+        const bool is_on = tile < n_tiles;
+        uint4 a[kOwn];
+        Row row;
+        const auto load = [&] {
+            await_piece();
+            if (!is_on) return;
+            row = Row(at + kSteps * kStepBytes, lane / 2);
+            const uint4* of_part = reinterpret_cast<const uint4*>(at) + 32 * kOwn * part + lane;
+#pragma unroll
+            for (int s = 0; s < kOwn; s++) a[s] = of_part[32 * s];
+        };
+        // The leader, for whom the others wait, looks for weights later.
+        if (!is_leader()) load();
+        sync();
+        if (is_leader()) load();
+        if (is_on) {
+            const unsigned char* b = rooms().input[lane / 4 % S::kLanes] + 8 * (lane % 4);
+            b += 32 * kOwn * part;
+            int c[2][4] = {};
+#pragma unroll
+            for (int s = 0; s < kOwn; s++) {
+                multiply_weights(c[s % 2], a[s], *reinterpret_cast<const uint2*>(b + 32 * s));
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) c[0][i] += c[1][i];
+            int sum = sum_of_own(c[0]);
+            if constexpr (kParts > 1) {
+                int(*sums)[32] = rooms().sums[tile];
+                if (part > 0) sums[part][lane] = sum;
+                part_sync<32 * kParts>(tile);
+#pragma unroll
+                for (int p = 1; p < kParts; p++) sum += sums[p][lane];
+            }
+            if (part == 0) {
+                const float y = row.value(sum, rooms().scale[lane % 2 % S::kLanes]);
+                give_back(first + tile, f(y));
+            }
+        }
+        free_piece();
+    }
+
+    // A tile's result of this thread: row lane / 2, of own lane lane % 2.
+    __device__ void give_back(int tile, float y) const {
+        const int room = room_of(n_products);
+        if constexpr (!S::kIsCluster) {
+            const int b = lane % 2;
+            if (b < n_own) own(b).returned[room][kTileRows * tile + lane / 2] = y;
+        } else {
+            // To each block, four rows from a thread.
+            static_assert(4 * S::kBlocks <= 32);
+#pragma unroll
+            for (int b = 0; b < S::kLanes; b++) {
+                if (b >= n_own) break;
+                float rows[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) rows[i] = shuffle_from(y, 8 * (lane % 4) + 2 * i + b);
+                float* to = own(b).returned[room] + kTileRows * tile + 4 * (lane % 4);
+                if (lane / 4 < S::kBlocks) {
+                    send(to, make_float4(rows[0], rows[1], rows[2], rows[3]),
+                         &rooms().is_returned[room], lane / 4);
+                }
+            }
+        }
+    }
+
+    // All rows are there, of all blocks.
+    __device__ void await_returned(int n_rows) {
+        if constexpr (!S::kIsCluster) {
+            sync();
+        } else {
+            Arrivals* is_returned = &rooms().is_returned[room_of(n_products)];
+            if (thread_index() == S::kThreads - 1) {
+                end_fetches(is_returned, n_own * n_rows * (int)sizeof(float));
+            }
+            wait_arrivals(is_returned, n_products / 2 % 2);
+        }
+        n_products++;
     }
 
     template <int kColumns>
@@ -136,10 +260,7 @@ struct Site {
     }
 
     // The next piece of a matrix, when it is there.
-    __device__ const unsigned char* await_piece() const {
-        wait_arrivals(&rooms().is_there[piece], phase);
-        return pieces() + piece * kPieceBytes;
-    }
+    __device__ void await_piece() const { wait_arrivals(&rooms().is_there[piece], phase); }
 
     // This warp is done with it.
     __device__ void free_piece() {

@@ -34,21 +34,15 @@ inline __device__ LaneHead& lane_head(const Prompt& prompt) {
 }
 
 // Where the ear and the filters' warps meet, by the number of a barrier of this kernel: when it has said what a
-// code says, and when they have found what they make of it. Who only announces it goes on at once. Before
-// `kSaid` only the ear writes, corrections and echoes, and nobody reads them; from then to `kFound` only the
-// others do, predictions and energies. It says what the first code says as soon as all echoes are there, while
-// the others still load: what they load then is the lane's, in the GPU's memory.
+// code says, and when they have found what they make of it. Before `kSaid` only the ear writes, corrections and
+// echoes, and nobody reads them; from then to `kFound` only the others do, predictions and energies. It says what the first code says while the others still load: what they
+// load then is the lane's, in the GPU's memory. (That one side only announced itself would gain no time, and
+// racecheck would not see that they have met.)
 enum class Meeting { kSaid = 1, kFound = 2 };
 
 template <Meeting kWhich>
-__device__ inline void await(int n_filters) {
+__device__ inline void meet(int n_filters) {
     asm volatile("barrier.sync.aligned %0, %1;" ::"n"((int)kWhich), "r"(32 * (2 * n_filters + 1))
-                 : "memory");
-}
-
-template <Meeting kWhich>
-__device__ inline void announce(int n_filters) {
-    asm volatile("barrier.arrive.aligned %0, %1;" ::"n"((int)kWhich), "r"(32 * (2 * n_filters + 1))
                  : "memory");
 }
 
@@ -147,7 +141,7 @@ struct Ear {
         for (int at = 0; at < (int)prompt.n; at++) {
             const Heard heard(code, known);
             say(heard.rest);
-            announce<Meeting::kSaid>(n_filters);
+            meet<Meeting::kSaid>(n_filters);
             if (lane == 0) {
                 prompt.spreads[at] = heard.spread;
                 prompt.heard[at] = code.code;
@@ -158,7 +152,7 @@ struct Ear {
             known.trust = at_once(known.trust);
             // Fetched a code ahead: the GPU's memory is far away.
             next = load_constant(prompt.codes + min(at + 1, (int)prompt.n - 1));
-            await<Meeting::kFound>(n_filters);
+            meet<Meeting::kFound>(n_filters);
             take_in();
         }
     }
@@ -262,12 +256,12 @@ __device__ void follow(const Prompt& prompt, Told& told, int f) {
     if (kIsPredictor) taps.load(filters, echo);
     float* found = (kIsPredictor ? told.predictions : told.energies) + f;
     for (int at = 0; at < (int)prompt.n; at++) {
-        await<Meeting::kSaid>(n_filters);
+        meet<Meeting::kSaid>(n_filters);
         echo.advance();
         const Correction by = told.corrections[f];
         const float sum = kIsPredictor ? taps.predict(echo, by) : taps.energy(echo);
         if (thread_index() % 32 == 0) *found = sum;
-        announce<Meeting::kFound>(n_filters);
+        meet<Meeting::kFound>(n_filters);
         if (kIsPredictor && thread_index() % 32 == 0) {
             prompt.predictions[(size_t)at * n_filters + f] = sum;
         }

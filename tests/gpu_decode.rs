@@ -34,16 +34,16 @@ fn steps(n: usize) -> usize {
 
 /// Both engines, or none without a GPU.
 fn engines(model: &Arc<Model>, n_lanes: usize) -> Option<[Box<dyn Decoder>; 2]> {
-    engines_within(model, n_lanes, usize::MAX)
+    both(model, n_lanes, CudaDecoder::open(model, 0, n_lanes))
 }
 
-/// The same, on a GPU whose blocks have no more than so many bytes of shared memory.
-fn engines_within(
+/// The CPU engine beside the GPU's, unless there is none.
+fn both(
     model: &Arc<Model>,
     n_lanes: usize,
-    most_shared: usize,
+    gpu: Result<CudaDecoder, GpuError>,
 ) -> Option<[Box<dyn Decoder>; 2]> {
-    match CudaDecoder::open_within(model, 0, n_lanes, most_shared) {
+    match gpu {
         Ok(gpu) => {
             let cpu = engine::open(model, &Settings::default(), n_lanes);
             Some([cpu.expect("the best of this CPU"), Box::new(gpu)])
@@ -217,7 +217,9 @@ fn smaller_gpus_draw_the_cpu_engines_codes() {
     // What a block may have on GeForce since Ampere, and on an A100: one lane and one piece of a matrix
     // at a time, two lanes and two pieces.
     for (kib, n_lanes, n) in [(99, 2, 2000), (163, 140, 60)] {
-        let Some(mut both) = engines_within(&model("piano-16k"), n_lanes, kib << 10) else {
+        let model = model("piano-16k");
+        let gpu = CudaDecoder::open_as_older(&model, 0, n_lanes, kib << 10);
+        let Some(mut both) = both(&model, n_lanes, gpu) else {
             return;
         };
         same_codes(&mut both, &(0..n_lanes).collect::<Vec<_>>(), steps(n));

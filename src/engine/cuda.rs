@@ -35,9 +35,8 @@ pub struct CudaDecoder {
     config: ModelConfig,
     layout: Layout,
     gpu: Gpu,
-    /// For blocks of one lane, and of two where there is room.
-    kernels: Vec<(Kernel, Block)>,
-    n_multiprocessors: usize,
+    /// For ever more lanes at once.
+    kernels: Vec<Ready>,
     plan: Plan,
     /// Weights and tables, which the plan names.
     _tables: [Memory; 4],
@@ -48,6 +47,27 @@ pub struct CudaDecoder {
     logits: Memory,
     /// Takes in prompts, of models whose filters a block has room for.
     prefill: Option<Prefill>,
+}
+
+/// A kernel of `decode.cu`, loaded.
+struct Ready {
+    kernel: Kernel,
+    block: Block,
+    /// Lanes that it advances at once.
+    n_lanes: usize,
+}
+
+impl Ready {
+    fn new(gpu: &Gpu, block: Block) -> Result<Option<Self>, GpuError> {
+        let Some(kernel) = gpu.decode_kernel(&block)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            n_lanes: gpu.lanes_at_once(&kernel, &block)?,
+            kernel,
+            block,
+        }))
+    }
 }
 
 /// What a launch takes in and gives out besides the lanes.
@@ -76,26 +96,35 @@ enum Task<'a> {
 impl CudaDecoder {
     /// An engine with `n_lanes` lanes at the start of their streams, on the GPU of that number.
     pub fn open(model: &Arc<Model>, number: usize, n_lanes: usize) -> Result<Self, GpuError> {
-        Self::open_within(model, number, n_lanes, usize::MAX)
+        Self::open_as(model, number, n_lanes, None)
     }
 
-    /// The same, as if a block might have no more than so many bytes of shared memory: smaller GPUs
-    /// have less.
-    pub fn open_within(
+    /// The same, as if the GPU were from before Hopper and its blocks had so many bytes of shared memory
+    /// each.
+    pub fn open_as_older(
         model: &Arc<Model>,
         number: usize,
         n_lanes: usize,
-        most_shared: usize,
+        shared: usize,
+    ) -> Result<Self, GpuError> {
+        Self::open_as(model, number, n_lanes, Some(shared))
+    }
+
+    fn open_as(
+        model: &Arc<Model>,
+        number: usize,
+        n_lanes: usize,
+        older: Option<usize>,
     ) -> Result<Self, GpuError> {
         let config = model.config.clone();
         let layout = Layout::of(&config).map_err(GpuError::Model)?;
         let gpu = Gpu::open(number)?;
-        let n_multiprocessors = gpu.n_multiprocessors()?;
-        let most_shared = most_shared.min(gpu.most_shared()?);
-        let blocks = layout.blocks(most_shared);
-        let kernels = blocks.map_err(GpuError::Model)?.into_iter();
-        let kernels = kernels
-            .map(|block| Ok((gpu.decode_kernel(block.name, block.shared)?, block)))
+        let most_shared = older.unwrap_or(usize::MAX).min(gpu.most_shared()?);
+        let blocks = layout.blocks(most_shared, older.is_none());
+        let blocks = blocks.map_err(GpuError::Model)?;
+        let kernels = blocks
+            .into_iter()
+            .filter_map(|block| Ready::new(&gpu, block).transpose())
             .collect::<Result<Vec<_>, GpuError>>()?;
         let tables = [
             gpu.holding(&image::of(model))?,
@@ -119,7 +148,6 @@ impl CudaDecoder {
             layout,
             gpu,
             kernels,
-            n_multiprocessors,
         };
         for lane in 0..n_lanes {
             engine.begin(lane)?;
@@ -134,7 +162,7 @@ impl CudaDecoder {
 
     /// Whether the driver has compiled its kernels, rather than taken the machine code for Hopper.
     pub fn is_compiled_by_driver(&self) -> Result<bool, GpuError> {
-        Ok(self.kernels[0].0.made_from()? < 90)
+        Ok(self.kernels[0].kernel.made_from()? < 90)
     }
 
     /// Puts a lane back to the start of a stream.
@@ -209,13 +237,12 @@ impl CudaDecoder {
         let Exchange { memory, sent, .. } = &mut self.exchange;
         self.gpu.write(memory, 0, sent)?;
         self.plan.n_steps = n as u32;
-        let per_block = tasks.len().div_ceil(self.n_multiprocessors);
-        let per_block = per_block.min(self.kernels.len());
-        let (kernel, block) = &self.kernels[per_block - 1];
+        let mut kernels = self.kernels.iter();
+        let has_room = kernels.find(|ready| ready.n_lanes >= tasks.len());
+        let Ready { kernel, block, .. } = has_room.unwrap_or(&self.kernels[self.kernels.len() - 1]);
         self.plan.n_pieces = block.n_pieces as u32;
-        let grid = (tasks.len().div_ceil(per_block), block.shared);
         self.gpu
-            .launch(kernel, &self.plan, (address, tasks.len()), grid)?;
+            .launch(kernel, &self.plan, (address, tasks.len()), block)?;
         let Exchange {
             memory,
             codes,

@@ -13,7 +13,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-use super::plan::{Plan, THREADS};
+use super::plan::{Block, Plan};
 use super::prefill::{Grid, Prompt};
 
 /// Machine code for Hopper, and PTX from which a driver makes it for other GPUs; see `build.rs`.
@@ -115,14 +115,33 @@ impl Gpu {
         Ok(self.context.mem_get_info()?)
     }
 
-    /// A kernel of `decode.cu` that may have so much shared memory.
-    pub fn decode_kernel(&self, name: &str, shared: usize) -> Result<Kernel, GpuError> {
-        kernel(&self.decode, name, shared)
+    /// A kernel of `decode.cu`; none where this GPU's code has no such kernel, for it knows no clusters.
+    pub fn decode_kernel(&self, block: &Block) -> Result<Option<Kernel>, GpuError> {
+        match kernel(&self.decode, block.name, block.shared) {
+            Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) if block.n_blocks > 1 => Ok(None),
+            kernel => Ok(Some(kernel?)),
+        }
     }
 
-    /// The same of `prefill.cu`.
+    /// How many lanes a kernel of `decode.cu` advances at once; more take turns.
+    pub fn lanes_at_once(&self, kernel: &Kernel, block: &Block) -> Result<usize, GpuError> {
+        if block.n_blocks == 1 {
+            return Ok(block.n_lanes * self.n_multiprocessors()?);
+        }
+        let cluster = config(
+            (block.n_blocks as u32, 1),
+            block.n_threads as u32,
+            block.shared,
+        );
+        let n_clusters = kernel
+            .0
+            .occupancy_max_active_clusters(cluster, &self.queue)?;
+        Ok(block.n_lanes * n_clusters as usize)
+    }
+
+    /// A kernel of `prefill.cu` that may have so much shared memory.
     pub fn prefill_kernel(&self, name: &str, shared: usize) -> Result<Kernel, GpuError> {
-        kernel(&self.prefill, name, shared)
+        Ok(kernel(&self.prefill, name, shared)?)
     }
 
     /// Its multiprocessors: a block of the kernels fills one.
@@ -194,15 +213,22 @@ impl Gpu {
         kernel: &Kernel,
         plan: &Plan,
         (turns, n_turns): (u64, usize),
-        (n_blocks, shared): (usize, usize),
+        block: &Block,
     ) -> Result<(), GpuError> {
         let n = n_turns as i32;
+        let n_blocks = n_turns.div_ceil(block.n_lanes) * block.n_blocks;
         let mut launch = self.queue.launch_builder(&kernel.0);
         launch.arg(plan).arg(&turns).arg(&n);
         // SAFETY: the arguments have the types and the order of the kernel's. `plan` and the turns
         // name memory of this GPU that the caller holds and that is as large as `Layout` says;
         // whoever frees it does so in the order of the same queue.
-        unsafe { launch.launch(config((n_blocks as u32, 1), THREADS, shared)) }?;
+        unsafe {
+            launch.launch(config(
+                (n_blocks as u32, 1),
+                block.n_threads as u32,
+                block.shared,
+            ))
+        }?;
         Ok(())
     }
 
@@ -242,7 +268,7 @@ impl Memory {
     }
 }
 
-fn kernel(module: &Arc<CudaModule>, name: &str, shared: usize) -> Result<Kernel, GpuError> {
+fn kernel(module: &Arc<CudaModule>, name: &str, shared: usize) -> Result<Kernel, DriverError> {
     let function = module.load_function(name)?;
     let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
     function.set_attribute(attribute, shared as i32)?;

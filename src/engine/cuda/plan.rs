@@ -11,8 +11,6 @@ use super::device::Memory;
 use crate::model::{DrawParams, Layer, ModelConfig};
 use crate::mulaw;
 
-/// Threads of a block: `kThreads`, and `kBringers`.
-pub const THREADS: u32 = 512 + 128;
 /// `kSlotBlock`: bytes of sixteen slots of a cache.
 pub const SLOT_BLOCK: usize = 1152;
 
@@ -165,20 +163,78 @@ pub struct Layout {
     filter_floats: usize,
 }
 
-/// The kernels of one shape, for blocks of one lane and of two.
+/// The kernels of one shape.
 #[derive(Debug)]
 pub struct Kernels {
     /// Their D, F, H and K.
     sizes: [usize; 4],
-    names: [&'static str; MOST_LANES],
-    /// Bytes of `Rooms`, at most.
-    rooms: [usize; MOST_LANES],
+    /// For ever more lanes at once.
+    ways: &'static [Way],
+}
+
+/// How a kernel deals lanes to blocks.
+#[derive(Debug)]
+struct Way {
+    name: &'static str,
+    /// Blocks of a cluster, which share a step out; 1 where there are no clusters.
+    n_blocks: usize,
+    /// Lanes of such a cluster.
+    n_lanes: usize,
+    /// KiB of `Rooms`, at most.
+    rooms: usize,
+    /// `kPieceBytes`
+    piece: usize,
+}
+
+impl Way {
+    /// So many lanes to a block.
+    const fn alone(name: &'static str, n_lanes: usize, rooms: usize) -> Self {
+        Self {
+            name,
+            n_blocks: 1,
+            n_lanes,
+            rooms,
+            piece: 17920,
+        }
+    }
+
+    /// A lane to eight blocks.
+    const fn cluster(name: &'static str, rooms: usize, piece: usize) -> Self {
+        Self {
+            name,
+            n_blocks: 8,
+            n_lanes: 1,
+            rooms,
+            piece,
+        }
+    }
+
+    /// `kThreads`, and `kBringers`.
+    const fn n_threads(&self) -> usize {
+        match self.n_blocks {
+            1 => 512 + 128,
+            _ => 256 + 32,
+        }
+    }
+
+    /// Blocks of a cluster multiply one while the next comes.
+    const fn least_pieces(&self) -> usize {
+        match self.n_blocks {
+            1 => 1,
+            _ => 2,
+        }
+    }
 }
 
 /// A kernel of a model's, and what a block of it has on some GPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
     pub name: &'static str,
+    /// Blocks of a cluster.
+    pub n_blocks: usize,
+    /// Lanes of a cluster.
+    pub n_lanes: usize,
+    pub n_threads: usize,
     /// Bytes of shared memory.
     pub shared: usize,
     /// Pieces of matrices that there is room for in it.
@@ -189,25 +245,31 @@ pub struct Block {
 const KERNELS: [Kernels; 3] = [
     Kernels {
         sizes: [128, 512, 4, 32],
-        names: ["decode_one_128", "decode_two_128"],
-        rooms: [34 << 10, 62 << 10],
+        ways: &[
+            Way::cluster("decode_cluster_128", 35, 8960),
+            Way::alone("decode_one_128", 1, 34),
+            Way::alone("decode_two_128", 2, 64),
+        ],
     },
     Kernels {
         sizes: [256, 1024, 8, 32],
-        names: ["decode_one_256", "decode_two_256"],
-        rooms: [42 << 10, 83 << 10],
+        ways: &[
+            Way::cluster("decode_cluster_256", 48, 34304),
+            Way::alone("decode_one_256", 1, 45),
+            Way::alone("decode_two_256", 2, 85),
+        ],
     },
     Kernels {
         sizes: [32, 64, 2, 16],
-        names: ["decode_one_32", "decode_two_32"],
-        rooms: [34 << 10, 62 << 10],
+        ways: &[
+            Way::alone("decode_one_32", 1, 30),
+            Way::alone("decode_two_32", 2, 57),
+        ],
     },
 ];
 
 /// Lanes of a block, at most.
-pub const MOST_LANES: usize = 2;
-/// `kPieceBytes`
-const PIECE_BYTES: usize = 17920;
+const MOST_LANES: usize = 2;
 /// `kMostPieces`
 const MOST_PIECES: usize = 8;
 /// `kSlots`
@@ -272,37 +334,44 @@ impl Layout {
         (HEAD_BYTES + self.fresh_bytes).next_multiple_of(128)
     }
 
-    /// The kernels whose blocks, of one lane and more, do with so many bytes of shared memory; or what
-    /// one lane needs.
-    pub fn blocks(&self, most_shared: usize) -> Result<Vec<Block>, String> {
-        let blocks = (1..=MOST_LANES).map_while(|n_lanes| self.block(n_lanes, most_shared));
-        let blocks: Vec<Block> = blocks.collect();
-        match blocks.is_empty() {
-            true => Err(format!(
+    /// The kernels whose blocks do with so many bytes of shared memory, for ever more lanes at once; or
+    /// what one lane needs. Clusters only where the GPU has them.
+    pub fn blocks(&self, most_shared: usize, has_clusters: bool) -> Result<Vec<Block>, String> {
+        let ways = self.kernels.ways.iter();
+        let mut ways = ways.filter(|way| has_clusters || way.n_blocks == 1);
+        let blocks: Vec<Block> = ways
+            .clone()
+            .filter_map(|way| self.block(way, most_shared))
+            .collect();
+        match (blocks.is_empty(), ways.next()) {
+            (true, Some(way)) => Err(format!(
                 "a step of this model needs {} KiB of a multiprocessor's memory, of which a block may \
                  have {} on this GPU",
-                (self.fixed(1) + PIECE_BYTES).div_ceil(1 << 10),
+                (self.fixed(way) + way.piece * way.least_pieces()).div_ceil(1 << 10),
                 most_shared >> 10
             )),
-            false => Ok(blocks),
+            _ => Ok(blocks),
         }
     }
 
-    /// A block of so many lanes, with all the pieces that it has room for.
-    fn block(&self, n_lanes: usize, most_shared: usize) -> Option<Block> {
-        let fixed = self.fixed(n_lanes);
-        let n_pieces = MOST_PIECES.min(most_shared.checked_sub(fixed)? / PIECE_BYTES);
-        (n_pieces > 0).then_some(Block {
-            name: self.kernels.names[n_lanes - 1],
-            shared: fixed + n_pieces * PIECE_BYTES,
+    /// A block with all the pieces that it has room for.
+    fn block(&self, way: &Way, most_shared: usize) -> Option<Block> {
+        let fixed = self.fixed(way);
+        let n_pieces = MOST_PIECES.min(most_shared.checked_sub(fixed)? / way.piece);
+        (n_pieces >= way.least_pieces()).then_some(Block {
+            name: way.name,
+            n_blocks: way.n_blocks,
+            n_lanes: way.n_lanes,
+            n_threads: way.n_threads(),
+            shared: fixed + n_pieces * way.piece,
             n_pieces,
         })
     }
 
-    /// Shared memory of a block of so many lanes, but for the pieces.
-    fn fixed(&self, n_lanes: usize) -> usize {
-        let filters = n_lanes * 4 * self.filter_floats;
-        self.kernels.rooms[n_lanes - 1] + self.kept_bytes + filters
+    /// Shared memory of a block, but for the pieces.
+    fn fixed(&self, way: &Way) -> usize {
+        let filters = way.n_lanes * 4 * self.filter_floats;
+        (way.rooms << 10) + self.kept_bytes + filters
     }
 
     /// Where each layer's cache begins within a lane.
@@ -400,7 +469,7 @@ mod tests {
     const SHARED: [usize; 3] = [163 << 10, 99 << 10, 227 << 10];
 
     fn blocks(config: &ModelConfig, most_shared: usize) -> Result<Vec<Block>, String> {
-        Layout::of(config).unwrap().blocks(most_shared)
+        Layout::of(config).unwrap().blocks(most_shared, false)
     }
 
     #[test]
@@ -416,6 +485,22 @@ mod tests {
                 .collect::<Vec<_>>()
         });
         assert_eq!(pieces, [vec![5, 2], vec![1], vec![8, 5]]);
+    }
+
+    #[test]
+    fn a_gpu_with_clusters_has_one_for_a_single_lane_of_the_models_that_are_compiled_for_them() {
+        let piano = Model::load(Path::new("models/piano-16k")).unwrap().config;
+        let wide = crate::bench::wide_model().config;
+        let tiny = Model::load(Path::new("models/tiny")).unwrap().config;
+        let blocks_of_first = [piano, wide, tiny].map(|config| {
+            let blocks = Layout::of(&config)
+                .unwrap()
+                .blocks(SHARED[2], true)
+                .unwrap();
+            assert!(blocks.iter().all(|block| block.shared <= SHARED[2]));
+            blocks[0].n_blocks
+        });
+        assert_eq!(blocks_of_first, [8, 8, 1]);
     }
 
     #[test]
