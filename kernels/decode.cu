@@ -1,18 +1,18 @@
 // decode_{cluster,one,two}_{D} — a chunk of codes in every lane of a batch, one launch, no host in the
 // loop: step, attention over the lane's caches, logits, draw, next step. D says which shape was compiled. A
 // block decodes one lane (`one`) or two (`two`), and all weights pass through it; or the eight blocks of a
-// cluster decode one lane together (`cluster`)
+// cluster decode one lane together (`cluster`).
 // in    plan (`decode_plan.cuh`): weights int8, embed [V, D], angles [rope_period, K] and samples [V]
 //       f32; a turn for each lane: uniforms [n] f32, or codes [n] u8 to take in, and how to draw
 // out   codes [n] u8 and, where they are asked for, logits [n, V] f32 of each turn; the lane
 //       itself: head, convolutions [L, W, D] f32, filters f32, caches int8 in blocks of 16 slots
 // math  that of the CPU engine to the last bit: integer sums are exact in any order, floats are
 //       added in the CPU's sixteen lanes and fused where it fuses; hence -fmad=false. Denormals
-//       are kept, but for what `quotient` and `root` divide
+//       are kept. `quotient` says which numbers may differ: none that a model in order comes to
 // grid  blocks of 512 threads, in a cluster of 256, and a few warps that bring the weights (`Deal`); blocks do
 //       not know of others but those of their cluster, and any number of them may wait for room. Shared memory,
 //       nearly all of it: `Rooms`, norms and taps, the lanes' filters, one to eight pieces of matrices.
-//       Registers: 96, of which 8 bytes at most are spilt where D = 128, 84 where D = 256, on sm_90; in a
+//       On sm_90 96 registers, and 12 bytes of them at most spilt where D = 128, 84 where D = 256; in a
 //       cluster 168, none spilt
 // needs sm_80, and for clusters sm_90; fetches by themselves since sm_90 (`decode_fetch.cuh`). D = H·K a multiple
 //       of 32, K <= 32, one KV head, 256 visible slots and 4 of a convolution at most
@@ -31,20 +31,26 @@
 //       chain of some hundred stages that wait for each other, each a handful of dependent instructions
 //
 // Who waits for whom. `Rooms::input` and `scale` are written by the leaders of lanes and read by all
-// warps of a product, `returned` is written by the product and read by the lane's crew: all meet before the
-// product and behind it. `Own::run` and `past` are fetched when the crew is done with the last layer's, and
-// awaited by the leader's convolution, after which all meet. What a step writes to a lane in the GPU's memory
-// (the new slots, the convolutions' inputs) fetches read in the next step: the writer shows it to them, and
-// barriers lie between. A piece of a matrix is written over when all warps have said that they are done with it.
+// warps of a product, `returned` is written by the product and read by the lane's crew: all of a block meet before
+// the product, and behind it but for clusters. `Own::run` and `past` are fetched when the crew is done with the
+// last layer's, and awaited by the leader's convolution, after which all meet. What a step writes to a lane in the
+// GPU's memory (the new slots, the convolutions' inputs) fetches read in the next step: the writer shows it to
+// them, and barriers lie between. A piece of a matrix is written over when all warps have said that they are done
+// with it.
 //
 // In a cluster every block does everything of its lane but products, with the same numbers and so to the same
-// result; all write the same bytes to the lane's caches. What a product comes to a block sends to all, into one
-// of two rooms in turn: it may send the next one's when it has heard of this one from all, and whoever has sent
-// is done with the one before. Behind a product nobody meets: who waits for what all have sent knows that they
-// have read what they multiplied.
+// result. What its part of a product comes to a block sends to all, into one of two rooms in turn. Two are enough:
+// a block sends of the next product but one when it has heard of the next from all; each block has a part of
+// every product, and sends it when its own warps have met, behind which none of them reads what the product
+// before gave back. (So nobody may read `returned` behind the next product's meeting.) Behind a product the
+// warps of a block do not meet: who has heard from all knows that they have read what they multiplied.
+// All blocks write the same bytes to the lane's caches and convolutions, and one may do so while another still
+// fetches: what changes under it are the newest slot and the newest input, and nobody looks at either there.
 //
 // compute-sanitizer's racecheck does not see that one lane says so for its warp (`free_piece`) and calls
-// what the others have read a race: it finds none when every lane says so (H200, 2026-11-27).
+// what the others have read a race: it found none when every lane said so (H200, 2026-11-27). Of a cluster it
+// also names what lies on the two sides of a block's own barrier (2026-11-28), as if its blocks had one shared
+// memory; that this is why is believed, not shown.
 #include "decode_attend.cuh"
 #include "decode_draw.cuh"
 
@@ -333,26 +339,28 @@ __device__ void decode(const Plan& plan, const Turn* turns, int n_turns) {
     if (site.rank == 0) end(site);
 }
 
-// Of a block: KiB of its `Rooms` at most, and bytes of a piece of a matrix; `src/engine/cuda/plan.rs` says the same.
-#define DECODE(name, n_blocks, n_lanes, rooms, piece, ...)                                              \
+// Of a block: its threads, KiB of its `Rooms` at most, and bytes of a piece of a matrix, as
+// `src/engine/cuda/plan.rs` says.
+#define DECODE(name, n_blocks, n_lanes, threads, rooms, piece, ...)                                     \
     using Deal_##name = Deal<Shape<__VA_ARGS__>, n_lanes, n_blocks>;                                    \
     static_assert(sizeof(Rooms<Deal_##name>) <= 1024 * rooms && Deal_##name::kPieceBytes == piece);     \
-    extern "C" __global__ void __launch_bounds__(Deal_##name::kThreads + Deal_##name::kBringers, 1)     \
+    static_assert(Deal_##name::kThreads + Deal_##name::kBringers == threads);                           \
+    extern "C" __global__ void __launch_bounds__(threads, 1)                                            \
         CLUSTER(n_blocks) name(const __grid_constant__ Plan plan, const Turn* turns, int n_turns) {     \
         decode<Deal_##name>(plan, turns, n_turns);                                                      \
     }
 
 #define CLUSTER(n)
-DECODE(decode_one_128, 1, 1, 34, 17920, 128, 512, 4, 32)
-DECODE(decode_two_128, 1, 2, 64, 17920, 128, 512, 4, 32)
-DECODE(decode_one_256, 1, 1, 45, 17920, 256, 1024, 8, 32)
-DECODE(decode_two_256, 1, 2, 85, 17920, 256, 1024, 8, 32)
-DECODE(decode_one_32, 1, 1, 30, 17920, 32, 64, 2, 16)
-DECODE(decode_two_32, 1, 2, 57, 17920, 32, 64, 2, 16)
+DECODE(decode_one_128, 1, 1, 640, 34, 17920, 128, 512, 4, 32)
+DECODE(decode_two_128, 1, 2, 640, 64, 17920, 128, 512, 4, 32)
+DECODE(decode_one_256, 1, 1, 640, 45, 17920, 256, 1024, 8, 32)
+DECODE(decode_two_256, 1, 2, 640, 85, 17920, 256, 1024, 8, 32)
+DECODE(decode_one_32, 1, 1, 640, 30, 17920, 32, 64, 2, 16)
+DECODE(decode_two_32, 1, 2, 640, 57, 17920, 32, 64, 2, 16)
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #undef CLUSTER
 #define CLUSTER(n) __cluster_dims__(n, 1, 1)
-DECODE(decode_cluster_128, 8, 1, 35, 8960, 128, 512, 4, 32)
-DECODE(decode_cluster_256, 8, 1, 48, 34304, 256, 1024, 8, 32)
+DECODE(decode_cluster_128, 8, 1, 288, 35, 8960, 128, 512, 4, 32)
+DECODE(decode_cluster_256, 8, 1, 288, 48, 34304, 256, 1024, 8, 32)
 #endif

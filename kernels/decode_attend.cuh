@@ -262,8 +262,8 @@ struct Attention {
         static_assert(S::H <= 2 * (kCrew - kMixers));
         Own<S>& own = site.crewed();
         const int j = site.lane % 16, h = 2 * (site.member - kMixers) + site.lane / 16;
-        const bool is_on = h < S::H;
-        const float* of_head = own.scratch + kSharePitch * (is_on ? h : 0) + j;
+        const bool has_head = h < S::H;
+        const float* of_head = own.scratch + kSharePitch * (has_head ? h : 0) + j;
         // So many are read before they are added; blocks beyond the last add nothing.
         constexpr int kAtOnce = 8;
         float sum = 0.0f;
@@ -278,8 +278,8 @@ struct Attention {
             }
         }
         sum = sum_of_sixteen(sum);
-        const float heaviest = largest_of_sixteen(own.heaviest[is_on ? h : 0][j % kCrew]);
-        if (is_on && j == 0) own.units[h] = quotient(quotient(heaviest, 255.0f), sum);
+        const float heaviest = largest_of_sixteen(own.heaviest[has_head ? h : 0][j % kCrew]);
+        if (has_head && j == 0) own.units[h] = quotient(quotient(heaviest, 255.0f), sum);
     }
 
     // A warp takes eight dims of every so many pairs of blocks.

@@ -1,5 +1,5 @@
 // How bytes come from the GPU's memory into a block's shared memory while it computes, and how it waits
-// for them: the only place in decode.cu that knows of architectures. Since sm_90 one thread asks for all,
+// for them: with decode_cluster.cuh the only place that knows of architectures. Since sm_90 one thread asks for all,
 // and the copy itself counts what has come. On sm_80 as many threads as can be had ask for sixteen bytes
 // each, again and again, and each one's copies report when all of them are there.
 #ifndef LONGWAVE_DECODE_FETCH

@@ -10,8 +10,9 @@ constexpr float kLog2E = 1.44269504088896340736f;
 __device__ inline float larger(float a, float b) { return fmaxf(a, b); }
 __device__ inline float smaller(float a, float b) { return fminf(a, b); }
 
-// a / b, rounded as it should be as long as nothing on the way leaves the normal floats: what the compiler makes
-// of a division, without the look whether something does, for which others wait.
+// a / b, rounded to nearest as IEEE says for finite a, 2^-126 <= |b| <= 2^126, and quotients and remainders that
+// are normal or 0: what the compiler makes of a division, without the look for all else, for which others wait.
+// Beyond that it may be 0 or no number where the CPU has one.
 __device__ inline float quotient(float a, float b) {
     float r;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));
@@ -20,7 +21,7 @@ __device__ inline float quotient(float a, float b) {
     return fmaf(r, fmaf(-b, q, a), q);
 }
 
-// The same of a square root.
+// The same of a square root, from 2^-100 on.
 __device__ inline float root(float x) {
     float r;
     asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
@@ -28,6 +29,7 @@ __device__ inline float root(float x) {
     return fmaf(fmaf(-y, y, x), r * 0.5f, y);
 }
 
+// Held within 2^126 either way: `gelu` divides by it.
 __device__ inline float exp2_of(float x) {
     x = smaller(larger(x, -126.0f), 126.0f);
     const float shifted = x + kMagic;

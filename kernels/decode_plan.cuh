@@ -119,7 +119,9 @@ struct Deal : Sizes {
     static constexpr int kLanes = kLanes_, kBlocks = kBlocks_;
     static constexpr bool kIsCluster = kBlocks > 1;
     // Each block has a tile of each product: what it sends says that it is done with what the others have sent.
-    static_assert(!kIsCluster || Sizes::D >= kTileRows * kBlocks);
+    static_assert(!kIsCluster || (Sizes::D >= kTileRows * kBlocks && Sizes::F >= Sizes::D && kCodes >= Sizes::D));
+    // Barriers of a block have numbers by crew, or by tile.
+    static_assert(!kIsCluster || kLanes == 1);
 
     // Warps of a block that compute, and threads beside them that bring the weights: as many as there are to
     // ask for them on GPUs without bulk copies, where there are no clusters.
@@ -131,13 +133,14 @@ struct Deal : Sizes {
     // Room for a piece of a matrix: in a cluster for all that a block multiplies of it.
     static constexpr int kPieceBytes =
         !kIsCluster ? 17920
-                    : larger_of(part_tiles(Sizes::F) * tile_bytes(Sizes::D / 32),
+                    : larger_of(part_tiles(Sizes::kWidest) * tile_bytes(Sizes::D / 32),
                                 larger_of(part_tiles(Sizes::D) * tile_bytes(Sizes::F / 32),
                                           part_tiles(Sizes::D) * tile_bytes(kMostPlaces)));
     // Warps that share the columns of a tile of the longest rows.
     static constexpr int kColumnParts = Sizes::F / Sizes::D;
-    static_assert(!kIsCluster || (part_tiles(Sizes::kWidest) <= kWarps &&
-                                  part_tiles(Sizes::D) * kColumnParts <= kWarps));
+    static_assert(!kIsCluster ||
+                  (part_tiles(Sizes::kWidest) <= kWarps && Sizes::F % Sizes::D == 0 &&
+                   part_tiles(Sizes::D) * kColumnParts <= kWarps));
 
     // Tiles of a piece: a warp takes one at most.
     __host__ __device__ static constexpr int piece_tiles(int n_steps) {

@@ -129,8 +129,8 @@ struct Site {
         }
     };
 
-    // y = f(matrix · input + bias) for every own lane, of the next matrix; all meet before and after. `kSteps`
-    // columns of 32, or `n_steps` if it is 0.
+    // y = f(matrix · input + bias) for every own lane, of the next matrix. All of a block meet before it; behind
+    // it they meet, or in a cluster have heard from all blocks. `kSteps` columns of 32, or `n_steps` if it is 0.
     template <int kSteps, class Finish>
     __device__ void multiply(int n_rows, int n_steps, Finish f) {
         const int first = first_tile(n_rows, rank), n_tiles = first_tile(n_rows, rank + 1) - first;
@@ -172,30 +172,31 @@ struct Site {
     // several warps, of which the first adds up.
     template <int kSteps, class Finish>
     __device__ void multiply_part(int first, int n_tiles, Finish f) {
-        constexpr int kOwn = S::D / 32, kParts = kSteps / kOwn;
+        constexpr int kPartSteps = S::D / 32, kParts = kSteps / kPartSteps;
+        static_assert(kSteps % kPartSteps == 0);
         const int number = S::kWarps - 1 - warp, tile = number / kParts, part = number % kParts;
         const unsigned char* at = pieces() + piece * S::kPieceBytes + tile * tile_bytes(kSteps);
-        const bool is_on = tile < n_tiles;
-        uint4 a[kOwn];
+        const bool has_tile = tile < n_tiles;
+        uint4 a[kPartSteps];
         Row row;
         const auto load = [&] {
             await_piece();
-            if (!is_on) return;
+            if (!has_tile) return;
             row = Row(at + kSteps * kStepBytes, lane / 2);
-            const uint4* of_part = reinterpret_cast<const uint4*>(at) + 32 * kOwn * part + lane;
+            const uint4* of_part = reinterpret_cast<const uint4*>(at) + 32 * kPartSteps * part + lane;
 #pragma unroll
-            for (int s = 0; s < kOwn; s++) a[s] = of_part[32 * s];
+            for (int s = 0; s < kPartSteps; s++) a[s] = of_part[32 * s];
         };
         // The leader, for whom the others wait, looks for weights later.
         if (!is_leader()) load();
         sync();
         if (is_leader()) load();
-        if (is_on) {
+        if (has_tile) {
             const unsigned char* b = rooms().input[lane / 4 % S::kLanes] + 8 * (lane % 4);
-            b += 32 * kOwn * part;
+            b += 32 * kPartSteps * part;
             int c[2][4] = {};
 #pragma unroll
-            for (int s = 0; s < kOwn; s++) {
+            for (int s = 0; s < kPartSteps; s++) {
                 multiply_weights(c[s % 2], a[s], *reinterpret_cast<const uint2*>(b + 32 * s));
             }
 #pragma unroll
@@ -249,6 +250,8 @@ struct Site {
             if (thread_index() == S::kThreads - 1) {
                 end_fetches(is_returned, n_own * n_rows * (int)sizeof(float));
             }
+            // What comes lies in this block's own shared memory: to acquire it from the whole cluster would
+            // throw away the first cache each time, and cost half a microsecond a step.
             wait_arrivals(is_returned, n_products / 2 % 2);
         }
         n_products++;

@@ -35,9 +35,8 @@ inline __device__ LaneHead& lane_head(const Prompt& prompt) {
 
 // Where the ear and the filters' warps meet, by the number of a barrier of this kernel: when it has said what a
 // code says, and when they have found what they make of it. Before `kSaid` only the ear writes, corrections and
-// echoes, and nobody reads them; from then to `kFound` only the others do, predictions and energies. It says what the first code says while the others still load: what they
-// load then is the lane's, in the GPU's memory. (That one side only announced itself would gain no time, and
-// racecheck would not see that they have met.)
+// echoes, and nobody reads them; from then to `kFound` only the others do, predictions and energies. It says
+// what the first code says while the others still load: what they load then is the lane's, in the GPU's memory.
 enum class Meeting { kSaid = 1, kFound = 2 };
 
 template <Meeting kWhich>

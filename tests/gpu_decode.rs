@@ -181,9 +181,13 @@ fn one_lane_draws_the_cpu_engines_codes() {
 
 #[test]
 fn lanes_that_join_and_leave_draw_the_cpu_engines_codes() {
-    // More than a GPU has multiprocessors: blocks of one lane and of two take turns.
-    for (name, n_lanes, n) in [("tiny", 150, 500), ("piano-16k", 140, 100)] {
-        let Some(mut both) = engines(&model(name), n_lanes) else {
+    // More than a GPU has multiprocessors: a cluster for a lane, blocks of one lane and of two take turns.
+    for (model, n_lanes, n) in [
+        (model("tiny"), 150, 500),
+        (model("piano-16k"), 140, 100),
+        (wide_of_filters(4), 140, 12),
+    ] {
+        let Some(mut both) = engines(&model, n_lanes) else {
             return;
         };
         let all: Vec<usize> = (0..n_lanes).collect();
@@ -213,12 +217,29 @@ fn the_driver_compiles_the_kernels_where_it_is_told_to() {
 }
 
 #[test]
+fn a_cluster_draws_a_lane_that_is_alone_where_the_machine_code_runs() {
+    match CudaDecoder::open(&model("piano-16k"), 0, 1) {
+        Ok(gpu) => {
+            let is_compiled = gpu.is_compiled_by_driver().unwrap();
+            let of_one = match is_compiled {
+                true => "decode_one_128",
+                false => "decode_cluster_128",
+            };
+            assert_eq!(gpu.kernel_of(1), of_one);
+            assert_eq!(gpu.kernel_of(100_000), "decode_two_128");
+        }
+        Err(GpuError::NoDriver) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
 fn smaller_gpus_draw_the_cpu_engines_codes() {
     // What a block may have on GeForce since Ampere, and on an A100: one lane and one piece of a matrix
     // at a time, two lanes and two pieces.
     for (kib, n_lanes, n) in [(99, 2, 2000), (163, 140, 60)] {
         let model = model("piano-16k");
-        let gpu = CudaDecoder::open_as_older(&model, 0, n_lanes, kib << 10);
+        let gpu = CudaDecoder::open_without_clusters(&model, 0, n_lanes, kib << 10);
         let Some(mut both) = both(&model, n_lanes, gpu) else {
             return;
         };

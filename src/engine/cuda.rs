@@ -35,7 +35,7 @@ pub struct CudaDecoder {
     config: ModelConfig,
     layout: Layout,
     gpu: Gpu,
-    /// For ever more lanes at once.
+    /// In the order of how many lanes they advance at once.
     kernels: Vec<Ready>,
     plan: Plan,
     /// Weights and tables, which the plan names.
@@ -99,28 +99,28 @@ impl CudaDecoder {
         Self::open_as(model, number, n_lanes, None)
     }
 
-    /// The same, as if the GPU were from before Hopper and its blocks had so many bytes of shared memory
-    /// each.
-    pub fn open_as_older(
+    /// The same, without clusters, and as if blocks had no more than so many bytes of shared memory: smaller
+    /// GPUs have less.
+    pub fn open_without_clusters(
         model: &Arc<Model>,
         number: usize,
         n_lanes: usize,
-        shared: usize,
+        most_shared: usize,
     ) -> Result<Self, GpuError> {
-        Self::open_as(model, number, n_lanes, Some(shared))
+        Self::open_as(model, number, n_lanes, Some(most_shared))
     }
 
     fn open_as(
         model: &Arc<Model>,
         number: usize,
         n_lanes: usize,
-        older: Option<usize>,
+        limit: Option<usize>,
     ) -> Result<Self, GpuError> {
         let config = model.config.clone();
         let layout = Layout::of(&config).map_err(GpuError::Model)?;
         let gpu = Gpu::open(number)?;
-        let most_shared = older.unwrap_or(usize::MAX).min(gpu.most_shared()?);
-        let blocks = layout.blocks(most_shared, older.is_none());
+        let most_shared = limit.unwrap_or(usize::MAX).min(gpu.most_shared()?);
+        let blocks = layout.blocks(most_shared, limit.is_none());
         let blocks = blocks.map_err(GpuError::Model)?;
         let kernels = blocks
             .into_iter()
@@ -163,6 +163,19 @@ impl CudaDecoder {
     /// Whether the driver has compiled its kernels, rather than taken the machine code for Hopper.
     pub fn is_compiled_by_driver(&self) -> Result<bool, GpuError> {
         Ok(self.kernels[0].kernel.made_from()? < 90)
+    }
+
+    /// The kernel that advances so many lanes.
+    pub fn kernel_of(&self, n_lanes: usize) -> &'static str {
+        self.ready_for(n_lanes).block.name
+    }
+
+    /// The first whose lanes all find room at once, or the last: where a block of a cluster finds room, one
+    /// alone does, which needs less.
+    fn ready_for(&self, n_lanes: usize) -> &Ready {
+        let mut kernels = self.kernels.iter();
+        let has_room = kernels.find(|ready| ready.n_lanes >= n_lanes);
+        has_room.unwrap_or(&self.kernels[self.kernels.len() - 1])
     }
 
     /// Puts a lane back to the start of a stream.
@@ -236,13 +249,11 @@ impl CudaDecoder {
         }
         let Exchange { memory, sent, .. } = &mut self.exchange;
         self.gpu.write(memory, 0, sent)?;
-        self.plan.n_steps = n as u32;
-        let mut kernels = self.kernels.iter();
-        let has_room = kernels.find(|ready| ready.n_lanes >= tasks.len());
-        let Ready { kernel, block, .. } = has_room.unwrap_or(&self.kernels[self.kernels.len() - 1]);
-        self.plan.n_pieces = block.n_pieces as u32;
+        let Ready { kernel, block, .. } = self.ready_for(tasks.len());
+        let mut plan = self.plan;
+        (plan.n_steps, plan.n_pieces) = (n as u32, block.n_pieces as u32);
         self.gpu
-            .launch(kernel, &self.plan, (address, tasks.len()), block)?;
+            .launch(kernel, &plan, (address, tasks.len()), block)?;
         let Exchange {
             memory,
             codes,

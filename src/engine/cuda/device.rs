@@ -128,15 +128,10 @@ impl Gpu {
         if block.n_blocks == 1 {
             return Ok(block.n_lanes * self.n_multiprocessors()?);
         }
-        let cluster = config(
-            (block.n_blocks as u32, 1),
-            block.n_threads as u32,
-            block.shared,
-        );
-        let n_clusters = kernel
-            .0
-            .occupancy_max_active_clusters(cluster, &self.queue)?;
-        Ok(block.n_lanes * n_clusters as usize)
+        let one = config_of(block, block.n_blocks);
+        // A part of a GPU may have no room for a cluster: some drivers answer 0, others with an error.
+        let n_clusters = kernel.0.occupancy_max_active_clusters(one, &self.queue);
+        Ok(block.n_lanes * n_clusters.unwrap_or(0) as usize)
     }
 
     /// A kernel of `prefill.cu` that may have so much shared memory.
@@ -221,14 +216,10 @@ impl Gpu {
         launch.arg(plan).arg(&turns).arg(&n);
         // SAFETY: the arguments have the types and the order of the kernel's. `plan` and the turns
         // name memory of this GPU that the caller holds and that is as large as `Layout` says;
-        // whoever frees it does so in the order of the same queue.
-        unsafe {
-            launch.launch(config(
-                (n_blocks as u32, 1),
-                block.n_threads as u32,
-                block.shared,
-            ))
-        }?;
+        // whoever frees it does so in the order of the same queue. `block` is the kernel's own, as `Ready`
+        // holds them together: it has the threads and the shared memory that the kernel was compiled for, and
+        // clusters are whole.
+        unsafe { launch.launch(config_of(block, n_blocks)) }?;
         Ok(())
     }
 
@@ -273,6 +264,11 @@ fn kernel(module: &Arc<CudaModule>, name: &str, shared: usize) -> Result<Kernel,
     let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
     function.set_attribute(attribute, shared as i32)?;
     Ok(Kernel(function))
+}
+
+/// So many blocks of a kernel of `decode.cu`.
+fn config_of(block: &Block, n_blocks: usize) -> LaunchConfig {
+    config((n_blocks as u32, 1), block.n_threads as u32, block.shared)
 }
 
 fn config(blocks: (u32, u32), threads: u32, shared: usize) -> LaunchConfig {

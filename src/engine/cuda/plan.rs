@@ -17,6 +17,8 @@ pub const SLOT_BLOCK: usize = 1152;
 const MOST_LAYERS: usize = 32;
 const MOST_TAPS: usize = 4;
 const MOST_FILTERS: usize = 15;
+/// Far above what `root` in `kernels/decode_float.cuh` takes.
+const LEAST_EPS: f32 = 1e-20;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -168,7 +170,7 @@ pub struct Layout {
 pub struct Kernels {
     /// Their D, F, H and K.
     sizes: [usize; 4],
-    /// For ever more lanes at once.
+    /// In the order of how many lanes they advance at once.
     ways: &'static [Way],
 }
 
@@ -180,6 +182,8 @@ struct Way {
     n_blocks: usize,
     /// Lanes of such a cluster.
     n_lanes: usize,
+    /// `kThreads`, and `kBringers`.
+    n_threads: usize,
     /// KiB of `Rooms`, at most.
     rooms: usize,
     /// `kPieceBytes`
@@ -193,6 +197,7 @@ impl Way {
             name,
             n_blocks: 1,
             n_lanes,
+            n_threads: 640,
             rooms,
             piece: 17920,
         }
@@ -204,16 +209,9 @@ impl Way {
             name,
             n_blocks: 8,
             n_lanes: 1,
+            n_threads: 288,
             rooms,
             piece,
-        }
-    }
-
-    /// `kThreads`, and `kBringers`.
-    const fn n_threads(&self) -> usize {
-        match self.n_blocks {
-            1 => 512 + 128,
-            _ => 256 + 32,
         }
     }
 
@@ -306,6 +304,12 @@ impl Layout {
                 config.layers[i].max_visible()
             ));
         }
+        if config.norm_eps < LEAST_EPS {
+            return Err(format!(
+                "norm_eps is {:e}, and the GPU kernels want {LEAST_EPS:e} at least",
+                config.norm_eps
+            ));
+        }
         Ok(Self::measure(config, kernels))
     }
 
@@ -334,23 +338,26 @@ impl Layout {
         (HEAD_BYTES + self.fresh_bytes).next_multiple_of(128)
     }
 
-    /// The kernels whose blocks do with so many bytes of shared memory, for ever more lanes at once; or
-    /// what one lane needs. Clusters only where the GPU has them.
+    /// The kernels whose blocks do with so many bytes of shared memory, in the order of how many lanes they
+    /// advance at once; or what one lane needs. Without clusters where they are not wanted.
     pub fn blocks(&self, most_shared: usize, has_clusters: bool) -> Result<Vec<Block>, String> {
         let ways = self.kernels.ways.iter();
-        let mut ways = ways.filter(|way| has_clusters || way.n_blocks == 1);
+        let ways = ways.filter(|way| has_clusters || way.n_blocks == 1);
         let blocks: Vec<Block> = ways
             .clone()
             .filter_map(|way| self.block(way, most_shared))
             .collect();
-        match (blocks.is_empty(), ways.next()) {
-            (true, Some(way)) => Err(format!(
+        match blocks.is_empty() {
+            true => Err(format!(
                 "a step of this model needs {} KiB of a multiprocessor's memory, of which a block may \
                  have {} on this GPU",
-                (self.fixed(way) + way.piece * way.least_pieces()).div_ceil(1 << 10),
+                ways.map(|way| self.fixed(way) + way.piece * way.least_pieces())
+                    .min()
+                    .unwrap_or(0)
+                    .div_ceil(1 << 10),
                 most_shared >> 10
             )),
-            _ => Ok(blocks),
+            false => Ok(blocks),
         }
     }
 
@@ -362,7 +369,7 @@ impl Layout {
             name: way.name,
             n_blocks: way.n_blocks,
             n_lanes: way.n_lanes,
-            n_threads: way.n_threads(),
+            n_threads: way.n_threads,
             shared: fixed + n_pieces * way.piece,
             n_pieces,
         })
@@ -489,8 +496,10 @@ mod tests {
 
     #[test]
     fn a_gpu_with_clusters_has_one_for_a_single_lane_of_the_models_that_are_compiled_for_them() {
-        let piano = Model::load(Path::new("models/piano-16k")).unwrap().config;
-        let wide = crate::bench::wide_model().config;
+        let json = std::fs::read_to_string("models/piano-16k/config.json").unwrap();
+        let piano = ModelConfig::parse(&json).unwrap();
+        let json = json.replace("\"d_model\": 128", "\"d_model\": 256");
+        let wide = ModelConfig::parse(&json.replace("\"n_heads\": 4", "\"n_heads\": 8")).unwrap();
         let tiny = Model::load(Path::new("models/tiny")).unwrap().config;
         let blocks_of_first = [piano, wide, tiny].map(|config| {
             let blocks = Layout::of(&config)
@@ -506,10 +515,25 @@ mod tests {
     #[test]
     fn a_model_for_which_a_gpu_has_no_room_is_told_what_it_needs() {
         let config = Model::load(Path::new("models/piano-16k")).unwrap().config;
-        assert_eq!(
-            blocks(&config, 64 << 10).unwrap_err(),
-            "a step of this model needs 92 KiB of a multiprocessor's memory, of which a block may have 64 \
-             on this GPU"
+        for has_clusters in [false, true] {
+            let layout = Layout::of(&config).unwrap();
+            assert_eq!(
+                layout.blocks(64 << 10, has_clusters).unwrap_err(),
+                "a step of this model needs 92 KiB of a multiprocessor's memory, of which a block may have \
+                 64 on this GPU"
+            );
+        }
+    }
+
+    #[test]
+    fn an_eps_whose_root_the_kernels_cannot_take_is_refused() {
+        let mut config = Model::load(Path::new("models/tiny")).unwrap().config;
+        assert!(Layout::of(&config).is_ok());
+        config.norm_eps = 1e-30;
+        assert!(
+            Layout::of(&config)
+                .unwrap_err()
+                .contains("norm_eps is 1e-30")
         );
     }
 
