@@ -495,6 +495,27 @@ mod tests {
     }
 
     #[test]
+    fn the_kernels_say_the_same_of_themselves() {
+        let source = std::fs::read_to_string("kernels/decode.cu").unwrap();
+        let said = source.lines().filter_map(|line| {
+            let of_one = line.strip_prefix("DECODE(")?.strip_suffix(')')?;
+            of_one.starts_with("decode_").then(|| of_one.to_owned())
+        });
+        let known = KERNELS.iter().flat_map(|kernels| {
+            kernels.ways.iter().map(|way| {
+                let deal = format!("{}, {}, {}", way.name, way.n_blocks, way.n_lanes);
+                let room = format!("{}, {}, {}", way.n_threads, way.rooms, way.piece);
+                let [d, f, h, k] = kernels.sizes;
+                format!("{deal}, {room}, {d}, {f}, {h}, {k}")
+            })
+        });
+        let (mut said, mut known): (Vec<_>, Vec<_>) = (said.collect(), known.collect());
+        said.sort();
+        known.sort();
+        assert_eq!(said, known);
+    }
+
+    #[test]
     fn a_gpu_with_clusters_has_one_for_a_single_lane_of_the_models_that_are_compiled_for_them() {
         let json = std::fs::read_to_string("models/piano-16k/config.json").unwrap();
         let piano = ModelConfig::parse(&json).unwrap();
