@@ -62,7 +62,7 @@ struct Attention {
     // Asks for what a layer wants of the past; nobody reads the last layer's any more.
     __device__ static void ask(Site<S>& site, int layer) {
         constexpr int kCould = 32 * kCrew;
-        // Not first the leader, nor a warp that appends or multiplies soon.
+        // Where one thread asks, it is neither the leader's nor of a warp that appends or multiplies soon.
         const int who = 32 * ((site.member + kCrew - 2) % kCrew) + site.lane;
         if (who >= fetchers_of(kCould) || !site.is_on()) return;
         const Plan& plan = site.plan;
