@@ -12,8 +12,8 @@
 // grid  blocks of 512 threads, in a cluster of 256, and a few warps that bring the weights (`Deal`); blocks do
 //       not know of others but those of their cluster, and any number of them may wait for room. Shared memory,
 //       nearly all of it: `Rooms`, norms and taps, the lanes' filters, one to eight pieces of matrices.
-//       On sm_90 96 registers, and 12 bytes of them at most spilt where D = 128, 84 where D = 256; in a
-//       cluster 168, none spilt
+//       On sm_90 96 registers, and 26 bytes of them at most spilt where D = 128, 106 where D = 256; in a
+//       cluster 168, and 4 bytes
 // needs sm_80, and for clusters sm_90; fetches by themselves since sm_90 (`decode_fetch.cuh`). D = H·K a multiple
 //       of 32, K <= 32, one KV head, 256 visible slots and 4 of a convolution at most
 // twin  src/engine/cpu   test gpu_decode   bench `longwave bench --device cuda`
@@ -24,7 +24,7 @@
 //       shared memory
 // sums  1.09 M products of weights and 0.3 M of attention a lane; a tensor core takes 4,096 at once,
 //       eight lanes as soon as one
-// meets the warps of a block some ten times in each layer, the blocks of a cluster four times: what a block has
+// meets the warps of a block nine times in each layer, the blocks of a cluster four times: what a block has
 //       multiplied takes a quarter of a microsecond or more to be everywhere
 // floor 1.14 MB at the 64 bytes that a multiprocessor may ask of L2 in a clock of 1.98 GHz: 9 us; in a cluster
 //       26 times what the others' results are on their way, some 7 us. What it takes is above, for a step is a
@@ -35,7 +35,8 @@
 // the product, and behind it but for clusters. `Own::run` and `past` are fetched when the crew is done with the
 // last layer's, and awaited by the leader's convolution, after which all meet. What a step writes to a lane in the
 // GPU's memory (the new slots, the convolutions' inputs) fetches read in the next step: the writer shows it to
-// them, and barriers lie between. A piece of a matrix is written over when all warps have said that they are done
+// them, and barriers lie between. The newest key and value go into the run as soon as they are known, and from there
+// to the lane, before the next layer's run is asked for. A piece of a matrix is written over when all warps have said that they are done
 // with it.
 //
 // In a cluster every block does everything of its lane but products, with the same numbers and so to the same
@@ -125,7 +126,6 @@ struct Step {
         site.template multiply<S::D>(S::kQkv);
         if (site.is_leader()) attention.foresee();
         attention.attend();
-        attention.append();
         site.template multiply<S::D>(S::D);
         take_back();
     }

@@ -45,6 +45,12 @@ struct Attention {
     static constexpr int kHeads = S::H <= 4 ? 4 : 8;
     static constexpr int kHalves = kHeads / 4;
 
+    // A thread's part of the newest key and value.
+    struct Newest {
+        unsigned char key, value;
+        float scale;
+    };
+
     Site<S>& site;
     const int layer;
     const int g = site.lane / 4, t = site.lane % 4;
@@ -52,10 +58,9 @@ struct Attention {
     const int head = g % kHeads;
     const bool is_head = head < S::H;
     Seen seen;
-    // The scores of two slots in each half; what becomes of them.
-    float2 scores[kBlocksOwn][kHalves];
     // Of the head that this half warp turns.
     float cos, sin;
+    Newest newest;
 
     __device__ Attention(Site<S>& site, int layer) : site(site), layer(layer) {}
 
@@ -70,6 +75,7 @@ struct Attention {
         const Run run(own, plan, layer);
         const int run_bytes = run.seen.n_blocks * kSlotBlock;
         const int past_bytes = plan.conv_width * (int)sizeof(own.past[0]);
+        leave_to_fetches();
         fetch(own.past, own.turn.lane + plan.taps + layer * past_bytes, past_bytes,
               &own.past_is_there, who, kCould);
         fetch(own.run, run.blocks, run_bytes, &own.past_is_there, who, kCould);
@@ -95,7 +101,17 @@ struct Attention {
         }
     }
 
-    // Half a warp turns and quantises a query or the key, or quantises the value.
+    // The block of the run that the newest slot lies in, and where in a block a thread's part of it lies.
+    __device__ unsigned char* newest_block() const {
+        return site.crewed().run + seen.newest / 16 * kSlotBlock;
+    }
+    __device__ int newest_slot() const { return seen.newest % 16; }
+    __device__ int key_at() const { return 32 * newest_slot() + site.lane; }
+    __device__ int value_at() const { return 512 + 16 * site.lane + newest_slot(); }
+    __device__ static int scale_at(int of_values, int slot) { return 1024 + 64 * of_values + 4 * slot; }
+
+    // Half a warp turns and quantises a query or the key, or quantises the value. The key, and what the last two
+    // are worth, go into the run, where what they replace still lies.
     __device__ void quantise_heads() {
         static_assert(S::H + 2 <= 2 * kCrew && S::D <= 32 * kCrew);
         Own<S>& own = site.crewed();
@@ -103,21 +119,45 @@ struct Attention {
         if (2 * (kCrew - 1 - site.member) >= S::H + 2) return;
         Head<S> v(site.returned(site.crew) + head * S::K, head < S::H + 2);
         if (v.is_pair && head <= S::H) v.turn(cos, sin);
-        v.quantise(own.heads[head], own.head_scales + head, head < S::H, site.plan.score_unit);
+        unsigned char* bytes = own.heads[head < S::H ? head : S::H];
+        float* worth = own.query_scales + head;
+        if (head == S::H) bytes = newest_block() + 32 * newest_slot();
+        if (head >= S::H) {
+            unsigned char* at = newest_block() + scale_at(head - S::H, newest_slot());
+            worth = reinterpret_cast<float*>(at);
+        }
+        v.quantise(bytes, worth, head < S::H, site.plan.score_unit);
     }
 
-    // Stores the newest key and value.
+    // This warp brings the newest key and value to where they belong.
+    __device__ bool appends() const { return site.is_on() && site.member == 1; }
+
+    // The value into the run, of which only its warp has had it together.
+    __device__ void insert_value() const {
+        if (site.lane < S::K) newest_block()[value_at()] = site.crewed().heads[S::H][site.lane];
+    }
+
+    // Out of the run, which is about to be written over.
+    __device__ void hold_newest() {
+        const unsigned char* block = newest_block();
+        newest.key = block[key_at()];
+        newest.value = block[value_at()];
+        const int scale = scale_at(site.lane % 2, newest_slot());
+        newest.scale = *reinterpret_cast<const float*>(block + scale);
+    }
+
+    // And into the lane.
     __device__ void append() const {
-        if (site.member != 1 || !site.is_on()) return;
-        const Own<S>& own = site.crewed();
-        const Run run(own, site.plan, layer);
+        if (!appends()) return;
+        const Run run(site.crewed(), site.plan, layer);
         unsigned char* block = run.blocks + seen.newest / 16 * kSlotBlock;
-        const int at = seen.newest % 16, i = site.lane;
-        if (i < S::K) {
-            block[32 * at + i] = own.heads[S::H][i];
-            block[512 + 16 * i + at] = own.heads[S::H + 1][i];
+        if (site.lane < S::K) {
+            block[key_at()] = newest.key;
+            block[value_at()] = newest.value;
         }
-        if (i < 2) reinterpret_cast<float*>(block + 1024)[16 * i + at] = own.head_scales[S::H + i];
+        if (site.lane < 2) {
+            *reinterpret_cast<float*>(block + scale_at(site.lane, newest_slot())) = newest.scale;
+        }
         show_to_fetches();
     }
 
@@ -132,129 +172,100 @@ struct Attention {
         return 16 * block_of_own(i) + 8 * half_of(h) + 2 * t;
     }
 
-    // The scores of this warp's slots, as powers of two, minus infinity where none is seen; leaves
-    // the largest of each head.
-    __device__ void score() {
+    // The scores of this warp's slots, as powers of two, minus infinity where none is seen. All is read before any
+    // is multiplied.
+    __device__ void score() const {
         Own<S>& own = site.crewed();
         const int known = is_head ? head : 0;
         const uint2 q = reinterpret_cast<const uint2*>(own.heads[known])[t];
-        const float q_scale = own.head_scales[known], newest = own.head_scales[S::H];
-#pragma unroll
-        for (int i = 0; i < kBlocksOwn; i++) {
-#pragma unroll
-            for (int h = 0; h < kHalves; h++) scores[i][h] = make_float2(-INFINITY, -INFINITY);
-            const int number = block_of_own(i);
-            int sums[2][4] = {};
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int slot = 8 * half + g;
-                const unsigned char* key = own.run + number * kSlotBlock + 32 * slot;
-                if (16 * number + slot == seen.newest) key = own.heads[S::H];
-                const uint2 k = reinterpret_cast<const uint2*>(key)[t];
-                multiply_signed(sums[half], q.x, 0, q.y, 0, k.x, k.y);
-            }
-#pragma unroll
-            for (int h = 0; h < kHalves; h++) {
-                const int first = slot_of(i, h), (&c)[4] = sums[h];
-                const bool is_upper = kHalves == 1 && half_of(h) == 1;
-                const int x = is_upper ? sums[1][0] : c[0], y = is_upper ? sums[1][1] : c[1];
-                const float2 scale = scales(first, 0, newest);
-                if (first >= seen.first && first < seen.end) {
-                    scores[i][h].x = (float)x * (scale.x * q_scale);
-                }
-                if (first + 1 >= seen.first && first + 1 < seen.end) {
-                    scores[i][h].y = (float)y * (scale.y * q_scale);
-                }
-            }
-        }
-        leave(own.tops);
-    }
-
-    // The scales of the keys, or values, of a slot and the next.
-    __device__ float2 scales(int slot, int of_values, float newest) const {
-        const unsigned char* from = site.crewed().run + slot / 16 * kSlotBlock + 1024 + 64 * of_values;
-        float2 pair = reinterpret_cast<const float2*>(from)[slot % 16 / 2];
-        if (slot == seen.newest) pair.x = newest;
-        if (slot + 1 == seen.newest) pair.y = newest;
-        return pair;
-    }
-
-    // The largest of this warp's scores of each head.
-    __device__ void leave(float (&of_warps)[8][kWarpPitch]) const {
-        float top = -INFINITY;
-#pragma unroll
-        for (int i = 0; i < kBlocksOwn; i++) {
-#pragma unroll
-            for (int h = 0; h < kHalves; h++) {
-                top = larger(top, larger(scores[i][h].x, scores[i][h].y));
-            }
-        }
-        top = larger(top, shuffle_xor(top, 1));
-        top = larger(top, shuffle_xor(top, 2));
-        if (kHalves == 1) top = larger(top, shuffle_xor(top, 16));
-        if (t == 0 && g == head && is_head) of_warps[head][site.member] = top;
-    }
-
-    // Of this thread's head: each of four threads looks at some warps.
-    __device__ float largest_of_warps(const float (&of_warps)[8][kWarpPitch]) const {
-        const float2* of_head = reinterpret_cast<const float2*>(of_warps[is_head ? head : 0]);
-        float2 v = of_head[t];
-        float top = larger(v.x, v.y);
-        if (kCrew == 16) {
-            v = of_head[t + 4];
-            top = larger(top, larger(v.x, v.y));
-        }
-        top = larger(top, shuffle_xor(top, 1));
-        return larger(top, shuffle_xor(top, 2));
-    }
-
-    // Shares of the likeliest, for the sum; times the scales of the values, for the weights.
-    __device__ void share() {
-        Own<S>& own = site.crewed();
-        const float newest = own.head_scales[S::H + 1];
+        const float q_scale = own.query_scales[known];
+        uint2 keys[kBlocksOwn][2];
         float2 worth[kBlocksOwn][kHalves];
 #pragma unroll
         for (int i = 0; i < kBlocksOwn; i++) {
+            const unsigned char* block = own.run + block_of_own(i) * kSlotBlock;
 #pragma unroll
-            for (int h = 0; h < kHalves; h++) worth[i][h] = scales(slot_of(i, h), 1, newest);
-        }
-        const float top = largest_of_warps(own.tops);
-#pragma unroll
-        for (int i = 0; i < kBlocksOwn; i++) {
-            const bool is_seen = block_of_own(i) < seen.n_blocks;
+            for (int half = 0; half < 2; half++) {
+                keys[i][half] = reinterpret_cast<const uint2*>(block + 32 * (8 * half + g))[t];
+            }
 #pragma unroll
             for (int h = 0; h < kHalves; h++) {
-                float2& s = scores[i][h];
-                s.x = exp2_of(s.x - top);
-                s.y = exp2_of(s.y - top);
-                float* to = own.scratch + kSharePitch * head + slot_of(i, h);
-                if (is_head) *reinterpret_cast<float2*>(to) = s;
-                s = is_seen ? make_float2(s.x * worth[i][h].x, s.y * worth[i][h].y) : make_float2(0.0f, 0.0f);
+                worth[i][h] = *reinterpret_cast<const float2*>(block + scale_at(0, slot_of(i, h) % 16));
             }
         }
-        leave(own.heaviest);
+        int sums[kBlocksOwn][2][4] = {};
+#pragma unroll
+        for (int i = 0; i < kBlocksOwn; i++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const uint2 k = keys[i][half];
+                multiply_signed(sums[i][half], q.x, 0, q.y, 0, k.x, k.y);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < kBlocksOwn; i++) {
+#pragma unroll
+            for (int h = 0; h < kHalves; h++) {
+                const int first = slot_of(i, h), (&c)[4] = sums[i][h];
+                const bool is_upper = kHalves == 1 && half_of(h) == 1;
+                const int x = is_upper ? sums[i][1][0] : c[0], y = is_upper ? sums[i][1][1] : c[1];
+                const float2 pair = make_float2(score_of(first, x, worth[i][h].x * q_scale),
+                                                score_of(first + 1, y, worth[i][h].y * q_scale));
+                if (is_head) *reinterpret_cast<float2*>(own.scratch + kSharePitch * head + first) = pair;
+            }
+        }
     }
 
-    // The weights as bytes. The newest value's stands by itself: in the run there still is the one before.
-    __device__ void weigh() {
+    __device__ float score_of(int slot, int sum, float unit) const {
+        const float score = (float)sum * unit;
+        return slot >= seen.first && slot < seen.end ? score : -INFINITY;
+    }
+
+    // A warp turns the scores of one head into shares of the likeliest, for the sum, and these times the scales
+    // of the values into weights, as bytes.
+    __device__ void weigh() const {
+        static_assert(S::H <= kCrew && kSlots == 2 * 4 * 32);
+        if (site.member >= S::H) return;
         Own<S>& own = site.crewed();
-        const float heaviest = largest_of_warps(own.heaviest);
+        using Four = Few<float, 4>;
+        Four* of_head = reinterpret_cast<Four*>(own.scratch + kSharePitch * site.member);
+        // Four slots beside each other, and four in the other half.
+        Four v[2], worth[2];
+        float tops[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int number = 32 * i + site.lane;
+            v[i] = of_head[number];
+            const unsigned char* block = own.run + number / 4 * kSlotBlock;
+            worth[i] = *reinterpret_cast<const Four*>(block + scale_at(1, 4 * number % 16));
+            tops[i] = largest_of(v[i]);
+        }
+        const float top = largest_of_all(larger(tops[0], tops[1]));
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int number = 32 * i + site.lane;
+#pragma unroll
+            for (int k = 0; k < 4; k++) v[i].v[k] = exp2_below(v[i].v[k] - top);
+            of_head[number] = v[i];
+            const bool is_seen = number / 4 < seen.n_blocks;
+#pragma unroll
+            for (int k = 0; k < 4; k++) v[i].v[k] = is_seen ? v[i].v[k] * worth[i].v[k] : 0.0f;
+            tops[i] = largest_of(v[i]);
+        }
+        const float heaviest = largest_of_warp(larger(tops[0], tops[1]));
+        if (site.lane == 0) own.heaviest[site.member] = heaviest;
         const float inverse = heaviest > kTiny ? quotient(255.0f, heaviest) : 0.0f;
 #pragma unroll
-        for (int i = 0; i < kBlocksOwn; i++) {
+        for (int i = 0; i < 2; i++) {
+            Few<unsigned char, 4> bytes;
 #pragma unroll
-            for (int h = 0; h < kHalves; h++) {
-                uint32_t x = __float_as_uint(fmaf(scores[i][h].x, inverse, kMagic)) & 0xff;
-                uint32_t y = __float_as_uint(fmaf(scores[i][h].y, inverse, kMagic)) & 0xff;
-                const int slot = slot_of(i, h);
-                if (is_head && seen.newest / 2 == slot / 2) {
-                    own.newest_weights[head] = slot == seen.newest ? x : y;
-                    (slot == seen.newest ? x : y) = 0;
-                }
-                unsigned char* to = own.weights[is_head ? head : 0] + slot;
-                if (is_head) *reinterpret_cast<uint16_t*>(to) = x | y << 8;
-            }
+            for (int k = 0; k < 4; k++) bytes.v[k] = __float_as_uint(fmaf(v[i].v[k], inverse, kMagic));
+            reinterpret_cast<Few<unsigned char, 4>*>(own.weights[site.member])[32 * i + site.lane] = bytes;
         }
+    }
+
+    __device__ static float largest_of(const Few<float, 4>& x) {
+        return larger(larger(x.v[0], x.v[1]), larger(x.v[2], x.v[3]));
     }
 
     // The sum of each head's shares, and what a step of a weight is worth: half a warp for a head.
@@ -264,7 +275,8 @@ struct Attention {
         const int j = site.lane % 16, h = 2 * (site.member - kMixers) + site.lane / 16;
         const bool has_head = h < S::H;
         const float* of_head = own.scratch + kSharePitch * (has_head ? h : 0) + j;
-        // So many are read before they are added; blocks beyond the last add nothing.
+        // So many are read before they are added. The share of what is not seen is 2^-126 and lost beside the
+        // likeliest's, which is 1.
         constexpr int kAtOnce = 8;
         float sum = 0.0f;
 #pragma unroll
@@ -273,13 +285,10 @@ struct Attention {
 #pragma unroll
             for (int b = 0; b < kAtOnce; b++) shares[b] = of_head[16 * (start + b)];
 #pragma unroll
-            for (int b = 0; b < kAtOnce; b++) {
-                sum = sum + (start + b < seen.n_blocks ? shares[b] : 0.0f);
-            }
+            for (int b = 0; b < kAtOnce; b++) sum = sum + shares[b];
         }
         sum = sum_of_sixteen(sum);
-        const float heaviest = largest_of_sixteen(own.heaviest[has_head ? h : 0][j % kCrew]);
-        if (has_head && j == 0) own.units[h] = quotient(quotient(heaviest, 255.0f), sum);
+        if (has_head && j == 0) own.units[h] = quotient(quotient(own.heaviest[h], 255.0f), sum);
     }
 
     // A warp takes eight dims of every so many pairs of blocks.
@@ -308,15 +317,8 @@ struct Attention {
             multiply_unsigned(c[i % 2], w[2 * i], 0, w[2 * i + 1], 0, v[2 * i], v[2 * i + 1]);
         }
         if (g >= S::H) return;
-        const int first = dim() - g + 2 * t, row = site.member / kColumns;
-        int2 mixed = make_int2(c[0][0] + c[1][0], c[0][1] + c[1][1]);
-        if (row == 0) {
-            const int weight = own.newest_weights[g];
-            const signed char* value = reinterpret_cast<signed char*>(own.heads[S::H + 1]) + first;
-            mixed.x += weight * value[0];
-            mixed.y += weight * value[1];
-        }
-        *reinterpret_cast<int2*>(own.mixed[row][g] + first) = mixed;
+        const int2 mixed = make_int2(c[0][0] + c[1][0], c[0][1] + c[1][1]);
+        *reinterpret_cast<int2*>(own.mixed[site.member / kColumns][g] + dim() - g + 2 * t) = mixed;
     }
 
     // From queries, key and value to what the heads give out, handed out.
@@ -324,14 +326,14 @@ struct Attention {
         if (site.is_on()) {
             quantise_heads();
             site.crew_sync();
+            if (appends()) insert_value();
             score();
-            site.crew_sync();
-            share();
             site.crew_sync();
             weigh();
             site.crew_sync();
             if (site.member < kMixers) {
                 mix();
+                if (appends()) hold_newest();
             } else {
                 add_up();
             }
@@ -339,7 +341,12 @@ struct Attention {
             if (layer + 1 < (int)site.plan.n_layers) ask(site, layer + 1);
         }
         site.n_pasts++;
-        if (!site.is_leader()) return;
+        if (site.is_leader()) give_out();
+        append();
+    }
+
+    // What the heads have come to, quantised.
+    __device__ void give_out() const {
         const Own<S>& own = site.crewed();
         float v[S::kOwn];
 #pragma unroll

@@ -22,6 +22,8 @@ __device__ inline void arrive(Arrivals* a) {
 // begin_arrivals(a, n): n threads arrive each time, or fetch.
 // show_to_fetches(): what this thread wrote to the GPU's memory before, `fetch` sees after the next
 // barrier.
+// leave_to_fetches(): what the block's threads wrote to shared memory before they met, this thread's fetches may
+// write over.
 // fetch(to, from, bytes, a, who, n): thread `who` of n copies its part of so many bytes, a multiple of
 // sixteen, from the GPU's memory, and goes on at once.
 // end_fetches(a, bytes): that was all of this phase, so many bytes.
@@ -36,6 +38,7 @@ __device__ inline void begin_arrivals(Arrivals* a, int n_threads) {
 }
 
 __device__ inline void show_to_fetches() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+__device__ inline void leave_to_fetches() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 __device__ inline void fetch(void* to, const void* from, int bytes, Arrivals* a, int, int) {
     asm volatile(
@@ -65,6 +68,7 @@ __device__ inline void begin_arrivals(Arrivals* a, int n_threads) {
 
 // These fetches see what any load of the thread would.
 __device__ inline void show_to_fetches() {}
+__device__ inline void leave_to_fetches() {}
 
 __device__ inline void fetch(void* to, const void* from, int bytes, Arrivals*, int who, int n) {
     const uint32_t start = shared_address(to);

@@ -29,9 +29,9 @@ __device__ inline float root(float x) {
     return fmaf(fmaf(-y, y, x), r * 0.5f, y);
 }
 
-// Held within 2^126 either way: `gelu` divides by it.
-__device__ inline float exp2_of(float x) {
-    x = smaller(larger(x, -126.0f), 126.0f);
+// Of at most 126, and held at -126.
+__device__ inline float exp2_below(float x) {
+    x = larger(x, -126.0f);
     const float shifted = x + kMagic;
     const float rest = x - (shifted - kMagic);
     float p = 1.3300605e-3f;
@@ -42,6 +42,9 @@ __device__ inline float exp2_of(float x) {
     p = fmaf(p, rest, 1.0f);
     return __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
 }
+
+// Held within 2^126 either way: `gelu` divides by it.
+__device__ inline float exp2_of(float x) { return exp2_below(smaller(x, 126.0f)); }
 
 __device__ inline float cos_of_turns(float turns) {
     const float whole = turns + kMagic - kMagic;

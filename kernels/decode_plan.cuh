@@ -153,6 +153,12 @@ struct Deal : Sizes {
     static constexpr int kMixers = kWarps / kLanes / 2, kMixedRows = kMixers / (Sizes::K / 8);
 };
 
+// Some beside each other, read and written as one.
+template <class T, int n>
+struct alignas(n * sizeof(T)) Few {
+    T v[n];
+};
+
 // Where a layer's next position lies.
 struct Spot {
     uint32_t phase, row, seen, rotation;
@@ -163,7 +169,7 @@ __host__ __device__ constexpr int pitch_of(int bytes) { return (bytes + 127) / 1
 
 // Rows of attention, one for each head, lie so far apart that what a warp's threads read or write at once of
 // several heads meets different banks.
-constexpr int kSharePitch = kSlots + 8, kWeightPitch = kSlots + 16, kWarpPitch = 24;
+constexpr int kSharePitch = kSlots + 8, kWeightPitch = kSlots + 16;
 
 // One lane's room in the shared memory of its block.
 template <class S>
@@ -174,17 +180,15 @@ struct alignas(16) Own {
     // What a product gives back, in a cluster in turn: others may already send the next one's.
     alignas(16) float returned[S::kIsCluster ? 2 : 1][S::kWidest];
     Arrivals past_is_there;
-    // Shares of attention [H, pitch]; the waves of all places; what drawing adds up and sorts.
+    // Scores, then shares of attention [H, pitch]; the waves of all places; what drawing adds up and sorts.
     alignas(16) float scratch[larger_of(S::H * kSharePitch, 4 * kCodes)];
     alignas(16) unsigned char weights[S::H][kWeightPitch];
-    // Of each warp, by heads.
-    alignas(16) float tops[8][kWarpPitch], heaviest[8][kWarpPitch];
-    int newest_weights[8];  // of each head
+    float heaviest[8];  // of each head
     alignas(8) int mixed[S::kMixedRows][S::H][S::K + 8];
     int2 looked_at;
     float units[8];
-    alignas(16) unsigned char heads[S::H + 2][32];  // queries, the key, the value
-    float head_scales[S::H + 2];
+    alignas(16) unsigned char heads[S::H + 1][32];  // queries, the value; the key lies in the run
+    float query_scales[S::H];
     // What quantising wants to know of the others: lows and highs of some warps.
     float ranges[2][8];
     // Predictions and energies of all filters, error, what is usual, spread.

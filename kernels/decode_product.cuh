@@ -154,11 +154,11 @@ struct Site {
             const int tile = (S::kWarps - 1 - warp - start) & (S::kWarps - 1);
             if (tile < most && start + tile < n_tiles) {
                 const unsigned char* at = pieces() + piece * S::kPieceBytes + tile * bytes;
+                const Row row(at + n * kStepBytes, lane / 2);
+                const float2 worth = rooms().scale[lane % 2 % S::kLanes];
                 int sums[4] = {};
                 multiply_tile<kSteps>(sums, at, n_steps);
-                const Row row(at + n * kStepBytes, lane / 2);
-                const float y = row.value(sum_of_own(sums), rooms().scale[lane % 2 % S::kLanes]);
-                give_back(first + start + tile, f(y));
+                give_back(first + start + tile, f(row.value(sum_of_own(sums), worth)));
             }
             free_piece();
             start += most;
@@ -194,6 +194,7 @@ struct Site {
         if (has_tile) {
             const unsigned char* b = rooms().input[lane / 4 % S::kLanes] + 8 * (lane % 4);
             b += 32 * kPartSteps * part;
+            const float2 worth = rooms().scale[lane % 2 % S::kLanes];
             int c[2][4] = {};
 #pragma unroll
             for (int s = 0; s < kPartSteps; s++) {
@@ -210,8 +211,7 @@ struct Site {
                 for (int p = 1; p < kParts; p++) sum += sums[p][lane];
             }
             if (part == 0) {
-                const float y = row.value(sum, rooms().scale[lane % 2 % S::kLanes]);
-                give_back(first + tile, f(y));
+                give_back(first + tile, f(row.value(sum, worth)));
             }
         }
         free_piece();

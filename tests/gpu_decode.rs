@@ -3,7 +3,7 @@
 #![cfg(feature = "cuda")]
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cudarc::driver::{CudaContext, LaunchConfig};
 use cudarc::nvrtc::Ptx;
@@ -32,6 +32,13 @@ fn steps(n: usize) -> usize {
     asked.map_or(n, |asked| n.min(asked.parse().expect("a number")))
 }
 
+/// An engine that stays open while the tests run: the others share its kernels, which the driver then has to
+/// compile but once.
+fn keep_kernels() {
+    static KEPT: OnceLock<Mutex<Option<CudaDecoder>>> = OnceLock::new();
+    KEPT.get_or_init(|| Mutex::new(CudaDecoder::open(&model("tiny"), 0, 1).ok()));
+}
+
 /// Both engines, or none without a GPU.
 fn engines(model: &Arc<Model>, n_lanes: usize) -> Option<[Box<dyn Decoder>; 2]> {
     both(model, n_lanes, CudaDecoder::open(model, 0, n_lanes))
@@ -45,6 +52,7 @@ fn both(
 ) -> Option<[Box<dyn Decoder>; 2]> {
     match gpu {
         Ok(gpu) => {
+            keep_kernels();
             let cpu = engine::open(model, &Settings::default(), n_lanes);
             Some([cpu.expect("the best of this CPU"), Box::new(gpu)])
         }

@@ -4,8 +4,9 @@
 // Kernels are launched by address: no compiler can check what they do there.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
@@ -19,6 +20,10 @@ use super::prefill::{Grid, Prompt};
 /// Machine code for Hopper, and PTX from which a driver makes it for other GPUs; see `build.rs`.
 static DECODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"));
 static PREFILL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/prefill.fatbin"));
+
+/// What is loaded of both on each GPU, by its number: engines share it, for where the driver has to compile the
+/// kernels that takes it half a minute.
+static LOADED: Mutex<BTreeMap<usize, [Weak<CudaModule>; 2]>> = Mutex::new(BTreeMap::new());
 
 /// Why there is no GPU to compute on.
 #[derive(Debug, thiserror::Error)]
@@ -100,10 +105,10 @@ impl Gpu {
         // SAFETY: events order memory between queues; there is one, and everything goes through it.
         unsafe { context.disable_event_tracking() };
         let queue = context.new_stream()?;
-        let module = |fatbin: &[u8]| context.load_module(Ptx::from_binary(fatbin.to_vec()));
+        let [decode, prefill] = modules(number, &context)?;
         Ok(Self {
-            decode: module(DECODE)?,
-            prefill: module(PREFILL)?,
+            decode,
+            prefill,
             context,
             queue,
             name,
@@ -257,6 +262,21 @@ impl Memory {
     pub fn address(&self) -> u64 {
         self.1
     }
+}
+
+/// `decode.cu` and `prefill.cu` on a GPU.
+fn modules(number: usize, context: &Arc<CudaContext>) -> Result<[Arc<CudaModule>; 2], DriverError> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = loaded
+        .get(&number)
+        .map(|[decode, prefill]| [decode.upgrade(), prefill.upgrade()]);
+    if let Some([Some(decode), Some(prefill)]) = known {
+        return Ok([decode, prefill]);
+    }
+    let load = |fatbin: &[u8]| context.load_module(Ptx::from_binary(fatbin.to_vec()));
+    let modules = [load(DECODE)?, load(PREFILL)?];
+    loaded.insert(number, modules.each_ref().map(Arc::downgrade));
+    Ok(modules)
 }
 
 fn kernel(module: &Arc<CudaModule>, name: &str, shared: usize) -> Result<Kernel, DriverError> {
