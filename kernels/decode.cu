@@ -24,7 +24,7 @@
 //       shared memory
 // sums  1.09 M products of weights and 0.3 M of attention a lane; a tensor core takes 4,096 at once,
 //       eight lanes as soon as one
-// meets the warps of a block nine times in each layer, the blocks of a cluster four times: what a block has
+// meets the warps of a block nine times in each layer, where matrices come by pieces thirteen, the blocks of a cluster four times: what a block has
 //       multiplied takes a quarter of a microsecond or more to be everywhere
 // floor 1.14 MB at the 64 bytes that a multiprocessor may ask of L2 in a clock of 1.98 GHz: 9 us; in a cluster
 //       26 times what the others' results are on their way, some 7 us. What it takes is above, for a step is a
@@ -35,9 +35,9 @@
 // the product, and behind it but for clusters. `Own::run` and `past` are fetched when the crew is done with the
 // last layer's, and awaited by the leader's convolution, after which all meet. What a step writes to a lane in the
 // GPU's memory (the new slots, the convolutions' inputs) fetches read in the next step: the writer shows it to
-// them, and barriers lie between. The newest key and value go into the run as soon as they are known, and from there
-// to the lane, before the next layer's run is asked for. A piece of a matrix is written over when all warps have said that they are done
-// with it.
+// them, and barriers lie between. The newest key and value go into the run as soon as they are known, and before
+// the next layer's run is asked for into registers of those who write them to the lane. A piece of a matrix is
+// written over when all warps have said that they are done with it.
 //
 // In a cluster every block does everything of its lane but products, with the same numbers and so to the same
 // result. What its part of a product comes to a block sends to all, into one of two rooms in turn. Two are enough:
@@ -45,8 +45,9 @@
 // every product, and sends it when its own warps have met, behind which none of them reads what the product
 // before gave back. (So nobody may read `returned` behind the next product's meeting.) Behind a product the
 // warps of a block do not meet: who has heard from all knows that they have read what they multiplied.
-// All blocks write the same bytes to the lane's caches and convolutions, and one may do so while another still
-// fetches: what changes under it are the newest slot and the newest input, and nobody looks at either there.
+// All blocks write the same bytes to the lane's caches and convolutions. Nobody writes a new slot while another
+// still fetches it, for he has heard from all by then, who fetch before they multiply. A new input may change
+// under a fetch, and nobody looks at it there.
 //
 // compute-sanitizer's racecheck does not see that one lane says so for its warp (`free_piece`) and calls
 // what the others have read a race: it found none when every lane said so (H200, 2026-11-27). Of a cluster it

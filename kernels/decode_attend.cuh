@@ -120,7 +120,7 @@ struct Attention {
         Head<S> v(site.returned(site.crew) + head * S::K, head < S::H + 2);
         if (v.is_pair && head <= S::H) v.turn(cos, sin);
         unsigned char* bytes = own.heads[head < S::H ? head : S::H];
-        float* worth = own.query_scales + head;
+        float* worth = own.query_scales + (head < S::H ? head : 0);
         if (head == S::H) bytes = newest_block() + 32 * newest_slot();
         if (head >= S::H) {
             unsigned char* at = newest_block() + scale_at(head - S::H, newest_slot());
@@ -130,14 +130,15 @@ struct Attention {
     }
 
     // This warp brings the newest key and value to where they belong.
+    static_assert(kMixers > 1);
     __device__ bool appends() const { return site.is_on() && site.member == 1; }
 
-    // The value into the run, of which only its warp has had it together.
+    // The value goes into the run, each of its dims into another line.
     __device__ void insert_value() const {
         if (site.lane < S::K) newest_block()[value_at()] = site.crewed().heads[S::H][site.lane];
     }
 
-    // Out of the run, which is about to be written over.
+    // What the lane wants of the run, which is about to be written over.
     __device__ void hold_newest() {
         const unsigned char* block = newest_block();
         newest.key = block[key_at()];
@@ -146,7 +147,7 @@ struct Attention {
         newest.scale = *reinterpret_cast<const float*>(block + scale);
     }
 
-    // And into the lane.
+    // The lane gets it.
     __device__ void append() const {
         if (!appends()) return;
         const Run run(site.crewed(), site.plan, layer);
@@ -245,7 +246,7 @@ struct Attention {
         for (int i = 0; i < 2; i++) {
             const int number = 32 * i + site.lane;
 #pragma unroll
-            for (int k = 0; k < 4; k++) v[i].v[k] = exp2_below(v[i].v[k] - top);
+            for (int k = 0; k < 4; k++) v[i].v[k] = exp2_within(larger(v[i].v[k] - top, -126.0f));
             of_head[number] = v[i];
             const bool is_seen = number / 4 < seen.n_blocks;
 #pragma unroll
@@ -275,8 +276,8 @@ struct Attention {
         const int j = site.lane % 16, h = 2 * (site.member - kMixers) + site.lane / 16;
         const bool has_head = h < S::H;
         const float* of_head = own.scratch + kSharePitch * (has_head ? h : 0) + j;
-        // So many are read before they are added. The share of what is not seen is 2^-126 and lost beside the
-        // likeliest's, which is 1.
+        // So many are read before they are added. The share of what is not seen is 2^-126: a sum that it changes is
+        // below 2^-101, and lost beside the likeliest's share, which is 1, in the four additions that follow.
         constexpr int kAtOnce = 8;
         float sum = 0.0f;
 #pragma unroll

@@ -29,9 +29,8 @@ __device__ inline float root(float x) {
     return fmaf(fmaf(-y, y, x), r * 0.5f, y);
 }
 
-// Of at most 126, and held at -126.
-__device__ inline float exp2_below(float x) {
-    x = larger(x, -126.0f);
+// Of a power within 126 either way.
+__device__ inline float exp2_within(float x) {
     const float shifted = x + kMagic;
     const float rest = x - (shifted - kMagic);
     float p = 1.3300605e-3f;
@@ -44,7 +43,9 @@ __device__ inline float exp2_below(float x) {
 }
 
 // Held within 2^126 either way: `gelu` divides by it.
-__device__ inline float exp2_of(float x) { return exp2_below(smaller(x, 126.0f)); }
+__device__ inline float exp2_of(float x) {
+    return exp2_within(smaller(larger(x, -126.0f), 126.0f));
+}
 
 __device__ inline float cos_of_turns(float turns) {
     const float whole = turns + kMagic - kMagic;

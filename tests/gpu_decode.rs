@@ -32,16 +32,17 @@ fn steps(n: usize) -> usize {
     asked.map_or(n, |asked| n.min(asked.parse().expect("a number")))
 }
 
-/// An engine that stays open while the tests run: the others share its kernels, which the driver then has to
-/// compile but once.
-fn keep_kernels() {
-    static KEPT: OnceLock<Mutex<Option<CudaDecoder>>> = OnceLock::new();
-    KEPT.get_or_init(|| Mutex::new(CudaDecoder::open(&model("tiny"), 0, 1).ok()));
+/// An engine of the first GPU. One other stays open while the tests run, whose kernels all share: the driver then
+/// has to compile them but once.
+fn open(model: &Arc<Model>, n_lanes: usize) -> Result<CudaDecoder, GpuError> {
+    static KEPT: OnceLock<Mutex<Result<CudaDecoder, GpuError>>> = OnceLock::new();
+    KEPT.get_or_init(|| Mutex::new(CudaDecoder::open(&self::model("tiny"), 0, 1)));
+    CudaDecoder::open(model, 0, n_lanes)
 }
 
 /// Both engines, or none without a GPU.
 fn engines(model: &Arc<Model>, n_lanes: usize) -> Option<[Box<dyn Decoder>; 2]> {
-    both(model, n_lanes, CudaDecoder::open(model, 0, n_lanes))
+    both(model, n_lanes, open(model, n_lanes))
 }
 
 /// The CPU engine beside the GPU's, unless there is none.
@@ -52,7 +53,6 @@ fn both(
 ) -> Option<[Box<dyn Decoder>; 2]> {
     match gpu {
         Ok(gpu) => {
-            keep_kernels();
             let cpu = engine::open(model, &Settings::default(), n_lanes);
             Some([cpu.expect("the best of this CPU"), Box::new(gpu)])
         }
@@ -215,7 +215,7 @@ fn lanes_that_join_and_leave_draw_the_cpu_engines_codes() {
 
 #[test]
 fn the_driver_compiles_the_kernels_where_it_is_told_to() {
-    match CudaDecoder::open(&model("tiny"), 0, 1) {
+    match open(&model("tiny"), 1) {
         Ok(gpu) if std::env::var("CUDA_FORCE_PTX_JIT").is_ok_and(|is_told| is_told == "1") => {
             assert!(gpu.is_compiled_by_driver().unwrap());
         }
@@ -226,7 +226,7 @@ fn the_driver_compiles_the_kernels_where_it_is_told_to() {
 
 #[test]
 fn a_cluster_draws_a_lane_that_is_alone_where_the_machine_code_runs() {
-    match CudaDecoder::open(&model("piano-16k"), 0, 1) {
+    match open(&model("piano-16k"), 1) {
         Ok(gpu) => {
             let is_compiled = gpu.is_compiled_by_driver().unwrap();
             let of_one = match is_compiled {
@@ -256,6 +256,21 @@ fn smaller_gpus_draw_the_cpu_engines_codes() {
 }
 
 #[test]
+fn an_engine_opened_later_leaves_the_kernels_as_the_first_wants_them() {
+    let model = model("piano-16k");
+    let Some(mut both) = engines(&model, 1) else {
+        return;
+    };
+    // Of a model that needs less shared memory.
+    let later = open(&self::model("tiny"), 1).unwrap();
+    for engine in &mut both {
+        engine.prime(0, &some_codes(2 * STEPPED_MAX));
+    }
+    same_codes(&mut both, &[0], steps(500));
+    drop(later);
+}
+
+#[test]
 fn an_aged_lane_is_the_cpu_engines() {
     for name in ["tiny", "piano-16k"] {
         let Some(mut both) = engines(&model(name), 2) else {
@@ -276,9 +291,7 @@ fn a_hashed_layer_is_refused_by_name_and_before_a_gpu_is_asked_for() {
     let mut config: serde_json::Value = serde_json::from_str(&tiny).unwrap();
     config["pattern"][1] = "hashed".into();
     model.config = ModelConfig::parse(&config.to_string()).unwrap();
-    let why = CudaDecoder::open(&Arc::new(model), 0, 1)
-        .unwrap_err()
-        .to_string();
+    let why = open(&Arc::new(model), 1).unwrap_err().to_string();
     assert!(
         why.contains("GPU kernels") && why.contains("pattern[1] is hashed"),
         "{why}"

@@ -22,7 +22,7 @@ static DECODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin")
 static PREFILL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/prefill.fatbin"));
 
 /// What is loaded of both on each GPU, by its number: engines share it, for where the driver has to compile the
-/// kernels that takes it half a minute.
+/// kernels that takes it long.
 static LOADED: Mutex<BTreeMap<usize, [Weak<CudaModule>; 2]>> = Mutex::new(BTreeMap::new());
 
 /// Why there is no GPU to compute on.
@@ -122,7 +122,7 @@ impl Gpu {
 
     /// A kernel of `decode.cu`; none where this GPU's code has no such kernel, for it knows no clusters.
     pub fn decode_kernel(&self, block: &Block) -> Result<Option<Kernel>, GpuError> {
-        match kernel(&self.decode, block.name, block.shared) {
+        match self.kernel(&self.decode, block.name) {
             Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) if block.n_blocks > 1 => Ok(None),
             kernel => Ok(Some(kernel?)),
         }
@@ -139,9 +139,20 @@ impl Gpu {
         Ok(block.n_lanes * n_clusters.unwrap_or(0) as usize)
     }
 
-    /// A kernel of `prefill.cu` that may have so much shared memory.
-    pub fn prefill_kernel(&self, name: &str, shared: usize) -> Result<Kernel, GpuError> {
-        Ok(kernel(&self.prefill, name, shared)?)
+    /// A kernel of `prefill.cu`.
+    pub fn prefill_kernel(&self, name: &str) -> Result<Kernel, GpuError> {
+        Ok(self.kernel(&self.prefill, name)?)
+    }
+
+    /// A kernel that may have all the shared memory there is: engines share it, whatever each of them needs.
+    fn kernel(&self, module: &Arc<CudaModule>, name: &str) -> Result<Kernel, DriverError> {
+        use sys::CUfunction_attribute_enum::{
+            CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST,
+            CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as OWN,
+        };
+        let function = module.load_function(name)?;
+        function.set_attribute(MOST, self.shared()? - function.get_attribute(OWN)?)?;
+        Ok(Kernel(function))
     }
 
     /// Its multiprocessors: a block of the kernels fills one.
@@ -152,9 +163,13 @@ impl Gpu {
 
     /// Bytes of shared memory that a block may have.
     pub fn most_shared(&self) -> Result<usize, GpuError> {
+        Ok(self.shared()?.max(0) as usize)
+    }
+
+    fn shared(&self) -> Result<i32, DriverError> {
         let most =
             sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-        Ok(self.context.attribute(most)?.max(0) as usize)
+        self.context.attribute(most)
     }
 
     /// So many bytes, all zero.
@@ -277,13 +292,6 @@ fn modules(number: usize, context: &Arc<CudaContext>) -> Result<[Arc<CudaModule>
     let modules = [load(DECODE)?, load(PREFILL)?];
     loaded.insert(number, modules.each_ref().map(Arc::downgrade));
     Ok(modules)
-}
-
-fn kernel(module: &Arc<CudaModule>, name: &str, shared: usize) -> Result<Kernel, DriverError> {
-    let function = module.load_function(name)?;
-    let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    function.set_attribute(attribute, shared as i32)?;
-    Ok(Kernel(function))
 }
 
 /// So many blocks of a kernel of `decode.cu`.

@@ -92,17 +92,15 @@ impl Prefill {
             return Ok(None);
         }
         let d = config.d_model;
-        let kernel = |stage: &str, shared: usize| {
-            gpu.prefill_kernel(&format!("prefill_{stage}_{d}"), shared)
-        };
+        let kernel = |stage: &str| gpu.prefill_kernel(&format!("prefill_{stage}_{d}"));
         let (places, bytes) = parts(config);
         Ok(Some(Self {
-            hear: gpu.prefill_kernel("prefill_hear", hearing)?,
-            embed: kernel("embed", ROOMS)?,
-            project: kernel("project", ROOMS)?,
-            attend: kernel("attend", 0)?,
-            keep: kernel("keep", 0)?,
-            finish: kernel("finish", ROOMS)?,
+            hear: gpu.prefill_kernel("prefill_hear")?,
+            embed: kernel("embed")?,
+            project: kernel("project")?,
+            attend: kernel("attend")?,
+            keep: kernel("keep")?,
+            finish: kernel("finish")?,
             scratch: gpu.zeroed(bytes)?,
             places,
             hearing,
