@@ -24,8 +24,8 @@
 //       shared memory
 // sums  1.09 M products of weights and 0.3 M of attention a lane; a tensor core takes 4,096 at once,
 //       eight lanes as soon as one
-// meets the warps of a block nine times in each layer, where matrices come by pieces thirteen, the blocks of a cluster four times: what a block has
-//       multiplied takes a quarter of a microsecond or more to be everywhere
+// meets the warps of a block nine times in each layer, thirteen where matrices come by pieces; the blocks of a
+//       cluster four times: what one has multiplied takes a quarter of a microsecond or more to be everywhere
 // floor 1.14 MB at the 64 bytes that a multiprocessor may ask of L2 in a clock of 1.98 GHz: 9 us; in a cluster
 //       26 times what the others' results are on their way, some 7 us. What it takes is above, for a step is a
 //       chain of some hundred stages that wait for each other, each a handful of dependent instructions

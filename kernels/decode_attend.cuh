@@ -129,7 +129,7 @@ struct Attention {
         v.quantise(bytes, worth, head < S::H, site.plan.score_unit);
     }
 
-    // This warp brings the newest key and value to where they belong.
+    // This warp brings the newest key and value to where they belong. It is one of those that mix.
     static_assert(kMixers > 1);
     __device__ bool appends() const { return site.is_on() && site.member == 1; }
 

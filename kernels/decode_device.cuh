@@ -1,6 +1,6 @@
-// What decode.cu asks of the GPU: a block's place, barriers, warps' reductions, products of bytes. Floats elsewhere are written with plain operators: the file is
-// compiled with -fmad=false, so that each rounds by itself as it does on a CPU, and `fmaf` is
-// written where the CPU fuses.
+// What decode.cu asks of the GPU: a block's place, barriers, warps' reductions, products of bytes. Floats elsewhere
+// are written with plain operators: the file is compiled with -fmad=false, so that each rounds by itself as it does
+// on a CPU, and `fmaf` is written where the CPU fuses.
 #ifndef LONGWAVE_DECODE_DEVICE
 #define LONGWAVE_DECODE_DEVICE
 #include "decode_cluster.cuh"
